@@ -24,8 +24,9 @@ class Result:
     """What became of one request. Words and units as in `dllm.metrics`.
 
     prompt_ids  what was given
-    output_ids  new tokens, up to and with the first end token; else exactly `max_new_tokens`
-    text        the new tokens as text, without what follows a stop string; None without a tokenizer
+    output_ids  new tokens in order of their columns, up to and with the first end token; else exactly as many as asked
+    text        the new tokens as text, without what follows a stop string; with holes the whole text, filled. None
+                without a tokenizer
     nfe         forwards of this row
     queries     columns run through the model for this row
     parallel    generated tokens that were committed two or more at once
@@ -81,25 +82,26 @@ class Collector:
         """The results; call it when the stream has ended."""
         assert self.last is not None, "a batch has at least one step"
         canvas, ledger = self.last.canvas, self.last.ledger
-        tokens, when = canvas.tokens.tolist(), ledger.when.tolist()
+        tokens, when = canvas.tokens.cpu(), ledger.when.cpu()
         parallel, certified = ledger.parallel.cpu(), ledger.certified.cpu()
         found = []
         for row, request in enumerate(self.requests):
-            start, limit = len(request.prompt), len(request.prompt) + request.max_new_tokens
-            output, stopped = self.stopper.cut(row, tokens[row][start:limit])
-            end = start + len(output)
+            text, limit = int(canvas.rows.text[row]), int(canvas.rows.limit[row])
+            tail, stopped = self.stopper.cut(row, tokens[row, text:limit].tolist())
+            own = (~canvas.rows.given[row, : text + len(tail)]).nonzero().flatten()
+            whole = bool(request.holes)
             found.append(
                 Result(
                     prompt_ids=tuple(request.prompt),
-                    output_ids=tuple(output),
-                    text=self.stopper.text(output),
+                    output_ids=tuple(tokens[row, own].tolist()),
+                    text=self.stopper.text(tail, before=tokens[row, :text].tolist() if whole else ()),
                     nfe=int(self.last.nfe[row]),
                     queries=int(self.queries[row]),
-                    parallel=int(parallel[row, start:end].sum()),
-                    certified=int(certified[row, start:end].sum()),
+                    parallel=int(parallel[row, own].sum()),
+                    certified=int(certified[row, own].sum()),
                     seconds=float(self.seconds[row]),
                     stopped=stopped,
-                    when=tuple(when[row][start:end]),
+                    when=tuple(when[row, own].tolist()),
                 )
             )
         return found

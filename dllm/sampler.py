@@ -1,8 +1,9 @@
 """The loop: one generator of steps in which every policy, scheduler, cache and model family meet.
 
-What no part can break is guaranteed here: the prompt is never touched, the mask id is never written as an answer, a
-decided token never changes, every step of an open row commits at least one token (unless its pace rests), forwards
-are counted exactly, and logits that are not numbers stop the run.
+What no part can break is guaranteed here: what was given is never touched, the mask id is never written as an answer, a
+decided token never changes unless the policy says that it edits (and then for a bounded number of steps), every step of
+an open row commits at least one token (unless its pace rests), forwards are counted exactly, and logits that are not
+numbers stop the run.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from dllm import theory
 from dllm.errors import NumericsError
+from dllm.judging import Change, editable, judge
+from dllm.ledger import blank_ledger, enter
+from dllm.lengths import arrange, forget, move
 from dllm.requests import Request, lay_out
-from dllm.sampling import propose
+from dllm.sampling import Proposer
 from dllm.stopping import Stopper
 from dllm.strategy import Strategy
-from dllm.types import BlockCausal, Canvas, Guess, Ledger, Seen, Step, Verdict, Window
+from dllm.types import BlockCausal, Canvas, Guess, Ledger, Step, Window
 
 
 def steps(model: Any, requests: Sequence[Request], strategy: Strategy, seed: int = 0) -> Iterator[Step]:
@@ -36,7 +38,10 @@ def steps(model: Any, requests: Sequence[Request], strategy: Strategy, seed: int
     with torch.inference_mode():
         canvas = lay_out(model, requests, seed)
         stopper = Stopper.of(stop_ids(model, requests, strategy), strategy.stopping, model.tokenizer, model.device)
-        plan, mood, memory = scheduler.init(canvas, model), policy.init(canvas), cache.init(canvas, model)
+        proposer = Proposer(model.head, strategy.sampling, policy.needs, model.mask_id, model.vocabulary)
+        plan = scheduler.init(canvas, model)
+        canvas, _, plan = arrange(scheduler, canvas, None, None, plan)
+        mood, memory, habits = policy.init(canvas), cache.init(canvas, model), proposer.init(canvas, model)
         ledger = blank_ledger(canvas)
         nfe = draws = torch.zeros(len(requests), dtype=torch.int64)
     broken: Tensor | None = None
@@ -48,26 +53,37 @@ def steps(model: Any, requests: Sequence[Request], strategy: Strategy, seed: int
             check_numbers(broken, index)
             if window is None:
                 return
+            window = editable(window, canvas, policy)
             seen, memory = cache.step(model, canvas, window, memory)
             nfe, draws = nfe + (seen.queries > 0), draws + (window.end > window.start)
-            guess = propose(
-                model.head,
-                seen.hidden,
-                canvas,
-                window,
-                draws,
-                strategy.sampling,
-                policy.needs,
-                model.mask_id,
-                model.vocabulary,
-            )
+            guess, habits = proposer.step(seen, canvas, window, draws, habits)
             broken = guess.confidence.isnan().any(1)
-            verdict, mood = policy.step(guess, window, mood)
-            commit = enforce_progress(verdict, window)
-            canvas = write(canvas, window, guess, commit)
-            ledger = enter(ledger, window, guess, commit, seen, nfe)
+            if hasattr(scheduler, "refine"):
+                window, plan = scheduler.refine(guess, window, plan)
+            change, mood = judge(policy, proposer, canvas, guess, window, mood, habits)
+            canvas = write(canvas, window, guess, change, model.mask_id)
+            ledger = enter(ledger, window, guess, change, seen, nfe)
+            if hasattr(cache, "observe"):
+                memory = cache.observe(guess, window, change.commit, memory)
             canvas = stopper.close(canvas)
-        yield Step(index, canvas, window, guess, commit, seen.queries, seen.fresh, nfe, ledger)
+            canvas, moved, plan = arrange(scheduler, canvas, guess, window, plan)
+            if moved is not None:
+                ledger = Ledger(*(move(plane, moved) for plane in ledger))
+                mood = forget(mood, policy.init(canvas), moved)
+                habits = forget(habits, proposer.init(canvas, model), moved)
+        yield Step(
+            number=index,
+            canvas=canvas,
+            window=window,
+            guess=guess,
+            commit=change.commit,
+            queries=seen.queries,
+            fresh=seen.fresh,
+            nfe=nfe,
+            ledger=ledger,
+            revoke=change.revoke,
+            moved=moved,
+        )
         index += 1
 
 
@@ -95,39 +111,11 @@ def check_numbers(broken: Tensor | None, index: int) -> None:
         )
 
 
-def enforce_progress(verdict: Verdict, window: Window) -> Tensor:
-    """What to commit (b, k): the verdict, and the best slot of every row that would commit nothing."""
-    accept = verdict.accept & window.pending
-    stuck = window.pending.any(1) & ~accept.any(1)
-    if verdict.rest is not None:
-        stuck = stuck & ~(verdict.rest & ~window.forced.to(verdict.rest.device))
-    best = verdict.score.masked_fill(~window.pending, -torch.inf).argmax(1, keepdim=True)
-    best = torch.where(window.pending.gather(1, best), best, window.pending.long().argmax(1, keepdim=True))
-    forced = torch.zeros_like(accept).scatter(1, best, rearrange(stuck, "b -> b 1"))
-    return accept | forced
-
-
-def write(canvas: Canvas, window: Window, guess: Guess, commit: Tensor) -> Canvas:
-    """The canvas with the candidates written where they are committed."""
-    return canvas._replace(
-        tokens=window.put(canvas.tokens, guess.tokens, commit), pending=window.put(canvas.pending, False, commit)
-    )
-
-
-def blank_ledger(canvas: Canvas) -> Ledger:
-    none = torch.zeros_like(canvas.pending)
-    return Ledger(torch.zeros_like(canvas.tokens), none, none)
-
-
-def enter(ledger: Ledger, window: Window, guess: Guess, commit: Tensor, seen: Seen, nfe: Tensor) -> Ledger:
-    """Note who was decided when, who in parallel, and who provably as greedy joint decoding would have."""
-    device = commit.device
-    parallel = commit.sum(1) >= 2
-    greedy = (guess.tokens == guess.mode) | ~commit
-    sure = theory.certified(guess.p1, guess.p2, commit) & greedy.all(1) & seen.fresh.to(device) & parallel
-    when = rearrange(nfe.to(device), "b -> b 1").expand_as(commit)
-    return Ledger(
-        window.put(ledger.when, when, commit),
-        window.put(ledger.parallel, rearrange(parallel, "b -> b 1").expand_as(commit), commit),
-        window.put(ledger.certified, rearrange(sure, "b -> b 1").expand_as(commit), commit),
-    )
+def write(canvas: Canvas, window: Window, guess: Guess, change: Change, mask_id: int | None) -> Canvas:
+    """The canvas with the candidates written where they are committed, and what is revoked made pending again."""
+    tokens = window.put(canvas.tokens, guess.tokens, change.commit)
+    pending = window.put(canvas.pending, False, change.commit)
+    if change.revoke is not None:
+        tokens = tokens if mask_id is None else window.put(tokens, mask_id, change.revoke)
+        pending = window.put(pending, True, change.revoke)
+    return canvas._replace(tokens=tokens, pending=pending, held=change.hold)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -12,10 +12,29 @@ from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from dllm.errors import ConfigError
-from dllm.types import Canvas, Guess, Signal, Window
+from dllm.types import Canvas, Guess, Seen, Signal, State, Window
 
 CHUNK = 2**24
 """Most logits that exist at a time; more columns are worked through in chunks."""
+
+
+@runtime_checkable
+class Processor(Protocol):
+    """Changes logits before candidates are chosen, and may remember what it saw.
+
+    A processor may also have `settle(canvas, window, guess, commit, score, state) -> commit`: which of the slots that a
+    policy commits may be committed together. It must leave at least one of a row's.
+    """
+
+    def init(self, canvas: Canvas, model: Any, /) -> State: ...
+
+    def step(self, logits: Tensor, where: Where, canvas: Canvas, state: State, /) -> tuple[Tensor, State]:
+        """Logits (n, v) float32 of the slots `where`, and the state with what they show; a step may come in parts."""
+        ...
+
+
+Warper = Callable[[Tensor, Tensor], Tensor]
+"""A logits processor of `transformers`."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +46,8 @@ class Sampling:
     top_p        then keep the smallest set of likeliest tokens whose probability reaches top_p (1: all)
     tempered     the candidate's confidence is its probability after temperature and filters (Dream, Fast-dLLM v2,
                  SDAR) instead of the model's own (LLaDA)
-    processors   `transformers` logits processors; each sees, for every column, the canvas left of that column and the
-                 column's logits. Pending columns on the left hold the mask id
+    processors   applied to the logits in order: each a `Processor`, or a logits processor of `transformers`, which
+                 sees for every column the canvas left of that column, where pending columns hold the mask id
 
     With a temperature, a policy that prefers confident candidates (`Confidence`, as published) lets the draw choose the
     order and so prefers likely tokens: even one token at a time that is not exact sampling. With a score that looks at
@@ -42,7 +61,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     tempered: bool = False
-    processors: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()
+    processors: tuple[Processor | Warper, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -66,52 +85,107 @@ class Sampling:
         return filters
 
 
-def propose(
-    head: Callable[[Tensor], Tensor],
-    hidden: Tensor,
-    canvas: Canvas,
-    window: Window,
-    draws: Tensor,
-    sampling: Sampling,
-    needs: Signal,
-    mask_id: int | None,
-    vocabulary: int,
-) -> Guess:
-    """The guess for a window from its hidden states (b, k, d); `draws` (b,) counts each row's windows.
+@dataclass(frozen=True)
+class Proposer:
+    """How hidden states become guesses: what stays the same from step to step.
 
-    Only pending slots get logits. The mask id is never a candidate, though its probability stays in the marginal.
+    head        logits (n, v) of hidden states (n, d)
+    needs       what the policy asks for
     """
-    b, k = window.columns.shape
-    states = rearrange(hidden, "b k d -> (b k) d")[window.slots]
-    where = Where.of(canvas, window, draws)
-    parts = []
-    size = max(1, CHUNK // vocabulary)
-    for begin in range(0, len(states), size):
-        span = slice(begin, begin + size)
-        logits = head(states[span]).float()
-        parts.append(guess_slots(logits, where.part(span), canvas, sampling, needs, mask_id))
 
-    def spread(*flat: Tensor | None) -> Tensor | None:
-        if flat[0] is None:
-            return None
-        values = torch.cat(flat) if len(flat) > 1 else flat[0]  # type: ignore[arg-type]
-        full = values.new_zeros(b * k, *values.shape[1:])
-        return full.index_copy_(0, window.slots, values).unflatten(0, (b, k))
+    head: Callable[[Tensor], Tensor]
+    sampling: Sampling
+    needs: Signal
+    mask_id: int | None
+    vocabulary: int
 
-    if not parts:
-        return nothing(b, k, hidden.device)
-    return Guess(*map(spread, *parts))  # type: ignore[arg-type]
+    def init(self, canvas: Canvas, model: Any) -> tuple[State, ...]:
+        """What the processors remember at first."""
+        return tuple(p.init(canvas, model) if isinstance(p, Processor) else None for p in self.sampling.processors)
+
+    def step(
+        self, seen: Seen, canvas: Canvas, window: Window, draws: Tensor, states: tuple[State, ...]
+    ) -> tuple[Guess, tuple[State, ...]]:
+        """The guess for a window from its hidden states (b, k, d); `draws` (b,) counts each row's windows.
+
+        Only the window's slots get logits. The mask id is never a candidate, though its probability stays in the
+        marginal.
+        """
+        b, k = window.columns.shape
+        where = Where.of(canvas, window, draws)
+        hidden = rearrange(seen.hidden, "b k d -> (b k) d")[window.slots]
+        parts = []
+        size = max(1, CHUNK // self.vocabulary)
+        for begin in range(0, len(hidden), size):
+            span = slice(begin, begin + size)
+            here = where.part(span)
+            logits, states = self.process(self.head(hidden[span]).float(), here, canvas, states)
+            parts.append(guess_slots(logits, here, self.sampling, self.needs, self.mask_id))
+        if not parts:
+            return nothing(b, k, seen.hidden.device), states
+
+        def spread(*flat: Tensor | None) -> Tensor | None:
+            if flat[0] is None:
+                return None
+            values = torch.cat(flat) if len(flat) > 1 else flat[0]  # type: ignore[arg-type]
+            full = values.new_zeros(b * k, *values.shape[1:])
+            return full.index_copy_(0, window.slots, values).unflatten(0, (b, k))
+
+        guess = Guess(*map(spread, *parts))  # type: ignore[arg-type]
+        if seen.shadow is not None:
+            guess = guess._replace(shadow=self.shadow(seen.shadow, canvas, window))
+        return guess, states
+
+    def process(
+        self, logits: Tensor, where: Where, canvas: Canvas, states: tuple[State, ...]
+    ) -> tuple[Tensor, tuple[State, ...]]:
+        """Logits (n, v) after all processors, and what these remember."""
+        after = []
+        for processor, state in zip(self.sampling.processors, states, strict=True):
+            if isinstance(processor, Processor):
+                logits, state = processor.step(logits, where, canvas, state)
+            else:
+                logits = warp(processor, logits, where, canvas)
+            after.append(state)
+        return logits, tuple(after)
+
+    def shadow(self, hidden: Tensor, canvas: Canvas, window: Window) -> Tensor:
+        """Probability (b, k) of the tokens that decided slots hold, from the states (b, k, d) that do not see them."""
+        assert window.answer is not None
+        decided = window.answer & ~window.pending
+        logits = self.head(rearrange(hidden, "b k d -> (b k) d")[window.slots]).float()
+        tokens = window.take(canvas.tokens).flatten()[window.slots]
+        chance = logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1).exp()
+        full = chance.new_zeros(decided.numel()).index_copy_(0, window.slots, chance)
+        return torch.where(decided, full.unflatten(0, decided.shape), 0)
+
+    def settle(
+        self, canvas: Canvas, window: Window, guess: Guess, commit: Tensor, score: Tensor, states: tuple[State, ...]
+    ) -> Tensor:
+        """The slots (b, k) of a commit that every processor lets go together."""
+        for processor, state in zip(self.sampling.processors, states, strict=True):
+            if hasattr(processor, "settle"):
+                commit = processor.settle(canvas, window, guess, commit, score, state)
+        return commit
 
 
 class Where(NamedTuple):
-    """Where n pending slots lie, each (n,) int64: row, column, the row's seed and its number of windows so far, and
-    whether the slot must be decided greedily."""
+    """Where n slots lie, each (n,).
+
+    row, column  int64
+    seed, draw   int64  the row's seed and its number of windows so far
+    greedy       bool   must be decided greedily
+    token        int64  what the canvas holds there
+    pending      bool
+    """
 
     row: Tensor
     column: Tensor
     seed: Tensor
     draw: Tensor
     greedy: Tensor
+    token: Tensor
+    pending: Tensor
 
     @classmethod
     def of(cls, canvas: Canvas, window: Window, draws: Tensor) -> Where:
@@ -123,22 +197,24 @@ class Where(NamedTuple):
             canvas.rows.seed.to(device)[row],
             draws.to(device)[row],
             window.commit.to(device)[row],
+            window.take(canvas.tokens).flatten()[window.slots],
+            window.pending.flatten()[window.slots],
         )
 
     def part(self, span: slice) -> Where:
         return Where(*(x[span] for x in self))
 
 
-def guess_slots(
-    logits: Tensor, where: Where, canvas: Canvas, sampling: Sampling, needs: Signal, mask_id: int | None
-) -> Guess:
+def guess_slots(logits: Tensor, where: Where, sampling: Sampling, needs: Signal, mask_id: int | None) -> Guess:
     """The guess for n slots from their logits (n, v) float32, as planes (n,)."""
-    if sampling.processors:
-        logits = process(logits, where, canvas, sampling)
     norm = logits.logsumexp(-1, keepdim=True)
     probabilities = (logits - norm).exp() if needs & (Signal.PROBABILITIES | Signal.ENTROPY) else None
     entropy = torch.special.entr(probabilities).sum(-1) if Signal.ENTROPY in needs else None
     probabilities = probabilities if Signal.PROBABILITIES in needs else None
+    current = None
+    if Signal.CURRENT in needs:
+        current = (logits.gather(-1, where.token.unsqueeze(-1)) - norm).exp().squeeze(-1)
+        current = torch.where(where.pending, 0, current)
     if mask_id is not None:
         logits[:, mask_id] = -torch.inf
     best = logits.topk(2)
@@ -150,7 +226,7 @@ def guess_slots(
         tokens = torch.where(where.greedy, mode, tokens)
         confidence = torch.where(where.greedy, p1, confidence)
     noise = uniform(where, stream=1).float() if Signal.NOISE in needs else None
-    return Guess(tokens, confidence, mode, p1, p2, entropy, probabilities, noise)
+    return Guess(tokens, confidence, mode, p1, p2, entropy, probabilities, noise, current)
 
 
 def draw(logits: Tensor, norm: Tensor, where: Where, sampling: Sampling) -> tuple[Tensor, Tensor]:
@@ -164,16 +240,13 @@ def draw(logits: Tensor, norm: Tensor, where: Where, sampling: Sampling) -> tupl
     return tokens.squeeze(-1), chance.gather(-1, tokens).squeeze(-1)
 
 
-def process(logits: Tensor, where: Where, canvas: Canvas, sampling: Sampling) -> Tensor:
-    """Logits (n, v) after the user's processors; slots at one column share a call, since their prefixes are as long."""
+def warp(warper: Warper, logits: Tensor, where: Where, canvas: Canvas) -> Tensor:
+    """Logits (n, v) after a processor of `transformers`; slots at one column share a call, since their prefixes are as
+    long."""
     out = logits.clone()
     for column in where.column.unique().tolist():
         here = (where.column == column).nonzero().squeeze(-1)
-        prefix = canvas.tokens[where.row[here], :column]
-        scores = logits[here]
-        for processor in sampling.processors:
-            scores = processor(prefix, scores)
-        out[here] = scores.to(out.dtype)
+        out[here] = warper(canvas.tokens[where.row[here], :column], logits[here]).to(out.dtype)
     return out
 
 
@@ -188,4 +261,4 @@ def uniform(where: Where, stream: int) -> Tensor:
 def nothing(b: int, k: int, device: torch.device) -> Guess:
     """The guess where no slot is pending."""
     zeros = torch.zeros(b, k, device=device)
-    return Guess(zeros.long(), zeros, zeros.long(), zeros, zeros, zeros, None, zeros)
+    return Guess(zeros.long(), zeros, zeros.long(), zeros, zeros, zeros, None, zeros, zeros, zeros)

@@ -16,7 +16,7 @@ from dllm.types import Canvas
 
 @dataclass(frozen=True)
 class Stopping:
-    """What ends a row before its length is reached. The prompt is never searched.
+    """What ends a row before its length is reached. Only what lies behind the prompt is searched.
 
     ids      end tokens; None: those of the checkpoint; (): none
     strings  texts that end a row; needs a tokenizer
@@ -49,10 +49,14 @@ class Stopper:
         )
 
     def close(self, canvas: Canvas) -> Canvas:
-        """The canvas with nothing pending in rows whose first end has nothing pending before it."""
+        """The canvas with nothing pending in rows whose first end has nothing pending before it.
+
+        Rows that their policy holds are left open: their end may still be edited away.
+        """
         t = canvas.tokens.shape[1]
         column = torch.arange(t, device=canvas.tokens.device)
         head = torch.where(canvas.pending, column, t).amin(1)
+        head = head if canvas.held is None else torch.where(canvas.held, 0, head)
         closed = torch.zeros_like(head, dtype=torch.bool)
         if self.ids.shape[1]:
             closed = self.first_stop(canvas, column) < head
@@ -62,7 +66,7 @@ class Stopper:
 
     def first_stop(self, canvas: Canvas, column: Tensor) -> Tensor:
         """First decided column (b,) of each row's requested output that holds an end id; t where there is none."""
-        prompt, limit = (rearrange(x.to(column.device), "b -> b 1") for x in (canvas.rows.prompt, canvas.rows.limit))
+        prompt, limit = (rearrange(x.to(column.device), "b -> b 1") for x in (canvas.rows.text, canvas.rows.limit))
         answer = (column >= prompt) & (column < limit) & ~canvas.pending
         hit = (rearrange(canvas.tokens, "b t -> b t 1") == rearrange(self.ids, "b s -> b 1 s")).any(-1) & answer
         return torch.where(hit, column, canvas.tokens.shape[1]).amin(1)
@@ -73,7 +77,7 @@ class Stopper:
         ends = torch.minimum(head.cpu(), rows.limit).tolist()
         texts = (
             self.tokenizer.decode(tokens[start:end], skip_special_tokens=True)
-            for tokens, start, end in zip(canvas.tokens.tolist(), rows.prompt.tolist(), ends, strict=True)
+            for tokens, start, end in zip(canvas.tokens.tolist(), rows.text.tolist(), ends, strict=True)
         )
         return torch.tensor([any(s in text for s in self.strings) for text in texts], device=canvas.tokens.device)
 
@@ -90,10 +94,14 @@ class Stopper:
                 return tokens[:i], True
         return tokens[:end], end is not None
 
-    def text(self, tokens: list[int]) -> str | None:
-        """The text of an answer, without what follows a stop string; None without a tokenizer."""
+    def text(self, tokens: list[int], before: Sequence[int] = ()) -> str | None:
+        """The text of an answer, without what follows a stop string, behind that of `before`; None without a tokenizer."""
         if self.tokenizer is None:
             return None
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
         places = [text.find(s) for s in self.strings if s in text]
-        return text[: min(places)] if places else text
+        if not before:
+            return text[: min(places)] if places else text
+        rest = len(text) - min(places) if places else 0
+        whole: str = self.tokenizer.decode([*before, *tokens], skip_special_tokens=True)
+        return whole[: len(whole) - rest]

@@ -24,6 +24,10 @@ class Strategy:
     stopping: Stopping = Stopping()
 
     def __post_init__(self) -> None:
+        if getattr(self.policy, "edits", False) and any(hasattr(p, "settle") for p in self.sampling.processors):
+            raise ConfigError(
+                f"{self.policy} replaces decided tokens, which a constraint cannot follow; use a policy that does not"
+            )
         steps = getattr(self.scheduler, "steps", None)
         if getattr(self.policy, "paced", False):
             if steps is None:

@@ -22,18 +22,26 @@ State = Any
 
 
 class Rows(NamedTuple):
-    """What never changes about the rows of a batch (host).
+    """What is fixed about the rows of a batch (host); only a scheduler that changes lengths replaces it.
 
-    prompt  (b,) int64  columns given by the caller; never written
-    limit   (b,) int64  first column past the requested output: prompt + max_new_tokens
-    length  (b,) int64  columns that exist: the limit, or the end of its attention block; columns beyond are padding
-    seed    (b,) int64  seed of the row's own random numbers
+    prompt  (b,) int64   columns before the first that is to be written
+    limit   (b,) int64   first column past the requested output
+    length  (b,) int64   columns that exist: the limit, or the end of its attention block; columns beyond are padding
+    seed    (b,) int64   seed of the row's own random numbers
+    given   (b, t) bool  columns that the caller gave: the prompt, and with infilling also columns behind it; never
+                         written
     """
 
     prompt: Tensor
     limit: Tensor
     length: Tensor
     seed: Tensor
+    given: Tensor
+
+    @property
+    def text(self) -> Tensor:
+        """(b,) int64  first column behind all that was given: the end of the prompt."""
+        return (self.given * torch.arange(1, self.given.shape[1] + 1)).amax(1)
 
 
 class Canvas(NamedTuple):
@@ -42,20 +50,24 @@ class Canvas(NamedTuple):
     tokens   (b, t) int64  what is on the canvas now; the mask id (or anything else) where a column is pending
     pending  (b, t) bool   True where a token is still to be decided; never inferred from the tokens
     rows     the fixed facts of each row
+    held     (b,) bool or None  rows whose policy is not done with its range though nothing may be pending there; None
+             where no policy asks for it
     """
 
     tokens: Tensor
     pending: Tensor
     rows: Rows
+    held: Tensor | None = None
 
 
 class Window(NamedTuple):
-    """The columns that one step works on, row by row; a closed row has none.
+    """The columns that one step works on, row by row; a row that is closed, or idle in this step, has none.
 
     columns      (b, k) int64  column of each slot; slots that are not valid hold t, one past the canvas
     valid        (b, k) bool   slots that are columns of the row
     pending      (b, k) bool   valid slots that are still to be decided
-    slots        (n,) int64    the pending slots as flat indices into (b k): the only ones that need logits
+    slots        (n,) int64    the slots that get logits, as flat indices into (b k): the pending ones, and those that
+                               hold an answer if a policy judges these too
     start, end   (b,) int64    host; the row's range of columns, empty where the row has nothing to do
     block_start  (b,) int64    host; the block that has to be finished before the next one is opened;
     block_end    (b,) int64    host; in a commit both are the boundary up to which the row is run
@@ -64,7 +76,12 @@ class Window(NamedTuple):
     commit       (b,) bool     host; a finished block is run once more to be stored; at most the next column is decided
     forced       (b,) bool     host; something is decided here even if the policy's pace would rest
     step         (b,) int64    steps taken since the window's range was opened (0 on the first)
+    closed       (b,) bool     host; rows that have nothing left to do, now or later
     steps        int or None   steps the scheduler plans for a range, for policies with a pace
+    answer       (b, k) bool   valid slots that the caller did not give; None unless a policy judges decided slots too
+    groups       (b, k) int64  slots of one group, 0 to k-1, go forward together: each group commits at least one slot a
+                               step; -1: nothing is forced here. None: the row is one group
+    shadow       bool          decided slots are also predicted from everything but themselves (`Signal.SHADOW`)
     """
 
     columns: Tensor
@@ -80,7 +97,11 @@ class Window(NamedTuple):
     commit: Tensor
     forced: Tensor
     step: Tensor
+    closed: Tensor
     steps: int | None = None
+    answer: Tensor | None = None
+    groups: Tensor | None = None
+    shadow: bool = False
 
     def take(self, plane: Tensor) -> Tensor:
         """The window's part (b, k) of a plane (b, t); slots that are not valid repeat the last column."""
@@ -106,10 +127,14 @@ class Signal(Flag):
     """`Guess.probabilities`: the whole marginal (b, k, v)."""
     NOISE = auto()
     """`Guess.noise`: one uniform number per slot, from the row's own seed."""
+    CURRENT = auto()
+    """The guess covers decided slots of the answer too, and `Guess.current` is the probability of the token there."""
+    SHADOW = auto()
+    """`Guess.shadow`: the probability of a decided slot's token, predicted without looking at that slot."""
 
 
 class Guess(NamedTuple):
-    """What the model thinks of a window. Slots that are not pending hold zeros.
+    """What the model thinks of a window. Slots that are not pending hold zeros, unless `Signal.CURRENT` is asked for.
 
     tokens         (b, k) int64    candidate: the arg-max, or a sample; never the mask id
     confidence     (b, k) float32  probability of the candidate
@@ -118,6 +143,8 @@ class Guess(NamedTuple):
     entropy        (b, k) float32  nats, if asked for
     probabilities  (b, k, v)       if asked for
     noise          (b, k) float32  uniform in [0, 1), if asked for
+    current        (b, k) float32  probability of the token that a decided slot holds; 0 elsewhere; if asked for
+    shadow         (b, k) float32  likewise, predicted from everything but the slot itself; if asked for
     """
 
     tokens: Tensor
@@ -128,6 +155,8 @@ class Guess(NamedTuple):
     entropy: Tensor | None = None
     probabilities: Tensor | None = None
     noise: Tensor | None = None
+    current: Tensor | None = None
+    shadow: Tensor | None = None
 
 
 class Verdict(NamedTuple):
@@ -136,11 +165,18 @@ class Verdict(NamedTuple):
     accept  (b, k) bool     commit the candidate here
     score   (b, k) float32  order of preference; where a row accepts nothing the loop commits its highest score
     rest    (b,) bool       rows whose pace declares a quota of zero for this step, so that nothing is forced
+
+    A policy that says `edits` may also accept the candidate in place of a decided token, and
+
+    revoke  (b, k) bool     make these pending again, after what is accepted has been committed
+    hold    (b,) bool       rows that are not done with the range, even if nothing is pending in it
     """
 
     accept: Tensor
     score: Tensor
     rest: Tensor | None = None
+    revoke: Tensor | None = None
+    hold: Tensor | None = None
 
 
 class Seen(NamedTuple):
@@ -149,17 +185,19 @@ class Seen(NamedTuple):
     hidden   (b, k, d)   the state from which the head predicts each slot of the window
     queries  (b,) int64  host; columns run for each row in this forward, 0 where the row was not run
     fresh    (b,) bool   host; everything the row's predictions depend on was computed from the canvas as it is now
+    shadow   (b, k, d)   likewise from everything but the slot itself, if the window asks for it
     """
 
     hidden: Tensor
     queries: Tensor
     fresh: Tensor
+    shadow: Tensor | None = None
 
 
 class Ledger(NamedTuple):
     """When and how each column was decided.
 
-    when       (b, t) int64  the row's forward (counted from 1) that decided the column; 0 while undecided
+    when       (b, t) int64  the row's forward (counted from 1) that last decided the column; 0 while undecided
     parallel   (b, t) bool   decided together with another column of its row
     certified  (b, t) bool   ... and provably equal to greedy joint decoding (`theory.certified`, fresh logits)
     """
@@ -176,7 +214,10 @@ class Step(NamedTuple):
     canvas   Canvas       after the step
     window   Window       where it worked
     guess    Guess        what the model thought
-    commit   (b, k) bool  what was committed
+    commit   (b, k) bool  what was committed: pending slots, and decided ones whose token was replaced
+    revoke   (b, k) bool  what was made pending again; None if the policy does not edit
+    moved    (b, t) int64 for every column of the canvas the one it was in the window's time, -1 where it is new; None
+                          where no column moved
     queries  (b,) int64   host; columns run per row
     fresh    (b,) bool    host; rows whose predictions rest on nothing stale
     nfe      (b,) int64   host; forwards of each row so far
@@ -192,6 +233,8 @@ class Step(NamedTuple):
     fresh: Tensor
     nfe: Tensor
     ledger: Ledger
+    revoke: Tensor | None = None
+    moved: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -251,8 +294,10 @@ class Query(NamedTuple):
     columns  (r, q) int64      absolute columns, which are also the positions
     valid    (r, q) bool       padding slots are computed but neither stored nor read
     width    int               keys [0, width) are looked at
-    mask     (r, 1, q', width) bool or None  True where a query sees a key; None where all see all; q' is q or 1
+    mask     (r, 1, q', width + extra) bool or None  True where a query sees a key; None where all see all; q' is q or 1
     start    int or None       the first column, if `columns` is start .. start+q in every row without padding
+    extra    int               the last `extra` of the q slots are not stored; they are the last keys that are looked at
+    given    (r, q) bool       columns that the caller gave
     """
 
     tokens: Tensor
@@ -261,6 +306,8 @@ class Query(NamedTuple):
     width: int
     mask: Tensor | None
     start: int | None
+    extra: int = 0
+    given: Tensor | None = None
 
 
 class Model(Protocol):
@@ -291,7 +338,12 @@ class Model(Protocol):
 
 
 class Policy(Protocol):
-    """Decides *which* positions to commit."""
+    """Decides *which* positions to commit.
+
+    A policy may also have `paced = True` (it follows a scheduler's `steps`), or `edits = True` with
+    `bound(columns) -> steps` (both (b,)): it may replace and revoke what is decided, for at most so many steps of a
+    range of so many columns; afterwards the loop honours only what it accepts among the pending slots.
+    """
 
     @property
     def needs(self) -> Signal: ...
@@ -302,7 +354,15 @@ class Policy(Protocol):
 
 
 class Scheduler(Protocol):
-    """Decides *where* to work, and how fast."""
+    """Decides *where* to work, and how fast.
+
+    A scheduler may also have
+    `refine(guess, window, state) -> (window, state)`, called before the policy: a window whose `pending` and `groups`
+    say what the policy may commit of what was just predicted; and
+    `arrange(canvas, guess, window, state) -> (canvas, moved, state)`, called before the first step (with no guess and
+    no window) and after every step: a canvas whose rows have other lengths. `moved` is None or (b, t) int64, for every
+    column the one it was before, -1 where it is new.
+    """
 
     def init(self, canvas: Canvas, model: Model, /) -> State: ...
 
@@ -312,7 +372,10 @@ class Scheduler(Protocol):
 
 
 class Cache(Protocol):
-    """Decides *what to recompute*."""
+    """Decides *what to recompute*.
+
+    A cache may also have `observe(guess, window, commit, state) -> state`, called when a step has been decided.
+    """
 
     def init(self, canvas: Canvas, model: Model, /) -> State: ...
 

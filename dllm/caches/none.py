@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dllm.caches.base import Memory, run
+from dllm.caches.base import Memory, Reach, run
 from dllm.types import BlockCausal, Canvas, Model, Seen, Window
 
 
@@ -26,5 +26,5 @@ class NoCache:
         ends = window.block_end if isinstance(model.geometry, BlockCausal) else canvas.rows.length
         runs = window.end > window.start  # a commit that decides nothing has nothing to store either
         end = torch.where(runs, ends, 0)
-        hidden, memory = run(model, canvas, window, torch.zeros_like(end), end, memory)
-        return Seen(hidden, end, runs), memory
+        ran, memory = run(model, canvas, window, Reach(torch.zeros_like(end), end), memory)
+        return Seen(ran.hidden, ran.queries, runs, ran.shadow), memory

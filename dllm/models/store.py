@@ -29,7 +29,8 @@ class KeyValueStore:
         self._query = query
         self._index = None
         if query.start is None:
-            self._index = torch.where(query.valid, query.columns, self.columns)
+            kept = query.columns.shape[1] - query.extra
+            self._index = torch.where(query.valid, query.columns, self.columns)[:, :kept]
 
     def keep(self, rows: Tensor) -> None:
         self.layers = [(k[rows.to(k.device)], v[rows.to(v.device)]) for k, v in self.layers]
@@ -40,20 +41,27 @@ class KeyValueStore:
         while len(self.layers) <= layer_idx:
             shape = (*key.shape[:2], self.columns + 1, key.shape[-1])
             self.layers.append((key.new_zeros(shape), value.new_zeros((*shape[:3], value.shape[-1]))))
-        keys, values = self.layers[layer_idx]
-        for kept, new in ((keys, key), (values, value)):
-            if self._query.start is not None:
-                kept[:, :, self._query.start : self._query.start + new.shape[2]] = new
-            else:
-                assert self._index is not None
-                kept.scatter_(2, rearrange(self._index, "r q -> r 1 q 1").to(new.device).expand_as(new), new)
-        return keys[:, :, : self._query.width], values[:, :, : self._query.width]
+        seen = [self._read(kept, new) for kept, new in zip(self.layers[layer_idx], (key, value), strict=True)]
+        return seen[0], seen[1]
+
+    def _read(self, kept: Tensor, new: Tensor) -> Tensor:
+        """Store `new` (r, h, q, d), but for the query's extra slots, and return all that may be read."""
+        assert self._query is not None
+        extra, start = self._query.extra, self._query.start
+        stored = new[:, :, : new.shape[2] - extra] if extra else new
+        if start is not None:
+            kept[:, :, start : start + stored.shape[2]] = stored
+        else:
+            assert self._index is not None
+            kept.scatter_(2, rearrange(self._index, "r q -> r 1 q 1").to(new.device).expand_as(stored), stored)
+        seen = kept[:, :, : self._query.width]
+        return torch.cat([seen, new[:, :, -extra:]], 2) if extra else seen
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         return 0
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        return (self._query.width if self._query else query_length), 0
+        return (self._query.width + self._query.extra if self._query else query_length), 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0

@@ -31,8 +31,9 @@ class TokenStore:
         """Write the query's tokens and return all that it may look at (r, width)."""
         if self.tokens is None:
             self.tokens = query.tokens.new_full((len(query.tokens), self.columns + 1), blank)
-        where = torch.where(query.valid, query.columns, self.columns)
-        self.tokens = self.tokens.scatter(1, where, query.tokens)
+        kept = query.tokens.shape[1] - query.extra
+        where = torch.where(query.valid, query.columns, self.columns)[:, :kept]
+        self.tokens = self.tokens.scatter(1, where, query.tokens[:, :kept])
         return self.tokens[:, : query.width]
 
 
@@ -78,14 +79,14 @@ class TabularModel:
     def forward(self, query: Query, store: TokenStore | None) -> Tensor:
         """Logarithms of the marginals (r, q, v + 1)."""
         n, v = self.joint.dim(), self.mask_id
-        board = query.tokens if store is None else store.update(query, self.mask_id)
         r, q = query.tokens.shape
+        board = query.tokens[:, : q - query.extra] if store is None else store.update(query, self.mask_id)
         width = board.shape[1]
         place = torch.arange(self.offset, self.offset + n)
         there = place.clamp(max=width - 1)
         tokens = torch.where(place < width, board[:, there], v)
-        seen = torch.ones(r, 1, 1, width, dtype=torch.bool) if query.mask is None else query.mask
-        seen = rearrange(seen, "r 1 q w -> r q w").expand(r, q, width)[:, :, there] & (place < width)
+        seen = torch.ones(r, 1, 1, width + query.extra, dtype=torch.bool) if query.mask is None else query.mask
+        seen = rearrange(seen, "r 1 q w -> r q w").expand(r, q, seen.shape[-1])[:, :, there] & (place < width)
         target = query.columns + self.needs_left - self.offset
         own = torch.arange(n) == rearrange(target, "r q -> r q 1")
         known = rearrange(tokens < v, "r n -> r 1 n") & seen & ~own

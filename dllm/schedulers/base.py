@@ -22,16 +22,28 @@ class Range(NamedTuple):
     commit: Tensor
     forced: Tensor
     step: Tensor
+    closed: Tensor
 
 
-def look(canvas: Canvas) -> tuple[Tensor, Tensor]:
-    """What is pending (b, t), and each row's first pending column (b,), t where there is none; on the host.
+class Sight(NamedTuple):
+    """What a scheduler sees of the canvas, on the host.
 
-    This copy is the only point of a step at which the host waits for the device.
+    pending  (b, t) bool
+    head     (b,) int64  each row's first pending column, t where there is none
+    held     (b,) bool   rows that stay where they are
     """
+
+    pending: Tensor
+    head: Tensor
+    held: Tensor
+
+
+def look(canvas: Canvas) -> Sight:
+    """Copy what is pending to the host: the only point of a step at which the host waits for the device."""
     pending = canvas.pending.cpu()
     t = pending.shape[1]
-    return pending, torch.where(pending, torch.arange(t), t).amin(1)
+    head = torch.where(pending, torch.arange(t), t).amin(1)
+    return Sight(pending, head, torch.zeros_like(head, dtype=torch.bool) if canvas.held is None else canvas.held.cpu())
 
 
 def open_window(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -> Window:
@@ -61,5 +73,6 @@ def open_window(canvas: Canvas, pending: Tensor, where: Range, steps: int | None
         commit=where.commit,
         forced=where.forced,
         step=move(where.step),
+        closed=where.closed,
         steps=steps,
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.schedulers.base import Range, look, open_window
+from dllm.schedulers.base import Range, Sight, look, open_window
 from dllm.types import BlockCausal, Canvas, Model, Window
 
 DEFAULT_SIZE = 32
@@ -84,13 +84,14 @@ class Blocks:
         return begin(canvas, model, size)
 
     def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
-        pending, head = look(canvas)
-        block = plan.origin + torch.div(head - plan.origin, plan.size, rounding_mode="floor") * plan.size
-        where, plan = advance(self, canvas, pending, head, block, block + plan.size, plan)
+        sight = look(canvas)
+        block = plan.origin + torch.div(sight.head - plan.origin, plan.size, rounding_mode="floor") * plan.size
+        block = torch.where(sight.held, plan.block, block)
+        where, plan = advance(self, canvas, sight, block, block + plan.size, plan)
         steps = self.steps
         if steps is not None and self.sub_block is not None:
             steps = max(1, steps * self.sub_block // plan.size)
-        return (None if where is None else open_window(canvas, pending, where, steps)), plan
+        return (None if where is None else open_window(canvas, sight.pending, where, steps)), plan
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ class Whole:
         return begin(canvas, model, model.geometry.size if isinstance(model.geometry, BlockCausal) else 1)
 
     def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
-        pending, head = look(canvas)
+        sight = look(canvas)
         first = plan.origin + torch.div(canvas.rows.prompt - plan.origin, plan.size, rounding_mode="floor") * plan.size
-        where, plan = advance(Blocks(), canvas, pending, head, first, canvas.rows.length, plan)
-        return (None if where is None else open_window(canvas, pending, where, self.steps)), plan
+        where, plan = advance(Blocks(), canvas, sight, first, canvas.rows.length, plan)
+        return (None if where is None else open_window(canvas, sight.pending, where, self.steps)), plan
 
 
 def begin(canvas: Canvas, model: Model, size: int) -> Plan:
@@ -134,17 +135,18 @@ def begin(canvas: Canvas, model: Model, size: int) -> Plan:
 
 
 def advance(
-    how: Blocks, canvas: Canvas, pending: Tensor, head: Tensor, block: Tensor, block_end: Tensor, plan: Plan
+    how: Blocks, canvas: Canvas, sight: Sight, block: Tensor, block_end: Tensor, plan: Plan
 ) -> tuple[Range | None, Plan]:
-    """Where each row works next, given the block that holds its first pending column; None when all rows are done.
+    """Where each row works next, given the block it works in; None when all rows are done.
 
     A block is opened only if it holds a column of the requested output that is still pending; once opened it is
     finished to its end, also past the requested output.
     """
+    pending, head, held = sight
     t = pending.shape[1]
     rows = canvas.rows
     entering = block != plan.block
-    done = (head >= rows.length) | (entering & (head >= rows.limit))
+    done = ((head >= rows.length) | (entering & (head >= rows.limit))) & ~held
     if bool(done.all()):
         return None, plan
     commit = ~done & entering & (block > plan.stored) if how.commit else torch.zeros_like(done)
@@ -153,6 +155,7 @@ def advance(
     block_end = torch.minimum(block_end, rows.length)
     sub = how.sub_block or t
     start = block + torch.div(head - block, sub, rounding_mode="floor") * sub
+    start = torch.where(held, plan.range, start)
     end = torch.minimum(start + sub, block_end)
     moved = (start != plan.range) | entering
     alone = entered & (head == block) & how.first_alone
@@ -177,5 +180,6 @@ def advance(
         commit=commit,
         forced=commit | alone,
         step=step,
+        closed=done,
     )
     return where, plan

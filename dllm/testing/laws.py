@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dllm.lengths import arrange, move
 from dllm.requests import Request, lay_out
 from dllm.results import Collector, Result
 from dllm.sampler import fit, steps
@@ -30,16 +31,33 @@ def run(model: Any, requests: Sequence[Request], strategy: Strategy) -> tuple[li
 
 def start(model: Any, requests: Sequence[Request], strategy: Strategy) -> Canvas:
     """The canvas before the first step."""
-    return lay_out(fit(model, strategy), requests)
+    model = fit(model, strategy)
+    canvas = lay_out(model, requests)
+    return arrange(strategy.scheduler, canvas, None, None, strategy.scheduler.init(canvas, model))[0]
 
 
 def finishes(
     model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step], allowance: int = 0
 ) -> None:
-    """No row needs more forwards than it has columns to decide, commits and resting steps (`allowance`) aside."""
+    """No row needs more forwards than it has columns to decide, commits and resting steps (`allowance`) aside.
+
+    A policy that edits may take its bound besides, for every range that was opened.
+    """
     wanted = start(model, requests, strategy).pending.sum(1)
+    for step in stream:
+        wanted = wanted if step.moved is None else wanted + (step.moved < 0).sum(1)
+        wanted = wanted + revisions(strategy, step)
     nfe = stream[-1].nfe
     assert (nfe <= wanted + allowance).all(), f"{nfe.tolist()} forwards for {wanted.tolist()} columns"
+
+
+def revisions(strategy: Strategy, step: Step) -> Tensor:
+    """Steps (b,) that a policy which edits may take more, in ranges opened by this step."""
+    columns = step.window.end - step.window.start
+    if not getattr(strategy.policy, "edits", False):
+        return torch.zeros_like(columns)
+    bound: Tensor = strategy.policy.bound(columns)  # type: ignore[attr-defined]
+    return torch.where((step.window.step.cpu() == 0) & (columns > 0), bound, 0)
 
 
 def moves_forward(stream: list[Step], may_rest: bool = False) -> None:
@@ -50,28 +68,56 @@ def moves_forward(stream: list[Step], may_rest: bool = False) -> None:
 
 
 def decided_stays(model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step]) -> None:
-    """Prompt and decided tokens never change, what is committed was pending, and no answer holds the mask id."""
+    """What was given and decided never changes, what is committed was pending, and no answer holds the mask id.
+
+    A policy that edits may change and revoke answers in its window, and says so in the step.
+    """
     before = start(model, requests, strategy)
+    edits = getattr(strategy.policy, "edits", False)
     for step in stream:
+        assert edits or step.revoke is None, f"step {step.number} revokes, and its policy does not say that it edits"
+        assert edits or not (step.commit & ~step.window.pending).any(), f"step {step.number} committed what was decided"
+        touched = step.window.put(torch.zeros_like(before.pending), True, step.commit)
+        reopened = torch.zeros_like(touched)
+        if step.revoke is not None:
+            reopened = step.window.put(reopened, True, step.revoke)
+        given = before.rows.given
+        assert not ((touched | reopened) & given).any(), f"step {step.number} touched what was given"
+        before = follow(before, step)
+        if step.moved is not None:
+            touched, reopened, given = (move(plane, step.moved) for plane in (touched, reopened, given))
         changed = before.tokens != step.canvas.tokens
-        assert not (changed & ~before.pending).any(), f"step {step.number} changed a decided token"
-        assert not (step.commit & ~step.window.pending).any(), f"step {step.number} committed what was not pending"
-        written = before.pending & ~step.canvas.pending & changed
+        assert not (changed & ~before.pending & ~(touched | reopened)).any(), (
+            f"step {step.number} changed a decided token"
+        )
+        assert not (step.canvas.pending & ~before.pending & ~reopened).any(), f"step {step.number} reopened a column"
+        written = touched & ~step.canvas.pending
         assert not (written & (step.canvas.tokens == model.mask_id)).any(), f"step {step.number} wrote the mask id"
+        assert not (step.canvas.pending & given).any(), f"step {step.number} made pending what was given"
         before = step.canvas
 
 
+def follow(canvas: Canvas, step: Step) -> Canvas:
+    """The canvas from before a step with its columns where they are after it; new ones pending."""
+    if step.moved is None:
+        return canvas
+    tokens, pending = move(canvas.tokens, step.moved), move(canvas.pending, step.moved, True)
+    return canvas._replace(tokens=tokens, pending=pending, rows=step.canvas.rows)
+
+
 def windows_tile(model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step]) -> None:
-    """Every column of the requested output is decided exactly once (rows that stopped early aside)."""
+    """Every column of the requested output is decided, and exactly once unless the policy edits (rows that stopped
+    early aside)."""
     times = torch.zeros_like(start(model, requests, strategy).tokens)
     for step in stream:
         times = times + step.window.put(torch.zeros_like(times), 1, step.commit)
-    assert times.max() <= 1, "a column was decided twice"
+        times = times if step.moved is None else move(times, step.moved)
+    assert getattr(strategy.policy, "edits", False) or times.max() <= 1, "a column was decided twice"
+    canvas = stream[-1].canvas
     for row, request in enumerate(requests):
-        first = len(request.prompt)
-        decided = times[row, first : first + request.max_new_tokens].bool()
-        left = stream[-1].canvas.pending[row, first : first + request.max_new_tokens]
-        assert not left.any()
+        output = slice(request.start, int(canvas.rows.limit[row]))
+        decided = (times[row].bool() | canvas.rows.given[row])[output]
+        assert not canvas.pending[row, output].any()
         if not decided.all():
             assert decided.any(), "a row that stopped decided something before"
 

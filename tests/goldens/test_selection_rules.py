@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from dllm import Factor, FactorAsPublished, Threshold
+from dllm.judging import enforce_progress
 from dllm.policies import TopK
 from dllm.policies.prefix_rule import rank
 from dllm.requests import Request
-from dllm.sampler import enforce_progress
-from dllm.sampling import Sampling, propose
-from dllm.types import Canvas, Rows, Signal, Window
+from dllm.sampling import Proposer, Sampling
+from dllm.types import Canvas, Guess, Rows, Seen, Signal, Window
 from tests.goldens.replay import cases
 
 
@@ -21,7 +21,7 @@ def window_over(tokens: torch.Tensor, pending: torch.Tensor) -> tuple[Canvas, Wi
     b, t = tokens.shape
     ones = torch.ones(b, dtype=torch.int64)
     none = torch.zeros(b, dtype=torch.bool)
-    canvas = Canvas(tokens, pending, Rows(ones * 0, ones * t, ones * t, ones * 0))
+    canvas = Canvas(tokens, pending, Rows(ones * 0, ones * t, ones * t, ones * 0, torch.zeros(b, t, dtype=torch.bool)))
     window = Window(
         columns=torch.arange(t).expand(b, t),
         valid=torch.ones_like(pending),
@@ -36,8 +36,16 @@ def window_over(tokens: torch.Tensor, pending: torch.Tensor) -> tuple[Canvas, Wi
         commit=none,
         forced=none,
         step=ones * 0,
+        closed=none,
     )
     return canvas, window
+
+
+def propose(logits: torch.Tensor, canvas: Canvas, window: Window, mask_id: int | None) -> Guess:
+    """The greedy guess from logits (b, t, v)."""
+    zeros = torch.zeros(len(logits), dtype=torch.int64)
+    proposer = Proposer(lambda x: x, Sampling(), Signal.NONE, mask_id, logits.shape[-1])
+    return proposer.step(Seen(logits, zeros, zeros.bool()), canvas, window, zeros, ())[0]
 
 
 def test_recorded_selections(shared: Path) -> None:
@@ -46,18 +54,7 @@ def test_recorded_selections(shared: Path) -> None:
         tokens, pending = torch.tensor(case["tokens"]), torch.tensor(case["is_masked"]).bool()
         canvas, window = window_over(tokens, pending)
         logits = torch.tensor(case["logits"])
-        v = logits.shape[-1]
-        guess = propose(
-            lambda x: x,
-            logits,
-            canvas,
-            window,
-            torch.zeros(len(tokens)).long(),
-            Sampling(),
-            Signal.NONE,
-            case["mask_id"],
-            v,
-        )
+        guess = propose(logits, canvas, window, case["mask_id"])
         if case["rule"] == "fixed":
             accept = (rank(guess.confidence, pending).rank < torch.tensor(case["value"]).unsqueeze(1)) & pending
         else:
@@ -80,7 +77,7 @@ def test_top_k_takes_that_many() -> None:
     pending = torch.tensor([[True, True, False, True, True, True]])
     canvas, window = window_over(tokens, pending)
     logits = torch.randn(1, 6, 9, generator=torch.Generator().manual_seed(0))
-    guess = propose(lambda x: x, logits, canvas, window, torch.zeros(1).long(), Sampling(), Signal.NONE, None, 9)
+    guess = propose(logits, canvas, window, None)
     policy = TopK(k=Request((1,)).max_new_tokens // 64)
     verdict, _ = policy.step(guess, window, policy.init(canvas))
     best = logits.softmax(-1).amax(-1).masked_fill(~pending, 0).topk(2).indices

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm.sampler import enforce_progress
+from dllm.judging import enforce_progress
 from dllm.types import Canvas, Guess, Rows, Window
 
 Row = Sequence[float | None]
@@ -27,7 +27,8 @@ def board(*rows: Row, columns: Sequence[int] | None = None, step: int = 0, t: in
     t = t or int(where.max()) + 1
     full = torch.ones(b, dtype=torch.int64)
     whole = torch.zeros(b, t, dtype=torch.bool).scatter(1, where, pending)
-    canvas = Canvas(torch.zeros(b, t, dtype=torch.int64), whole, Rows(full * 0, full * t, full * t, full * 0))
+    rows = Rows(full * 0, full * t, full * t, full * 0, torch.zeros(b, t, dtype=torch.bool))
+    canvas = Canvas(torch.zeros(b, t, dtype=torch.int64), whole, rows)
     window = Window(
         columns=where,
         valid=torch.ones_like(pending),
@@ -42,6 +43,7 @@ def board(*rows: Row, columns: Sequence[int] | None = None, step: int = 0, t: in
         commit=~full.bool(),
         forced=~full.bool(),
         step=full * step,
+        closed=~full.bool(),
     )
     zeros = torch.zeros(b, k, dtype=torch.int64)
     rest = torch.where(pending, torch.minimum(1 - confidence, confidence), 0)

@@ -1,0 +1,34 @@
+"""The book of decisions: when each column was decided, whether in parallel, and whether provably as greedy would."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from dllm import theory
+from dllm.judging import Change
+from dllm.types import Canvas, Guess, Ledger, Seen, Window
+
+
+def blank_ledger(canvas: Canvas) -> Ledger:
+    none = torch.zeros_like(canvas.pending)
+    return Ledger(torch.zeros_like(canvas.tokens), none, none)
+
+
+def enter(ledger: Ledger, window: Window, guess: Guess, change: Change, seen: Seen, nfe: Tensor) -> Ledger:
+    """Note who was decided when, who in parallel, and who provably as greedy joint decoding would have.
+
+    A token that replaces another is never certified; what is revoked is undecided again.
+    """
+    commit = change.commit
+    new = commit & window.pending
+    parallel = new.sum(1) >= 2
+    greedy = (guess.tokens == guess.mode) | ~new
+    sure = theory.certified(guess.p1, guess.p2, new) & greedy.all(1) & seen.fresh.to(commit.device) & parallel
+    ledger = Ledger(
+        window.put(ledger.when, rearrange(nfe.to(commit.device), "b -> b 1").expand_as(commit), commit),
+        window.put(ledger.parallel, rearrange(parallel, "b -> b 1") & new, commit),
+        window.put(ledger.certified, rearrange(sure, "b -> b 1") & new, commit),
+    )
+    return ledger if change.revoke is None else Ledger(*(window.put(plane, 0, change.revoke) for plane in ledger))
