@@ -1,5 +1,9 @@
 """One root error; every message names the culprit, its value and the cure."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class DllmError(Exception):
     """Root of everything this library raises on purpose."""
@@ -18,4 +22,8 @@ class RequestError(DllmError, ValueError):
 
 
 class NumericsError(DllmError, ArithmeticError):
-    """The model produced logits that are not numbers."""
+    """The model produced logits that are not numbers. `prompts`: for which requests, by their place in the job."""
+
+    def __init__(self, message: str, prompts: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.prompts = tuple(prompts)

@@ -12,8 +12,7 @@ from dllm.types import Canvas, Guess, Ledger, Seen, Window
 
 
 def blank_ledger(canvas: Canvas) -> Ledger:
-    none = torch.zeros_like(canvas.pending)
-    return Ledger(torch.zeros_like(canvas.tokens), none, none)
+    return Ledger(torch.zeros_like(canvas.tokens))
 
 
 def enter(ledger: Ledger, window: Window, guess: Guess, change: Change, seen: Seen, nfe: Tensor) -> Ledger:
@@ -26,9 +25,6 @@ def enter(ledger: Ledger, window: Window, guess: Guess, change: Change, seen: Se
     parallel = new.sum(1) >= 2
     greedy = (guess.tokens == guess.mode) | ~new
     sure = theory.certified(guess.p1, guess.p2, new) & greedy.all(1) & seen.fresh.to(commit.device) & parallel
-    ledger = Ledger(
-        window.put(ledger.when, rearrange(nfe.to(commit.device), "b -> b 1").expand_as(commit), commit),
-        window.put(ledger.parallel, rearrange(parallel, "b -> b 1") & new, commit),
-        window.put(ledger.certified, rearrange(sure, "b -> b 1") & new, commit),
-    )
-    return ledger if change.revoke is None else Ledger(*(window.put(plane, 0, change.revoke) for plane in ledger))
+    entry = rearrange(4 * nfe.to(commit.device), "b -> b 1") + new * rearrange(2 * parallel + sure.long(), "b -> b 1")
+    book = window.put(ledger.book, entry, commit)
+    return Ledger(book if change.revoke is None else window.put(book, 0, change.revoke))

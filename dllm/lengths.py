@@ -24,6 +24,17 @@ def move(plane: Tensor, moved: Tensor, blank: Any = 0) -> Tensor:
     return torch.where(moved >= 0, plane.gather(1, moved.clamp(min=0)), blank)
 
 
+def relocate(run: Any, moved: Tensor | None, policy: Any, proposer: Any, model: Any) -> Any:
+    """Where decoding stands once columns have moved: the ledger follows, the parts forget what they knew of columns."""
+    if moved is None:
+        return run
+    mood = forget(run.mood, policy.init(run.canvas), moved)
+    habits = forget(run.habits, proposer.init(run.canvas, model), moved)
+    memory = run.memory.forget(moved) if hasattr(run.memory, "forget") else run.memory
+    ledger = type(run.ledger)(*(move(x, moved) for x in run.ledger))
+    return run._replace(ledger=ledger, mood=mood, memory=memory, habits=habits)
+
+
 def forget(state: Any, fresh: Any, moved: Tensor) -> Any:
     """What a part remembers, with all that it knows of single columns (b, t, …) forgotten in rows that moved."""
     if isinstance(state, tuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -66,11 +66,24 @@ class Request:
             )
 
 
-def lay_out(model: Model, requests: Sequence[Request], seed: int = 0) -> Canvas:
-    """The canvas before the first step: prompts on the left, everything that the requests ask for pending."""
+def numbered(requests: Sequence[Request], seed: int = 0) -> list[Request]:
+    """Requests with a seed each: their own, or the job's plus their place in it."""
+    return [r if r.seed is not None else replace(r, seed=seed + i) for i, r in enumerate(requests)]
+
+
+def width(model: Model, requests: Sequence[Request]) -> int:
+    """Columns of a canvas on which every request has room."""
+    return int(model.geometry.extent(torch.tensor([r.limit for r in requests])).max())
+
+
+def lay_out(model: Model, requests: Sequence[Request], t: int | None = None) -> Canvas:
+    """The canvas before the first step: prompts on the left, everything that the requests ask for pending.
+
+    t  columns; None: as many as the requests need
+    """
     limit = torch.tensor([r.limit for r in requests])
     length = model.geometry.extent(limit)
-    t = int(length.max())
+    t = t or int(length.max())
     blank = model.mask_id if model.mask_id is not None else 0
     tokens = torch.full((len(requests), t), blank, dtype=torch.int64)
     given = torch.zeros_like(tokens, dtype=torch.bool)
@@ -81,5 +94,5 @@ def lay_out(model: Model, requests: Sequence[Request], seed: int = 0) -> Canvas:
     tokens = torch.where(given, tokens, blank)
     pending = ~given & (torch.arange(t) < rearrange(length, "b -> b 1"))
     start = torch.tensor([r.start for r in requests])
-    seeds = torch.tensor([r.seed if r.seed is not None else seed + i for i, r in enumerate(requests)])
+    seeds = torch.tensor([r.seed or 0 for r in requests])
     return Canvas(tokens.to(model.device), pending.to(model.device), Rows(start, limit, length, seeds, given))

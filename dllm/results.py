@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dllm import metrics
 from dllm.errors import ConfigError
 from dllm.prompts import Prompt, to_requests
 from dllm.requests import Request
-from dllm.sampler import steps, stop_ids
-from dllm.stopping import Stopper
+from dllm.sampler import steps
+from dllm.stopping import Stopper, stop_ids
 from dllm.strategy import Strategy
-from dllm.types import Step
+from dllm.types import Canvas, Ledger, Step
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Result:
     queries     columns run through the model for this row
     parallel    generated tokens that were committed two or more at once
     certified   those of them that are certified
-    seconds     wall time until the row was finished
+    seconds     wall time from the row's first step until it was finished
     stopped     whether an end token or stop string ended it, rather than its length
     when        for each output token the row's forward that decided it, counted from 1
     """
@@ -61,50 +62,82 @@ class Result:
 
 
 class Collector:
-    """Gathers the results of one batch from its steps: `for step in steps(…): collector.add(step)`."""
+    """Gathers results from steps: `for step in steps(…): collector.add(step)`.
+
+    found  results so far, by the request's place
+    """
 
     def __init__(self, model: Any, requests: Sequence[Request], strategy: Strategy) -> None:
         self.requests = list(requests)
-        ids = stop_ids(model, requests, strategy)
+        ids = stop_ids(model, requests, strategy.stopping)
         self.stopper = Stopper.of(ids, strategy.stopping, model.tokenizer, torch.device("cpu"))
-        self.start = time.perf_counter()
-        self.seconds = torch.zeros(len(self.requests), dtype=torch.float64)
-        self.queries = torch.zeros(len(self.requests), dtype=torch.int64)
+        self.found: dict[int, Result] = {}
         self.last: Step | None = None
+        self.clock = time.perf_counter()
 
-    def add(self, step: Step) -> None:
-        now = time.perf_counter() - self.start
-        self.seconds = torch.where(step.queries > 0, now, self.seconds)
-        self.queries = self.queries + step.queries
-        self.last = step
+    def add(self, step: Step) -> list[int]:
+        """Take note of a step; the requests whose result is known by now and was not before."""
+        now = time.perf_counter()
+        if self.last is None:
+            self.begun = torch.full_like(step.nfe, self.clock, dtype=torch.float64)
+            self.ended, self.queries = self.begun.clone(), torch.zeros_like(step.queries)
+            left = changed = torch.zeros_like(step.window.closed)
+        else:
+            changed = step.place != self.last.place
+            left = changed | step.window.closed
+        ready = self.finish([row for row in left.nonzero().flatten().tolist() if self.open(row)])
+        self.begun = torch.where(changed, self.clock, self.begun)
+        self.queries = torch.where(changed, 0, self.queries) + step.queries
+        busy = (step.window.end > step.window.start) | step.window.commit
+        self.ended = torch.where(busy, now, self.ended)
+        self.last, self.clock = step, now
+        return ready
+
+    def open(self, row: int) -> bool:
+        """Whether the result of a row's request is still to come."""
+        assert self.last is not None
+        return int(self.last.place[row]) not in self.found
+
+    def finish(self, rows: list[int]) -> list[int]:
+        """Note the results of some rows as the last step left them; the requests they belong to."""
+        if not rows:
+            return []
+        assert self.last is not None, "a batch has at least one step"
+        step = self.last
+        tokens, given, text, limit = step.canvas.tokens.cpu(), *layout(step.canvas)
+        ledger = Ledger(step.ledger.book.cpu())
+        when, parallel, certified = ledger.when, ledger.parallel, ledger.certified
+        ready = []
+        for row in rows:
+            place, first = int(step.place[row]), int(text[row])
+            tail, stopped = self.stopper.cut(place, tokens[row, first : int(limit[row])].tolist())
+            own = (~given[row, : first + len(tail)]).nonzero().flatten()
+            request = self.requests[place]
+            self.found[place] = Result(
+                prompt_ids=tuple(request.prompt),
+                output_ids=tuple(tokens[row, own].tolist()),
+                text=self.stopper.text(tail, before=tokens[row, :first].tolist() if request.holes else ()),
+                nfe=int(step.nfe[row]),
+                queries=int(self.queries[row]),
+                parallel=int(parallel[row, own].sum()),
+                certified=int(certified[row, own].sum()),
+                seconds=float(self.ended[row] - self.begun[row]),
+                stopped=stopped,
+                when=tuple(when[row, own].tolist()),
+            )
+            ready.append(place)
+        return ready
 
     def results(self) -> list[Result]:
-        """The results; call it when the stream has ended."""
+        """All results in order; call it when the stream has ended."""
         assert self.last is not None, "a batch has at least one step"
-        canvas, ledger = self.last.canvas, self.last.ledger
-        tokens, when = canvas.tokens.cpu(), ledger.when.cpu()
-        parallel, certified = ledger.parallel.cpu(), ledger.certified.cpu()
-        found = []
-        for row, request in enumerate(self.requests):
-            text, limit = int(canvas.rows.text[row]), int(canvas.rows.limit[row])
-            tail, stopped = self.stopper.cut(row, tokens[row, text:limit].tolist())
-            own = (~canvas.rows.given[row, : text + len(tail)]).nonzero().flatten()
-            whole = bool(request.holes)
-            found.append(
-                Result(
-                    prompt_ids=tuple(request.prompt),
-                    output_ids=tuple(tokens[row, own].tolist()),
-                    text=self.stopper.text(tail, before=tokens[row, :text].tolist() if whole else ()),
-                    nfe=int(self.last.nfe[row]),
-                    queries=int(self.queries[row]),
-                    parallel=int(parallel[row, own].sum()),
-                    certified=int(certified[row, own].sum()),
-                    seconds=float(self.seconds[row]),
-                    stopped=stopped,
-                    when=tuple(when[row, own].tolist()),
-                )
-            )
-        return found
+        self.finish([row for row in range(len(self.last.place)) if self.open(row)])
+        return [self.found[i] for i in range(len(self.requests))]
+
+
+def layout(canvas: Canvas) -> tuple[Tensor, Tensor, Tensor]:
+    """What was given (b, t), where each row's text begins behind it and where it ends (b,)."""
+    return canvas.rows.given, canvas.rows.text, canvas.rows.limit
 
 
 def decode(
@@ -123,7 +156,8 @@ def decode(
     strategy        how to decode; None: the published recipe of the model's family. An `AutoregressiveModel` takes an
                     `Autoregressive` plan instead
     max_new_tokens  for prompts that are not requests already
-    batch_size      rows decoded together; None: all. It does not change any result
+    batch_size      rows decoded together; None: all. A finished row's place is taken by the next prompt. It does not
+                    change any result
     seed            of the job: row i draws from seed + i unless its request has a seed of its own
 
     Raises `RequestError` or `ConfigError` before any forward, `NumericsError` if the model gives no numbers.
@@ -134,21 +168,19 @@ def decode(
     requests = to_requests(model, prompts, max_new_tokens, seed)
     causal = hasattr(model, "generate")
     plan = strategy if strategy is not None else Autoregressive() if causal else default_strategy(model)
-    found: list[Result] = []
-    for batch in batches(requests, batch_size):
-        if causal and isinstance(plan, Autoregressive):
-            found += generate(model, batch, plan)
-        elif not causal and isinstance(plan, Strategy):
-            collector = Collector(model, batch, plan)
-            for step in steps(model, batch, plan):
-                collector.add(step)
-            found += collector.results()
-        else:
-            raise ConfigError(
-                f"{plan} does not fit this {type(model).__name__}: a plain causal model decodes by "
-                "Autoregressive(), a diffusion model by a Strategy"
-            )
-    return found
+    if not requests:
+        return []
+    if causal and isinstance(plan, Autoregressive):
+        return [result for batch in batches(requests, batch_size) for result in generate(model, batch, plan)]
+    if not causal and isinstance(plan, Strategy):
+        collector = Collector(model, requests, plan)
+        for step in steps(model, requests, plan, batch_size=batch_size):
+            collector.add(step)
+        return collector.results()
+    raise ConfigError(
+        f"{plan} does not fit this {type(model).__name__}: a plain causal model decodes by "
+        "Autoregressive(), a diffusion model by a Strategy"
+    )
 
 
 def batches(requests: Sequence[Request], size: int | None) -> Iterator[list[Request]]:

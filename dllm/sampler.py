@@ -16,71 +16,74 @@ from torch import Tensor
 
 from dllm.errors import NumericsError
 from dllm.judging import Change, editable, judge
-from dllm.ledger import blank_ledger, enter
-from dllm.lengths import arrange, forget, move
-from dllm.requests import Request, lay_out
-from dllm.sampling import Proposer
-from dllm.stopping import Stopper
+from dllm.ledger import enter
+from dllm.lengths import arrange, relocate
+from dllm.requests import Request, numbered
+from dllm.seats import Seats
 from dllm.strategy import Strategy
-from dllm.types import BlockCausal, Canvas, Guess, Ledger, Step, Window
+from dllm.types import BlockCausal, Canvas, Guess, Step, Window
 
 
-def steps(model: Any, requests: Sequence[Request], strategy: Strategy, seed: int = 0) -> Iterator[Step]:
-    """Decode one batch, a step at a time. Everything that watches, records or measures consumes this stream.
+def steps(
+    model: Any, requests: Sequence[Request], strategy: Strategy, seed: int = 0, batch_size: int | None = None
+) -> Iterator[Step]:
+    """Decode requests, a step at a time. Everything that watches, records or measures consumes this stream.
+
+    batch_size  rows decoded at a time (None: all). A row that is finished gives its place to the next request at once;
+                `Step.place` says which request a row holds. No request's result depends on it
 
     Raises `RequestError` or `ConfigError` before the first forward, `NumericsError` after a forward that gave logits
     which are not numbers.
     """
     model = fit(model, strategy)
+    requests = numbered(requests, seed)
     for request in requests:
         request.check(model, model.vocabulary)
     policy, scheduler, cache = strategy.policy, strategy.scheduler, strategy.cache
     with torch.inference_mode():
-        canvas = lay_out(model, requests, seed)
-        stopper = Stopper.of(stop_ids(model, requests, strategy), strategy.stopping, model.tokenizer, model.device)
-        proposer = Proposer(model.head, strategy.sampling, policy.needs, model.mask_id, model.vocabulary)
-        plan = scheduler.init(canvas, model)
-        canvas, _, plan = arrange(scheduler, canvas, None, None, plan)
-        mood, memory, habits = policy.init(canvas), cache.init(canvas, model), proposer.init(canvas, model)
-        ledger = blank_ledger(canvas)
-        nfe = draws = torch.zeros(len(requests), dtype=torch.int64)
+        seats = Seats.of(model, requests, strategy, batch_size)
+        run, proposer = seats.begin(), seats.proposer
     broken: Tensor | None = None
     index = 0
 
     while True:
         with torch.inference_mode():
-            window, plan = scheduler.step(canvas, plan)
-            check_numbers(broken, index)
+            window, plan = scheduler.step(run.canvas, run.plan)
+            check_numbers(broken, index, seats)
+            if seats.waiting and seats.free(window):
+                run = seats.fill(run, window)
+                window, plan = scheduler.step(run.canvas, run.plan)
             if window is None:
                 return
-            window = editable(window, canvas, policy)
-            seen, memory = cache.step(model, canvas, window, memory)
-            nfe, draws = nfe + (seen.queries > 0), draws + (window.end > window.start)
-            guess, habits = proposer.step(seen, canvas, window, draws, habits)
+            window = editable(window, run.canvas, policy)
+            seen, memory = cache.step(model, run.canvas, window, run.memory)
+            nfe, draws = run.nfe + (seen.queries > 0), run.draws + (window.end > window.start)
+            guess, habits = proposer.step(seen, run.canvas, window, draws, run.habits)
             broken = guess.confidence.isnan().any(1)
             if hasattr(scheduler, "refine"):
                 window, plan = scheduler.refine(guess, window, plan)
-            change, mood = judge(policy, proposer, canvas, guess, window, mood, habits)
-            canvas = write(canvas, window, guess, change, model.mask_id)
-            ledger = enter(ledger, window, guess, change, seen, nfe)
+            change, mood = judge(policy, proposer, run.canvas, guess, window, run.mood, habits)
+            canvas = write(run.canvas, window, guess, change, model.mask_id)
+            ledger = enter(run.ledger, window, guess, change, seen, nfe)
             if hasattr(cache, "observe"):
-                memory = cache.observe(guess, window, change.commit, memory)
-            canvas = stopper.close(canvas)
+                memory = cache.observe(guess, window, change.commit, change.score, memory)
+            canvas = seats.stopper.close(canvas)
             canvas, moved, plan = arrange(scheduler, canvas, guess, window, plan)
-            if moved is not None:
-                ledger = Ledger(*(move(plane, moved) for plane in ledger))
-                mood = forget(mood, policy.init(canvas), moved)
-                habits = forget(habits, proposer.init(canvas, model), moved)
+            run = run._replace(
+                canvas=canvas, plan=plan, mood=mood, memory=memory, habits=habits, ledger=ledger, nfe=nfe, draws=draws
+            )
+            run = relocate(run, moved, policy, proposer, model)
         yield Step(
             number=index,
-            canvas=canvas,
+            canvas=run.canvas,
             window=window,
             guess=guess,
             commit=change.commit,
             queries=seen.queries,
             fresh=seen.fresh,
-            nfe=nfe,
-            ledger=ledger,
+            nfe=run.nfe,
+            ledger=run.ledger,
+            place=seats.place,
             revoke=change.revoke,
             moved=moved,
         )
@@ -95,19 +98,14 @@ def fit(model: Any, strategy: Strategy) -> Any:
     return model
 
 
-def stop_ids(model: Any, requests: Sequence[Request], strategy: Strategy) -> list[tuple[int, ...]]:
-    """End tokens of each row: its own, or the strategy's, or the checkpoint's."""
-    default = strategy.stopping.ids if strategy.stopping.ids is not None else tuple(model.stop_ids)
-    return [default if r.stop_ids is None else tuple(r.stop_ids) for r in requests]
-
-
-def check_numbers(broken: Tensor | None, index: int) -> None:
+def check_numbers(broken: Tensor | None, index: int, seats: Seats) -> None:
     """Read after the scheduler's synchronisation, so that it costs no wait of its own."""
     if broken is not None and bool(broken.any()):
-        rows = broken.nonzero().flatten().tolist()
+        prompts = seats.place[broken.cpu()].tolist()
         raise NumericsError(
-            f"the model's logits are not numbers (NaN or infinite) in rows {rows} at step {index - 1}: "
-            "check the weights, or try another dtype (float16 overflows easily; bfloat16 or float32 do not)"
+            f"the model's logits are not numbers (NaN or infinite) for prompts {prompts} at step {index - 1}: "
+            "check the weights, or try another dtype (float16 overflows easily; bfloat16 or float32 do not)",
+            prompts,
         )
 
 

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import ConfigError
+from dllm.requests import Request
 from dllm.types import Canvas
 
 
@@ -28,6 +29,12 @@ class Stopping:
     def __post_init__(self) -> None:
         if any(not text for text in self.strings):
             raise ConfigError(f"{self}: an empty stop string would end every text at once; remove it")
+
+
+def stop_ids(model: Any, requests: Sequence[Request], stopping: Stopping) -> list[tuple[int, ...]]:
+    """End tokens of each row: its own, or the strategy's, or the checkpoint's."""
+    default = stopping.ids if stopping.ids is not None else tuple(model.stop_ids)
+    return [default if r.stop_ids is None else tuple(r.stop_ids) for r in requests]
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class Stopper:
         return tokens[:end], end is not None
 
     def text(self, tokens: list[int], before: Sequence[int] = ()) -> str | None:
-        """The text of an answer, without what follows a stop string, behind that of `before`; None without a tokenizer."""
+        """The text of an answer behind `before`, without what follows a stop string; None without a tokenizer."""
         if self.tokenizer is None:
             return None
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)

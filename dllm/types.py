@@ -82,6 +82,8 @@ class Window(NamedTuple):
     groups       (b, k) int64  slots of one group, 0 to k-1, go forward together: each group commits at least one slot a
                                step; -1: nothing is forced here. None: the row is one group
     shadow       bool          decided slots are also predicted from everything but themselves (`Signal.SHADOW`)
+    undecided    (b, t) bool   host; what was pending on the canvas when the window was opened; None if the scheduler
+                               does not say
     """
 
     columns: Tensor
@@ -102,6 +104,7 @@ class Window(NamedTuple):
     answer: Tensor | None = None
     groups: Tensor | None = None
     shadow: bool = False
+    undecided: Tensor | None = None
 
     def take(self, plane: Tensor) -> Tensor:
         """The window's part (b, k) of a plane (b, t); slots that are not valid repeat the last column."""
@@ -195,22 +198,33 @@ class Seen(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """When and how each column was decided.
+    """When and how each column was decided, in one plane, so that a step writes it once.
 
-    when       (b, t) int64  the row's forward (counted from 1) that last decided the column; 0 while undecided
-    parallel   (b, t) bool   decided together with another column of its row
-    certified  (b, t) bool   ... and provably equal to greedy joint decoding (`theory.certified`, fresh logits)
+    book  (b, t) int64  4 when + 2 parallel + certified
     """
 
-    when: Tensor
-    parallel: Tensor
-    certified: Tensor
+    book: Tensor
+
+    @property
+    def when(self) -> Tensor:
+        """(b, t) int64  the row's forward (counted from 1) that last decided the column; 0 while undecided."""
+        return self.book >> 2
+
+    @property
+    def parallel(self) -> Tensor:
+        """(b, t) bool  decided together with another column of its row."""
+        return (self.book & 2) > 0
+
+    @property
+    def certified(self) -> Tensor:
+        """(b, t) bool  ... and provably equal to greedy joint decoding (`theory.certified`, fresh logits)."""
+        return (self.book & 1) > 0
 
 
 class Step(NamedTuple):
     """One denoising step, as every consumer of the stream sees it.
 
-    number   int          0 for the batch's first step
+    number   int          0 for the first step
     canvas   Canvas       after the step
     window   Window       where it worked
     guess    Guess        what the model thought
@@ -222,6 +236,7 @@ class Step(NamedTuple):
     fresh    (b,) bool    host; rows whose predictions rest on nothing stale
     nfe      (b,) int64   host; forwards of each row so far
     ledger   Ledger       so far
+    place    (b,) int64   host; the request that each row holds; a row that is finished takes the next one
     """
 
     number: int
@@ -233,6 +248,7 @@ class Step(NamedTuple):
     fresh: Tensor
     nfe: Tensor
     ledger: Ledger
+    place: Tensor
     revoke: Tensor | None = None
     moved: Tensor | None = None
 
@@ -374,7 +390,8 @@ class Scheduler(Protocol):
 class Cache(Protocol):
     """Decides *what to recompute*.
 
-    A cache may also have `observe(guess, window, commit, state) -> state`, called when a step has been decided.
+    A cache may also have `observe(guess, window, commit, score, state) -> state`, called when a step has been decided;
+    `score` (b, k) is the policy's order of preference.
     """
 
     def init(self, canvas: Canvas, model: Model, /) -> State: ...

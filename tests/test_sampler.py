@@ -176,7 +176,7 @@ def test_logits_that_are_not_numbers_stop_the_run() -> None:
         def head(self, hidden: torch.Tensor) -> torch.Tensor:
             return super().head(hidden) * float("nan")
 
-    with pytest.raises(NumericsError, match=r"not numbers.*rows \[0\].*dtype"):
+    with pytest.raises(NumericsError, match=r"not numbers.*prompts \[0\].*dtype"):
         dllm.decode(Broken(m.network, m.geometry, mask_id=MASK), Request(PROMPT, 4), PLAIN)
     with pytest.raises(NumericsError):
         dllm.decode(Broken(m.network, m.geometry, mask_id=MASK), Request(PROMPT, 1), PLAIN)

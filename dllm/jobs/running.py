@@ -41,13 +41,13 @@ Event = Denoised | Done | Failed
 
 
 def decode(model: Any, tasks: Sequence[Task], batch_size: int) -> Iterator[Event]:
-    """Decode tasks in their order; a row is done as soon as it and all rows before it are.
+    """Decode tasks in their order, `batch_size` at a time; a row is done as soon as it and all rows before it are.
 
-    Neighbours of equal plan share a batch. Logits that are not numbers fail the row that has them and no other.
+    Neighbours of equal plan share a batch, where a finished row gives its place to the next one. Logits that are not
+    numbers fail the row that has them and no other.
     """
     for _, group in groupby(tasks, key=kinship):
-        for batch in some(list(group), batch_size):
-            yield from decode_batch(model, batch)
+        yield from decode_group(model, list(group), batch_size)
 
 
 def kinship(task: Task) -> Any:
@@ -63,41 +63,37 @@ def some(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
         yield tasks[start : start + size]
 
 
-def decode_batch(model: Any, batch: Sequence[Task]) -> Iterator[Event]:
-    """Decode tasks of one plan together; where that fails for one of them, the others go on without it."""
+def decode_group(model: Any, tasks: Sequence[Task], batch_size: int) -> Iterator[Event]:
+    """Decode tasks of one plan; where one of them fails, the others go on without it."""
     if isinstance(model, AutoregressiveModel):
-        plan = batch[0].plan
+        plan = tasks[0].plan
         assert isinstance(plan, Autoregressive)
-        yield from map(Done, batch, generate(model, [task.request for task in batch], plan))
+        for batch in some(tasks, batch_size):
+            yield from map(Done, batch, generate(model, [task.request for task in batch], plan))
         return
-    told = 0
-    try:
-        for event in denoise(model, batch):
-            told += isinstance(event, Done)
-            yield event
-    except NumericsError as error:
-        if len(batch) == 1:
-            yield Failed(batch[0], error)
+    left = list(tasks)
+    while left:
+        told = 0
+        try:
+            for event in denoise(model, left, batch_size):
+                told += isinstance(event, Done)
+                yield event
             return
-        for task in batch[told:]:
-            yield from decode_batch(model, [task])
+        except NumericsError as error:
+            yield from (Failed(left[i], error) for i in error.prompts)
+            left = [task for i, task in enumerate(left) if i >= told and i not in error.prompts]
 
 
-def denoise(model: Any, batch: Sequence[Task]) -> Iterator[Event]:
-    """The steps of a batch, and each row's result once no row before it is open.
-
-    A row is known to be closed when a window leaves it out, which is seen without waiting for the accelerator.
-    """
-    requests, strategy = [task.request for task in batch], batch[0].plan
+def denoise(model: Any, tasks: Sequence[Task], batch_size: int) -> Iterator[Event]:
+    """The steps of a group, and each row's result once no row before it is open."""
+    requests, strategy = [task.request for task in tasks], tasks[0].plan
     assert isinstance(strategy, Strategy)
     collector = Collector(model, requests, strategy)
     told = 0
-    for step in steps(model, requests, strategy):
-        collector.add(step)
-        yield Denoised(batch, step)
-        busy = ((step.window.end > step.window.start) | step.window.commit).tolist()
-        ready = next((row for row in range(told, len(batch)) if busy[row]), len(batch))
-        if ready > told:
-            yield from map(Done, batch[told:ready], collector.results()[told:ready])
-            told = ready
-    yield from map(Done, batch[told:], collector.results()[told:])
+    for step in steps(model, requests, strategy, batch_size=batch_size):
+        if collector.add(step):
+            while told in collector.found:
+                yield Done(tasks[told], collector.found[told])
+                told += 1
+        yield Denoised(tasks, step)
+    yield from map(Done, tasks[told:], collector.results()[told:])

@@ -82,8 +82,8 @@ def test_ctrl_c_within_a_batch_keeps_its_finished_rows(dllm, checkpoints, jsonl,
     options = ("--policy", "top-k", "--k", 1, "--batch-size", 4, "--ignore-eos")
     steps = running.steps
 
-    def interrupted(*args):
-        for step in steps(*args):
+    def interrupted(*args, **options):
+        for step in steps(*args, **options):
             if step.nfe.max() > 12:
                 raise KeyboardInterrupt
             yield step
