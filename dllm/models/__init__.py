@@ -2,7 +2,9 @@
 
 from dllm.models.autoregressive import AutoregressiveModel
 from dllm.models.describing import Description, describe
+from dllm.models.encoder import EncoderModel
 from dllm.models.families import FAMILIES, Family
+from dllm.models.guided import Guided
 from dllm.models.loading import load
 from dllm.models.tabular import TabularModel
 from dllm.models.transformer import TransformerModel
@@ -11,7 +13,9 @@ __all__ = [
     "FAMILIES",
     "AutoregressiveModel",
     "Description",
+    "EncoderModel",
     "Family",
+    "Guided",
     "TabularModel",
     "TransformerModel",
     "describe",

@@ -25,6 +25,7 @@ class Checkpoint:
     folder      where its files are now
     config      config.json as it is on disk
     generation  generation_config.json, or {}
+    added       added_tokens.json, or {}
     family      whose format it has
     """
 
@@ -32,6 +33,7 @@ class Checkpoint:
     folder: Path
     config: Config
     generation: Config
+    added: Config
     family: Family
 
     @property
@@ -54,18 +56,18 @@ class Checkpoint:
             return getattr(transformers, self.family.settings)(**fields)
 
 
-def read(name: str | Path, revision: str | None = None) -> Checkpoint:
-    """Find a checkpoint, download its small files if it is on the Hub, and recognise its family."""
+def read(name: str | Path, revision: str | None = None, family: str | None = None) -> Checkpoint:
+    """Find a checkpoint, download its small files if it is on the Hub, and recognise its family (or take `family`)."""
     folder = locate(name, revision, SMALL)
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise CheckpointError(f"{name} is a PEFT adapter, no model: load its base model with adapter={str(name)!r}")
         raise CheckpointError(f"{folder}: no config.json; a checkpoint is a folder with config.json and safetensors")
     config = read_json(folder / "config.json")
-    generation = folder / "generation_config.json"
-    family = _at(folder, lambda: recognise(config))
-    _at(folder, lambda: family.geometry(config))
-    return Checkpoint(str(name), folder, config, read_json(generation) if generation.is_file() else {}, family)
+    generation, added = (_optional(folder / file) for file in ("generation_config.json", "added_tokens.json"))
+    found = _at(folder, lambda: recognise(config, family, added))
+    _at(folder, lambda: found.geometry(config))
+    return Checkpoint(str(name), folder, config, generation, added, found)
 
 
 def locate(name: str | Path, revision: str | None, patterns: list[str]) -> Path:
@@ -109,6 +111,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds a {type(value).__name__}, no JSON object; download the checkpoint again")
     return value
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    """One json object of a checkpoint, or {} where the file is not there."""
+    return read_json(path) if path.is_file() else {}
 
 
 def _at(folder: Path, ask: Any) -> Any:

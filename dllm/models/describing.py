@@ -56,35 +56,39 @@ class Description(NamedTuple):
     chat_template: bool
 
 
-def describe(name: str | Path = "embedded", *, revision: str | None = None) -> Description:
-    """Describe a checkpoint without loading, or downloading, its weights. Raises CheckpointError like `load`."""
-    found = read(name, revision)
-    family, plain = found.family, found.plain
+def describe(name: str | Path = "embedded", *, revision: str | None = None, family: str | None = None) -> Description:
+    """Describe a checkpoint without loading, or downloading, its weights. Raises CheckpointError like `load`.
+
+    family  its name, where config.json does not tell (see `load`)
+    """
+    found = read(name, revision, family)
+    kind, plain = found.family, found.plain
     with quiet():
         config = found.stock_config()
-        words = read_tokenizer(found.folder, family)
-    ids = special(family, Source(found.config, found.generation, words, config.vocab_size), None, None)
-    geometry = family.geometry(found.config)
+        words = read_tokenizer(found.folder, kind)
+    ids = special(kind, Source(found.config, found.generation, words, config.vocab_size, found.added), None, None)
+    geometry = kind.geometry(found.config)
     block = geometry.size if isinstance(geometry, BlockCausal) and not plain else None
     tensors = _tensors(name, found.folder, revision)
     sizes: Counter[str] = Counter()
-    for tensor in tensors.values():
-        sizes[tensor.dtype] += prod(tensor.shape)
+    for key, tensor in tensors.items():
+        sizes[tensor.dtype] += prod(tensor.shape) if kind.needs(key) else 0
+    context = getattr(config, "max_position_embeddings", None)
     return Description(
         name=str(name),
         folder=str(found.folder),
-        family=family.name,
-        title=family.title,
-        stock=family.stock,
+        family=kind.name,
+        title=kind.title,
+        stock=kind.stock,
         parameters=sizes.total(),
         geometry="causal" if plain else "bidirectional" if block is None else "block-causal",
         block_size=block,
-        token_shift=bool(family.needs_left),
+        token_shift=bool(kind.needs_left),
         mask_id=None if plain else ids.mask_id,
         stop_ids=ids.stop_ids,
         pad_id=ids.pad_id,
         vocabulary=config.vocab_size,
-        context=getattr(config, "max_position_embeddings", None),
+        context=context - kind.first_position if context else None,
         dtype=sizes.most_common(1)[0][0] if sizes else "",
         tokenizer=words is not None,
         chat_template=bool(getattr(words, "chat_template", None)),

@@ -12,12 +12,14 @@ from dllm.errors import CheckpointError, ConfigError
 from dllm.models.adapters import adapt
 from dllm.models.autoregressive import AutoregressiveModel
 from dllm.models.checkpoint import Checkpoint, read
+from dllm.models.encoder import EncoderModel
 from dllm.models.families.ids import Source, demand_mask, special
 from dllm.models.outside import blame, quiet
 from dllm.models.placing import usable_device, usable_dtype
+from dllm.models.splitting import check_splits, reader
 from dllm.models.tokenizers import read_tokenizer
 from dllm.models.transformer import TransformerModel
-from dllm.models.weights import fetch, headers, shards, verify
+from dllm.models.weights import check_experts, fetch, headers, shards, verify
 from dllm.types import BlockCausal
 
 MASKED_ATTENTION = ("sdpa", "eager")
@@ -38,6 +40,7 @@ def load(
     attention: str | None = None,
     revision: str | None = None,
     tokenizer: bool = True,
+    family: str | None = None,
 ) -> TransformerModel | AutoregressiveModel:
     """Load a checkpoint of any family in its original format.
 
@@ -52,6 +55,8 @@ def load(
     attention            "sdpa" or "eager"; default: what `transformers` prefers
     revision             branch, tag or commit on the Hub
     tokenizer            False leaves it out: generation works from ids
+    family               its name, where config.json does not tell: "a2d_bd3lm" for an A2D model trained in blocks,
+                         "open_dcoder", "autoregressive" for the plain model that another family would denoise with
 
     Never runs code of a checkpoint, never reads pickles. Raises CheckpointError where the checkpoint is at fault and
     ConfigError where an option is.
@@ -59,19 +64,22 @@ def load(
     if device is not None and device_map is not None:
         raise ConfigError(f"load(device={str(device)!r}, device_map={device_map!r}): give one of the two")
     place = usable_device(device, device_map)
-    kind = usable_dtype(dtype, place)
-    found = read(name, revision)
-    family = found.family
+    precision = usable_dtype(dtype, place)
+    found = read(name, revision, family)
+    kind = found.family
     _check_options(found, mask_id, block_size, attention)
 
     with quiet():
         config = found.stock_config()
-        words = read_tokenizer(found.folder, family) if tokenizer else None
-        ids = special(family, Source(found.config, found.generation, words, config.vocab_size), mask_id, stop_ids)
-        mask = None if found.plain else demand_mask(family, found.name, ids)
+        words = read_tokenizer(found.folder, kind) if tokenizer else None
+        source = Source(found.config, found.generation, words, config.vocab_size, found.added)
+        ids = special(kind, source, mask_id, stop_ids)
+        mask = None if found.plain else demand_mask(kind, found.name, ids)
         fetch(name, found.folder, revision)
-        headers(shards(found.folder))
-        options: dict[str, Any] = {"dtype": kind}
+        stored = headers(shards(found.folder))
+        check_experts(stored, found.folder)
+        check_splits(kind, config, stored, found.folder)
+        options: dict[str, Any] = {"dtype": precision}
         if device_map is not None or place.type != "cpu":
             options["device_map"] = device_map if device_map is not None else {"": place}
         if quantization_config is not None:
@@ -80,20 +88,22 @@ def load(
             options["attn_implementation"] = attention
         network = _network(found, config, options)
         if adapter is not None:
-            network = adapt(network, adapter, family)
+            network = adapt(network, adapter, kind)
     if found.plain:
         return AutoregressiveModel(network, words, ids.stop_ids, ids.pad_id, found.name)
-    model = TransformerModel(
-        network,
-        family.geometry(found.config),
-        needs_left=family.needs_left,
-        mask_id=mask,
-        stop_ids=ids.stop_ids,
-        pad_id=ids.pad_id,
-        family=family.name,
-        name=found.name,
-        tokenizer=words,
-    )
+    facts: dict[str, Any] = {
+        "needs_left": kind.needs_left,
+        "mask_id": mask,
+        "stop_ids": ids.stop_ids,
+        "pad_id": ids.pad_id,
+        "family": kind.name,
+        "name": found.name,
+        "tokenizer": words,
+    }
+    geometry = kind.geometry(found.config)
+    if kind.head:
+        return EncoderModel(network, geometry, **facts, head_modules=kind.head, first_position=kind.first_position)
+    model = TransformerModel(network, geometry, **facts)
     return model if block_size is None else model.with_block(block_size)
 
 
@@ -108,7 +118,7 @@ def _network(found: Checkpoint, config: Any, options: Mapping[str, Any]) -> Any:
         )
     renames = found.family.key_mapping()
     with blame(f"{found.folder}: {found.family.stock} cannot load it"):
-        network, report = getattr(transformers, found.family.stock).from_pretrained(
+        network, report = reader(found.family).from_pretrained(
             str(found.folder),
             config=config,
             key_mapping=renames or None,
@@ -119,8 +129,10 @@ def _network(found: Checkpoint, config: Any, options: Mapping[str, Any]) -> Any:
             ignore_mismatched_sizes=True,  # so that `verify` can tell what is wrong
             **options,
         )
+    if found.family.splits:
+        network.__class__ = getattr(transformers, found.family.stock)
     verify(found, network, report)
-    if renames:
+    if renames or found.family.splits:
         network._weight_conversions = None  # else save_pretrained would write the original names under a stock config
     return network
 

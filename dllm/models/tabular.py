@@ -89,7 +89,8 @@ class TabularModel:
         seen = rearrange(seen, "r 1 q w -> r q w").expand(r, q, seen.shape[-1])[:, :, there] & (place < width)
         target = query.columns + self.needs_left - self.offset
         own = torch.arange(n) == rearrange(target, "r q -> r q 1")
-        known = rearrange(tokens < v, "r n -> r 1 n") & seen & ~own
+        itself = place == rearrange(query.columns, "r q -> r q 1")
+        known = rearrange(tokens < v, "r n -> r 1 n") & (seen | itself) & ~own
         tokens = rearrange(tokens, "r n -> r 1 n").expand_as(known)
         chances = theory.marginals(theory.condition(self.joint, tokens, known), n)
         chances = (chances * rearrange(own, "r q n -> r q n 1")).sum(2)

@@ -67,6 +67,32 @@ def headers(files: Iterable[Path]) -> dict[str, Header]:
     return found
 
 
+def check_experts(found: Mapping[str, Header], place: Path) -> None:
+    """Raises CheckpointError where an expert lacks a tensor that its like in another layer has, or its shape.
+
+    `transformers` merges a layer's experts into one tensor, and does not say which of them does not fit.
+    """
+    usual: dict[tuple[str, ...], tuple[int, ...]] = {}
+    there: dict[tuple[str, str, str], set[str]] = {}
+    for name in sorted(found, key=_natural):
+        if not (match := re.fullmatch(r"(.*?\.)(\d+)(\..*experts\.)(\d+)(\..*)", name)):
+            continue
+        start, layer, middle, number, end = match.groups()
+        shape = usual.setdefault((start, middle, end), found[name].shape)
+        if found[name].shape != shape:
+            raise CheckpointError(
+                f"{place}: tensor {name} has shape {found[name].shape}, others of its kind have {shape}"
+            )
+        there.setdefault((start, middle, layer), set()).add(number + end)
+    for (start, middle, layer), own in there.items():
+        alike = set().union(*(parts for key, parts in there.items() if key[:2] == (start, middle)))
+        if missing := sorted(alike - own, key=_natural):
+            more = f" (and {len(missing) - 1} more such)" if len(missing) > 1 else ""
+            raise CheckpointError(
+                f"{place}: tensor {start}{layer}{middle}{missing[0]} is missing{more}; download the checkpoint again"
+            )
+
+
 def verify(found: Checkpoint, network: Any, report: Mapping[str, Any]) -> None:
     """Raises CheckpointError where the loading report knows of a missing, unexpected or wrongly shaped tensor."""
     disk, problems = found.family.disk_name, []
@@ -75,7 +101,7 @@ def verify(found: Checkpoint, network: Any, report: Mapping[str, Any]) -> None:
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items() if isinstance(value, Tensor)}
     for key in sorted(report["missing_keys"], key=_natural):
         problems.append(f"tensor {disk(key)} of shape {shapes.get(key, '?')} is missing")
-    for key in sorted(report["unexpected_keys"], key=_natural):
+    for key in sorted(filter(found.family.needs, report["unexpected_keys"]), key=_natural):
         problems.append(f"tensor {disk(key)} is unexpected: config.json has no place for it")
     problems += [str(message) for message in report.get("error_msgs", ())]
     if not problems and _untied(network):

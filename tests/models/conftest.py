@@ -14,6 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import silu
 
+from tests.models.families import originals
+from tests.models.families.plain import PLAIN
+
 torch.set_num_threads(1)
 
 D, HEADS, KV, MLP, VOCAB, LAYERS = 32, 4, 2, 48, 64, 2
@@ -79,9 +82,33 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "head_dim": 12,
         "attention_bias": False,
     },
+    "a2d_llama": {**QWEN_LIKE, "model_type": "a2d-llama", "architectures": ["A2DLlamaLMHeadModel"], "mlp_bias": False},
+    "a2d_qwen2": {**QWEN_LIKE, "model_type": "a2d-qwen2", "architectures": ["A2DQwen2LMHeadModel"]},
+    "a2d_qwen3": {
+        **QWEN_LIKE,
+        "model_type": "a2d-qwen3",
+        "architectures": ["A2DQwen3LMHeadModel"],
+        "head_dim": 12,
+        "attention_bias": False,
+        "layer_types": ["full_attention"] * LAYERS,
+        "sliding_window": None,
+        "use_sliding_window": False,
+    },
+    "open_dcoder": {
+        **QWEN_LIKE,
+        "model_type": "qwen2",
+        "architectures": ["Qwen2ForCausalLM"],
+        "auto_map": None,
+        "mask_token_id": None,
+    },
+    **originals.CONFIGS,
     "qwen2": {**QWEN_LIKE, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "auto_map": None},
     "llama": {**QWEN_LIKE, "model_type": "llama", "architectures": ["LlamaForCausalLM"], "auto_map": None},
 }
+BIASED = ("dream", "fast_dllm_v2", "qwen2", "a2d_qwen2", "open_dcoder")
+NORMED = ("sdar", "a2d_qwen3")
+ADDED = {"open_dcoder": {"<M>": 63}}
+"""added_tokens.json of formats that need it."""
 LLADA = {
     "embed": "model.transformer.wte",
     "norm": "model.transformer.ln_f",
@@ -120,6 +147,8 @@ def words(kind: str) -> dict[str, str]:
 
 def tensors(kind: str, tied: bool, seed: int = 0) -> dict[str, Tensor]:
     """Random weights under the names of the original format."""
+    if kind in originals.CONFIGS:
+        return originals.tensors(kind, seed)
     noise, name = torch.Generator().manual_seed(seed), words(kind)
     width = CONFIGS[kind].get("head_dim", D // HEADS)
     shapes: dict[str, tuple[int, ...]] = {name["embed"]: (VOCAB, D), name["norm"]: (D,)}
@@ -138,10 +167,10 @@ def tensors(kind: str, tied: bool, seed: int = 0) -> dict[str, Tensor]:
             layer + name["norm1"]: (D,),
             layer + name["norm2"]: (D,),
         }
-        if kind == "sdar":
+        if kind in NORMED:
             shapes |= {f"{layer}self_attn.q_norm": (width,), f"{layer}self_attn.k_norm": (width,)}
     out = {f"{key}.weight": torch.randn(shape, generator=noise) * 0.3 for key, shape in shapes.items()}
-    if kind in ("dream", "fast_dllm_v2", "qwen2"):
+    if kind in BIASED:
         biased = [key for key in out if key.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))]
         out |= {key[:-6] + "bias": torch.randn(out[key].shape[0], generator=noise) for key in biased}
     return out
@@ -149,6 +178,8 @@ def tensors(kind: str, tied: bool, seed: int = 0) -> dict[str, Tensor]:
 
 def plain_logits(kind: str, config: dict[str, Any], weights: dict[str, Tensor], tokens: Tensor, seen: Tensor) -> Tensor:
     """Logits (t, v) of one row of tokens (t,), written from the papers' formulas; `seen` (t, t) says who sees whom."""
+    if kind in PLAIN:
+        return PLAIN[kind](config, weights, tokens, seen)
     name, t = words(kind), len(tokens)
     eps, theta = config["rms_norm_eps"], config["rope_theta"]
     width = config.get("head_dim", D // HEADS)
@@ -172,7 +203,7 @@ def plain_logits(kind: str, config: dict[str, Any], weights: dict[str, Tensor], 
         layer = name["layer"].format(i=i)
         y = norm(x, layer + name["norm1"])
         q, k, v = (linear(y, layer + name[part]).view(t, -1, width).transpose(0, 1) for part in "qkv")
-        if kind == "sdar":
+        if kind in NORMED:
             q, k = norm(q, layer + "self_attn.q_norm"), norm(k, layer + "self_attn.k_norm")
         q, k, v = rotate(q), rotate(k).repeat_interleave(HEADS // KV, 0), v.repeat_interleave(HEADS // KV, 0)
         scores = (q @ k.transpose(1, 2) / math.sqrt(width)).masked_fill(~seen, -torch.inf)
@@ -187,8 +218,11 @@ def write(folder: Path, kind: str, *, tied: bool = False, shards: int = 1, seed:
     """Write a checkpoint; `changes` replace fields of config.json, None removing them."""
     folder.mkdir(parents=True, exist_ok=True)
     tie = {"weight_tying" if kind == "llada" else "tie_word_embeddings": tied}
+    tie = {} if kind in originals.CONFIGS else tie
     config = {key: value for key, value in {**CONFIGS[kind], **tie, **changes}.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(config))
+    if kind in ADDED:
+        (folder / "added_tokens.json").write_text(json.dumps(ADDED[kind]))
     weights = tensors(kind, tied, seed)
     if shards == 1:
         save_file(weights, folder / "model.safetensors", {"format": "pt"})

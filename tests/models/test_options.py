@@ -247,15 +247,13 @@ def test_rotary_fields_old_and_new(change, expected, tiny):
     assert load(tiny("dream", **change)).network.config.rope_parameters == expected
 
 
-def test_families_are_told_apart():
-    for fact in ("name", "title", "model_types", "architectures"):
-        values = [getattr(family, fact) for family in FAMILIES]
-        assert len(set(values)) == len(FAMILIES) == 4
-
-
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_names_go_both_ways(family):
     for disk, stock in family.names:
         there = f"{stock}.weight".replace("{i}", "11")
         assert family.stock_name(f"{disk}.weight".replace("{i}", "11")) == there
         assert family.disk_name(there) == f"{disk}.weight".replace("{i}", "11")
+    for disk, parts in family.splits:
+        there = [f"{part}.weight".replace("{i}", "11") for part in parts]
+        assert {family.disk_name(name) for name in there} == {f"{disk}.weight".replace("{i}", "11")}
+        assert family.stock_name(family.disk_name(there[0])) == family.disk_name(there[0])

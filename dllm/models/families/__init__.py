@@ -2,40 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from dllm.errors import CheckpointError
+from dllm.errors import CheckpointError, ConfigError
+from dllm.models.families.a2d import A2D, A2DBlocks
 from dllm.models.families.autoregressive import Autoregressive, stock_class
 from dllm.models.families.base import Config, Family
 from dllm.models.families.dream import Dream
 from dllm.models.families.fast_dllm_v2 import FastDLLMv2
 from dllm.models.families.llada import LLaDA
+from dllm.models.families.llada2 import LLaDA2
+from dllm.models.families.llada_moe import LLaDAMoE
+from dllm.models.families.masked_lm import MaskedLM
+from dllm.models.families.open_dcoder import OpenDCoder
+from dllm.models.families.plugged import PLUGGED, plugged
 from dllm.models.families.sdar import SDAR
 
-FAMILIES: tuple[Family, ...] = (LLaDA(), Dream(), FastDLLMv2(), SDAR())
+FAMILIES: tuple[Family, ...] = (
+    LLaDA(),
+    Dream(),
+    FastDLLMv2(),
+    SDAR(),
+    LLaDAMoE(),
+    LLaDA2(),
+    A2D(),
+    A2DBlocks(),
+    OpenDCoder(),
+    MaskedLM(),
+)
 """Every diffusion family, in the order in which they are listed."""
 
 AUTOREGRESSIVE = Autoregressive()
 
 REFUSED = {
-    "sdar_moe": "SDAR with a mixture of experts has no stock class here; use a dense SDAR",
-    "llada_moe": "LLaDA with a mixture of experts has no stock class here; use LLaDA 8B or 1.5",
-    "lladamoe": "LLaDA with a mixture of experts has no stock class here; use LLaDA 8B or 1.5",
-    "llada2_moe": "LLaDA2 is a mixture of experts without a stock class; use LLaDA 8B or 1.5",
+    "sdar_moe": "SDAR with a mixture of experts is not mapped onto a stock class yet; use a dense SDAR",
+    "llada2_moe_veomni": "LLaDA2 with merged experts is a training format; use the checkpoint it was merged from",
+    "a2d-gpt2": "an adapted GPT-2 is not mapped onto a stock class yet; use an adapted Llama or Qwen",
     "bd3lm": "BD3-LM is a diffusion transformer of its own without a stock class; use SDAR or Fast-dLLM v2",
 }
 """Relatives that we know and cannot run, by `model_type`, and what to do instead."""
 
 
-def recognise(config: Config) -> Family:
-    """The family of a config.json. Raises CheckpointError, listing the families, where there is none."""
+def recognise(config: Config, asked: str | None = None, added: Iterable[str] = ()) -> Family:
+    """The family of a config.json, with what this checkpoint needs of it.
+
+    asked  its name, where the caller knows better than config.json
+    added  tokens of added_tokens.json
+
+    Raises CheckpointError, listing the families, where there is none, and ConfigError where the one asked for cannot
+    run the checkpoint.
+    """
     kind, architectures = config.get("model_type"), config.get("architectures") or []
+    if asked is not None:
+        return _asked_for(asked, config)
+    if brought := plugged(config, FAMILIES):
+        return brought.settle(config)
     known = ", ".join(family.title for family in (*FAMILIES, AUTOREGRESSIVE))
     if reason := REFUSED.get(str(kind).lower()):
         raise CheckpointError(f"config.json: model_type {kind!r}: {reason}; known families: {known}")
-    for family in FAMILIES:
-        if kind in family.model_types or (kind is None and set(architectures) & set(family.architectures)):
-            return family
+    if found := _fitting(config, frozenset(added)):
+        return found.settle(config)
     if stock := stock_class(config):
         return replace(AUTOREGRESSIVE, stock=stock)
     raise CheckpointError(
@@ -44,4 +71,30 @@ def recognise(config: Config) -> Family:
     )
 
 
-__all__ = ["AUTOREGRESSIVE", "FAMILIES", "Config", "Family", "recognise"]
+def _fitting(config: Config, added: frozenset[str]) -> Family | None:
+    """The first family that config.json fits: by architecture, by a token of its own, by model type alone."""
+    kind, architectures = config.get("model_type"), set(config.get("architectures") or [])
+    named = [f for f in FAMILIES if kind in (*f.model_types, None) and architectures & set(f.architectures)]
+    marked = [f for f in FAMILIES if kind in f.asked and f.mark in added]
+    typed = [f for f in FAMILIES if kind in f.model_types and not f.native]
+    return next(iter(named + marked + typed), None)
+
+
+def _asked_for(name: str, config: Config) -> Family:
+    """The family of that name, if it runs this model type."""
+    kind = config.get("model_type")
+    if name == AUTOREGRESSIVE.name and (stock := stock_class(config)):
+        return replace(AUTOREGRESSIVE, stock=stock)
+    if name in PLUGGED:
+        return PLUGGED[name].settle(config)
+    for family in FAMILIES:
+        if family.name == name and kind in (*family.model_types, *family.asked):
+            return family.settle(config)
+    able = [f.name for f in FAMILIES if kind in (*f.model_types, *f.asked)]
+    if stock_class(config):
+        able.append(AUTOREGRESSIVE.name)
+    runs = f"this model_type, {kind!r}, is run by {', '.join(able)}" if able else f"no family runs model_type {kind!r}"
+    raise ConfigError(f"family {name!r}: {runs}")
+
+
+__all__ = ["AUTOREGRESSIVE", "FAMILIES", "PLUGGED", "Config", "Family", "recognise"]

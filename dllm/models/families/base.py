@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,17 @@ class Family:
     chat_template  what its chat models were trained on, for checkpoints that bring none
     chat_token     a token the template needs; without it in the vocabulary the template is not set
     tokenizer      stock tokenizer class to try where the checkpoint asks for code of its own
-    names          (module on disk, module of the stock class), `{i}` standing for the layer; () where all agree
+    names          (on disk, in the stock class): modules or single tensors whose names differ, `{i}` standing for the
+                   layer; () where all agree
+    splits         (module on disk, modules of the stock class): one linear layer on disk whose outputs are those of
+                   several, one after the other
+    unused         modules that may be on disk and that decoding does not need
+    head           modules from the last hidden state to the logits, in order, for a stock class without a cache (an
+                   encoder); () for a decoder
+    first_position position id of the first column
+    native         its `model_types` are those of `transformers`, so that only `architectures` tells its checkpoints
+    asked          `model_types` that it also runs where it is asked for by name, since config.json does not tell
+    mark           a token in added_tokens.json that tells such a checkpoint all the same
     examples       published checkpoints
     reference      where it comes from
     """
@@ -55,6 +65,13 @@ class Family:
     chat_token: str | None = None
     tokenizer: str | None = None
     names: tuple[tuple[str, str], ...] = ()
+    splits: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    unused: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
+    first_position: int = 0
+    native: bool = False
+    asked: tuple[str, ...] = ()
+    mark: str | None = None
     examples: tuple[str, ...] = ()
     reference: str = ""
 
@@ -66,29 +83,40 @@ class Family:
         """How columns attend."""
         raise NotImplementedError
 
+    def settle(self, config: Config) -> Family:
+        """The family as a checkpoint needs it, where its facts depend on config.json (a family of several classes)."""
+        return self
+
     def key_mapping(self) -> dict[str, str]:
         """`names` as the regular expressions that `from_pretrained` and PEFT take."""
-        return {
-            "^" + re.escape(disk).replace(r"\{i\}", r"(\d+)") + r"\.": stock.replace("{i}", r"\1") + "."
-            for disk, stock in self.names
-        }
+        return {_pattern(disk): stock.replace("{i}", r"\1") for disk, stock in self.names}
 
     def stock_name(self, tensor: str) -> str:
-        """The stock class's name of a tensor on disk."""
-        for pattern, replacement in self.key_mapping().items():
-            tensor, found = re.subn(pattern, replacement, tensor)
-            if found:
-                break
-        return tensor
+        """The stock class's name of a tensor on disk; one that is split keeps its own."""
+        return _rename(tensor, self.names)
 
     def disk_name(self, tensor: str) -> str:
         """The name on disk of a tensor of the stock class."""
-        for disk, stock in self.names:
-            pattern = "^" + re.escape(stock).replace(r"\{i\}", r"(\d+)") + r"\."
-            tensor, found = re.subn(pattern, disk.replace("{i}", r"\1") + ".", tensor)
-            if found:
-                break
-        return tensor
+        parts = ((part, disk) for disk, stock in self.splits for part in stock)
+        return _rename(tensor, (*((stock, disk) for disk, stock in self.names), *parts))
+
+    def needs(self, tensor: str) -> bool:
+        """Whether decoding needs a tensor on disk."""
+        return not any(re.search(_pattern(module), tensor) for module in self.unused)
+
+
+def _pattern(name: str) -> str:
+    """A regular expression for everything under a name, `{i}` standing for the layer."""
+    return "^" + re.escape(name).replace(r"\{i\}", r"(\d+)") + r"(?=\.|$)"
+
+
+def _rename(tensor: str, names: Iterable[tuple[str, str]]) -> str:
+    """The tensor under the first of the pairs (old, new) that it belongs to."""
+    for old, new in names:
+        renamed, found = re.subn(_pattern(old), new.replace("{i}", r"\1"), tensor)
+        if found:
+            return renamed
+    return tensor
 
 
 def number(config: Config, key: str, default: int | None = None) -> int:

@@ -1,13 +1,20 @@
-"""Fast-dLLM v2 (1.5B, 7B): Qwen2.5 adapted to blocks that are denoised one after the other."""
+"""Fast-dLLM v2 (1.5B, 7B): Qwen2.5 adapted to blocks that are denoised one after the other; other bases likewise."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dllm.models.families import qwen
 from dllm.models.families.base import Config, Family, number
 from dllm.types import BlockCausal, Geometry
+
+STOCK = {
+    "Fast_dLLM_Qwen": ("Qwen2ForCausalLM", "Qwen2Config"),
+    "Fast_dLLM_Qwen3": ("Qwen3ForCausalLM", "Qwen3Config"),
+    "Fast_dLLM_Llama": ("LlamaForCausalLM", "LlamaConfig"),
+}
+"""Stock class and config class by `model_type`. Only the first is published; `dllm train` writes all of them."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +26,8 @@ class FastDLLMv2(Family):
 
     name: str = "fast_dllm_v2"
     title: str = "Fast-dLLM v2"
-    model_types: tuple[str, ...] = ("Fast_dLLM_Qwen",)
-    architectures: tuple[str, ...] = ("Fast_dLLM_QwenForCausalLM",)
+    model_types: tuple[str, ...] = tuple(STOCK)
+    architectures: tuple[str, ...] = tuple(f"{kind}ForCausalLM" for kind in STOCK)
     stock: str = "Qwen2ForCausalLM"
     settings: str = "Qwen2Config"
     needs_left: int = 1
@@ -35,7 +42,16 @@ class FastDLLMv2(Family):
     reference: str = "Wu et al. 2025 (arXiv:2509.26328)"
 
     def translate(self, config: Config) -> dict[str, Any]:
-        return qwen.translate(self.title, config, drop=("head_dim", "attention_bias"))
+        if self.stock == "Qwen2ForCausalLM":
+            return qwen.translate(self.title, config, drop=("head_dim", "attention_bias"))
+        fields = qwen.translate(self.title, config)
+        if self.stock == "LlamaForCausalLM" and config.get("mlp_bias") is not None:
+            fields["mlp_bias"] = config["mlp_bias"]
+        return fields
+
+    def settle(self, config: Config) -> Family:
+        stock, settings = STOCK.get(str(config.get("model_type")), (self.stock, self.settings))
+        return replace(self, stock=stock, settings=settings)
 
     def geometry(self, config: Config) -> Geometry:
         return BlockCausal(number(config, "bd_size", 32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from dllm.errors import CheckpointError, ConfigError
@@ -18,12 +19,13 @@ class Special(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where ids are looked up: both json files of a checkpoint, its tokenizer (or None) and its vocabulary size."""
+    """Where ids are looked up: json files of a checkpoint, its tokenizer (or None) and its vocabulary size."""
 
     config: Config
     generation: Config
     tokenizer: Any
     vocabulary: int
+    added: Config = MappingProxyType({})
 
     def fits(self, values: Iterable[Any]) -> tuple[int, ...]:
         """The values that are ids of the vocabulary, each once, in order."""
@@ -31,8 +33,8 @@ class Source(NamedTuple):
         return tuple(dict.fromkeys(ids))
 
     def spelt(self, tokens: Iterable[str | None]) -> tuple[int, ...]:
-        """Ids of the tokens that the tokenizer has."""
-        words = self.tokenizer.get_vocab() if self.tokenizer is not None else {}
+        """Ids of the tokens that the tokenizer, or added_tokens.json, has."""
+        words = dict(self.added) | (self.tokenizer.get_vocab() if self.tokenizer is not None else {})
         return self.fits(words[token] for token in tokens if token in words)
 
     def listed(self, file: Config, key: str) -> tuple[int, ...]:
@@ -54,10 +56,11 @@ def special(family: Family, source: Source, mask_id: int | None, stop_ids: Seque
 def demand_mask(family: Family, name: str, found: Special) -> int:
     """The mask id. Raises CheckpointError where neither the caller nor the checkpoint names one."""
     if found.mask_id is None:
+        known = family.mask_id is not None
+        last = f"and the family's {family.mask_id} lies outside its vocabulary" if known else "nor has the family"
         raise CheckpointError(
             f"{name} ({family.title}) names no mask token: pass mask_id / --mask-id "
-            "(neither its tokenizer, config.json nor generation_config.json has one, "
-            f"and the family's {family.mask_id} lies outside its vocabulary)"
+            f"(neither its tokenizer, config.json nor generation_config.json has one, {last})"
         )
     return found.mask_id
 

@@ -1,0 +1,93 @@
+"""LLaDA-MoE (7B with 1B active): a Qwen3 mixture of experts without the causal mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dllm.errors import CheckpointError
+from dllm.models.families.base import Config, Family, number, require, rope
+from dllm.types import Bidirectional, Geometry
+
+VARIANT: dict[str, Any] = {
+    "qk_layernorm": True,
+    "clip_qkv": None,
+    "partial_rotary_factor": 1,
+    "moe_router_score_function": "softmax",
+    "moe_router_enable_expert_bias": False,
+    "norm_topk_prob": False,
+    "routed_scaling_factor": 1,
+    "router_num_group": None,
+    "router_topk_group": None,
+    "shared_expert_intermediate_size": None,
+}
+
+
+@dataclass(frozen=True)
+class LLaDAMoE(Family):
+    """Bidirectional, no token shift; a softmax over all experts whose best weights are used as they are.
+
+    Tensors have the names of the stock class. config.json says `model_type` "llada", as dense LLaDA does, so that
+    `architectures` tells the two apart, and names no mask. The published code takes no notice of most routing fields;
+    one that asks for something else than it computes is refused.
+
+    Reference: Zhu et al. 2025, LLaDA-MoE (arXiv:2509.24389); what is computed, from the published modelling code.
+    Not verified: the published config.json itself; its fields and ids are as others' code and notes tell them.
+    """
+
+    name: str = "llada_moe"
+    title: str = "LLaDA-MoE"
+    model_types: tuple[str, ...] = ("llada", "llada_moe", "lladamoe")
+    architectures: tuple[str, ...] = ("LLaDAMoEModelLM", "LLaDAMoEModel")
+    stock: str = "Qwen3MoeForCausalLM"
+    settings: str = "Qwen3MoeConfig"
+    needs_left: int = 0
+    mask_token: str | None = "<|mask|>"
+    mask_id: int | None = 156895
+    stop_tokens: tuple[str, ...] = ("<|role_end|>",)
+    stop_id: int | None = 156892
+    pad_id: int | None = 156892
+    examples: tuple[str, ...] = ("inclusionAI/LLaDA-MoE-7B-A1B-Base", "inclusionAI/LLaDA-MoE-7B-A1B-Instruct")
+    reference: str = "Zhu et al. 2025 (arXiv:2509.24389)"
+
+    def translate(self, config: Config) -> dict[str, Any]:
+        require(self.title, config, VARIANT)
+        width, heads = number(config, "hidden_size"), number(config, "num_attention_heads")
+        # The published code computes the width of a head and looks at no field of that name.
+        require(self.title, config, {"head_dim": width // heads})
+        dense = dense_layers(config)
+        return {
+            "hidden_size": width,
+            "num_hidden_layers": number(config, "num_hidden_layers"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": number(config, "num_key_value_heads", heads),
+            "intermediate_size": number(config, "dense_intermediate_size", None if dense else 1),
+            "moe_intermediate_size": number(config, "expert_intermediate_size"),
+            "num_experts": number(config, "num_experts"),
+            "num_experts_per_tok": number(config, "num_experts_per_tok"),
+            "norm_topk_prob": False,
+            "mlp_only_layers": dense,
+            "vocab_size": number(config, "vocab_size"),
+            "max_position_embeddings": number(config, "max_position_embeddings"),
+            "rms_norm_eps": config.get("rms_norm_eps", 1e-5),
+            "rope_parameters": rope(config),
+            "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)),
+            "hidden_act": config.get("hidden_act", "silu"),
+            "attention_bias": bool(config.get("attention_bias", False)),
+        }
+
+    def geometry(self, config: Config) -> Geometry:
+        return Bidirectional()
+
+
+def dense_layers(config: Config) -> list[int]:
+    """Layers without experts: those where `moe_layer_freq`, one number a layer, is 0."""
+    layers, found = number(config, "num_hidden_layers"), config.get("moe_layer_freq")
+    if found is None:
+        return []
+    if not isinstance(found, list) or len(found) != layers or not set(found) <= {0, 1}:
+        raise CheckpointError(
+            f"config.json: moe_layer_freq is {found!r}; it must hold 0 (dense) or 1 (experts) for each of "
+            f"{layers} layers"
+        )
+    return [layer for layer, experts in enumerate(found) if not experts]
