@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from dllm.cli.desk import Desk, work
 from dllm.cli.failing import FAILED, plainly
 from dllm.errors import CheckpointError, ConfigError, RequestError
+from dllm.parts import CACHES, POLICIES, PROCESSORS, SCHEDULERS, SCORES
 
 if TYPE_CHECKING:
     from dllm.jobs import Job, Problem, Row
+    from dllm.registry import Registry
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -23,10 +27,16 @@ dllm decode "…" --model GSAI-ML/LLaDA-8B-Instruct --recipe fast_dllm --tau 0.9
 
 dllm decode "…" --model Dream-org/Dream-v0-Instruct-7B --policy top-k --steps 64 --max-new-tokens 128
 
+dllm decode "…" --policy "klass(tau=0.6, kl=0.015)" --scheduler "blocks(64)" --cache "dual(refresh=4)"
+
+dllm decode --infill "Tom has __ apples and buys ____ more."
+
+dllm decode "How many?" --regex "[0-9]{1,3} apples" --policy factor
+
 dllm decode --input questions.jsonl --output answers.jsonl --batch-size 16
 
 [bold]What is not given[/bold] is as the recipe has it, by default that of the model's family:
-see [bold]dllm recipes[/bold] and [bold]dllm models[/bold].
+see [bold]dllm recipes[/bold] and [bold]dllm models[/bold]; [bold]dllm parts[/bold] lists the parts and their fields.
 
 [bold]Exit code[/bold] 0: all is well · 1: something failed, or some row did · 2: it cannot be done as asked ·
 130: Ctrl-C."""
@@ -47,6 +57,11 @@ def option(panel: str, text: str, *names: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
 
 
+def names(table: Registry[type], meaning: str, more: str = "") -> str:
+    """Help for an option that takes a part: what it means, the names there are, and more."""
+    return f"{meaning}: {escape(', '.join(table) or 'none installed')}. {more}".rstrip()
+
+
 def decode(
     prompt: Annotated[
         str | None, typer.Argument(help="The prompt; read from stdin where there is none.", show_default=False)
@@ -55,11 +70,24 @@ def decode(
         Path | None,
         option(
             WHAT,
-            "JSONL file: a row has `prompt`, `messages` or `prompt_ids`, and may have `id`, `max_new_tokens`, "
-            "`stop_ids` and `seed`. Rows are decoded, and written, in their order; equal neighbours share a batch.",
+            "JSONL file: a row has `prompt`, `messages`, `prompt_ids` or `infill` (with `hole`), and may have `id`, "
+            "`max_new_tokens`, `stop_ids` and `seed`. Rows are decoded, and written, in their order; equal neighbours "
+            "share a batch.",
         ),
     ] = None,
-    max_new_tokens: Annotated[int, option(WHAT, "Most tokens to write, for rows that do not say. Default: 128.")] = 128,
+    infill: Annotated[
+        str | None,
+        option(
+            WHAT,
+            "A text with holes, instead of a prompt; prints it filled. Two or more underscores are a hole of as many "
+            "tokens. All else stays as it is, blanks next to a hole too. Taken as plain text, without a chat template.",
+        ),
+    ] = None,
+    hole: Annotated[int | None, option(WHAT, "Tokens of every hole, whatever its underscores.")] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        option(WHAT, "Most tokens to write, for rows that do not say. Default: 128; behind a text with holes 0."),
+    ] = None,
     batch_size: Annotated[int, option(WHAT, "Rows decoded together; the results do not depend on it. Default: 8.")] = 8,
     raw: Annotated[
         bool, option(WHAT, "Take the prompt as plain text, also where there is a chat template.", "--raw", "--no-chat")
@@ -74,18 +102,37 @@ def decode(
     device_map: Annotated[str | None, option(MODEL, "Spread the weights, e.g. auto; instead of --device.")] = None,
     adapter: Annotated[str | None, option(MODEL, "A PEFT adapter: folder or Hub id.")] = None,
     mask_id: Annotated[int | None, option(MODEL, "The mask token, instead of the checkpoint's.")] = None,
+    family: Annotated[
+        str | None, option(MODEL, "The family, where config.json does not tell: a2d_bd3lm, open_dcoder (dllm models).")
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        option(
+            MODEL, "Classifier-free guidance of this scale, for twice the columns: away from what it says unprompted."
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
-        option(HOW, "A published decoder, setting every part: fast_dllm, llada, dream, … (dllm recipes)."),
+        option(
+            HOW,
+            "A published decoder, setting every part: fast_dllm, llada, dream, … (dllm recipes); with arguments of its "
+            "own if need be, 'pc_sampler(decay=0.5)'.",
+        ),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        option(HOW, "All parts written out, as a result file says them: 'Strategy(policy=…, …)'; instead of a recipe."),
     ] = None,
     policy: Annotated[
         str | None,
         option(
             HOW,
-            "threshold (--tau, --strict) · factor (--f) · factor-as-published (--f) · "
-            "top-k (--k, or --steps) · budgeted-threshold (--tau, --steps) · decaying-threshold · entropy-bound · "
-            "entropy-threshold · certified · error-budget · sequence-budget · klass · local-leap · run-hierarchy · "
-            "dilated · certainty-prior · early-commit. An option that a policy does not have is refused by name.",
+            names(
+                POLICIES,
+                "Which positions a step commits",
+                "With fields of its own, 'klass(kl=0.02)', or with the options "
+                "below; one that the policy does not have is refused by name.",
+            ),
         ),
     ] = None,
     tau: Annotated[
@@ -93,18 +140,11 @@ def decode(
     ] = None,
     f: Annotated[float | None, option(HOW, "Factor: up to 1 parallel commits are provably greedy (Theorem 1).")] = None,
     k: Annotated[int | None, option(HOW, "Tokens a step.")] = None,
-    score: Annotated[
-        str | None,
-        option(
-            HOW,
-            "What the policy prefers: confidence, peak, margin, entropy, random, left-to-right (or sequential), "
-            "position-calibrated.",
-        ),
-    ] = None,
+    score: Annotated[str | None, option(HOW, names(SCORES, "What the policy prefers"))] = None,
     strict: Annotated[
         bool | None, option(HOW, "Whether a score equal to tau is not enough.", "--strict/--no-strict")
     ] = None,
-    scheduler: Annotated[str | None, option(WHERE, "blocks (one after the other) or whole (all at once).")] = None,
+    scheduler: Annotated[str | None, option(WHERE, names(SCHEDULERS, "Where to work"))] = None,
     block_size: Annotated[
         int | None, option(WHERE, "Columns of a block; of a block-causal model's attention too.")
     ] = None,
@@ -118,10 +158,7 @@ def decode(
     eps: Annotated[
         float | None, option(WHERE, "Where Dream's time schedule ends, just above 0. Default: 0.001.")
     ] = None,
-    cache: Annotated[
-        str | None,
-        option(REUSE, "none · prefix (reuse what lies left of the block) · dual (both sides of the window)."),
-    ] = None,
+    cache: Annotated[str | None, option(REUSE, names(CACHES, "What to keep from one step to the next"))] = None,
     refresh: Annotated[
         int | None, option(REUSE, "Refresh the cache every so many forwards. Default: when a block is entered.")
     ] = None,
@@ -130,6 +167,20 @@ def decode(
         float | None, option(DRAW, "Sample from the likeliest tokens that reach this probability.")
     ] = None,
     top_k: Annotated[int | None, option(DRAW, "Sample from so many likeliest tokens; 0: all.")] = None,
+    processor: Annotated[
+        list[str] | None, option(DRAW, names(PROCESSORS, "Changes the logits before a token is drawn; repeatable"))
+    ] = None,
+    regex: Annotated[
+        str | None,
+        option(
+            DRAW,
+            "The answer matches this regular expression, from its first character to its last (Rust's syntax; no ^ and "
+            "$). It fits into --max-new-tokens, or the row is refused.",
+        ),
+    ] = None,
+    json_schema: Annotated[
+        Path | None, option(DRAW, "The answer is JSON of the schema in this file; as --regex otherwise.")
+    ] = None,
     seed: Annotated[int, option(DRAW, "Row i draws from seed + i, unless it has its own. Default: 0.")] = 0,
     stop: Annotated[list[str] | None, option(STOP, "A text that ends the answer; repeatable.")] = None,
     stop_id: Annotated[list[int] | None, option(STOP, "End token, instead of the checkpoint's; repeatable.")] = None,
@@ -162,39 +213,88 @@ def decode(
             raise ConfigError(
                 "--ignore-eos and --stop-id: give one of them; the first means that no token ends an answer"
             )
-        source, rows, problems = ask(prompt, input)
+        if recipe is not None and strategy is not None:
+            raise ConfigError("--recipe and --strategy: give one of them; each sets every part")
+        source, rows, problems = ask(prompt, infill, input, max_new_tokens, hole)
         from dllm.jobs import Job, check_length, check_seed
         from dllm.options import Options
 
         options = Options(
-            recipe=recipe, policy=policy, tau=tau, f=f, k=k, score=score, strict=strict, scheduler=scheduler,
-            block_size=block_size, sub_block_size=sub_block_size, steps=steps, eps=eps, cache=cache, refresh=refresh,
-            gamma=gamma, h=h, delta=delta,
-            temperature=temperature, top_k=top_k, top_p=top_p, stop=tuple(stop or ()),
+            recipe=strategy if recipe is None else recipe, policy=policy, score=score, scheduler=scheduler, cache=cache,
+            tau=tau, f=f, k=k, strict=strict, gamma=gamma, h=h, delta=delta, eps=eps, block_size=block_size,
+            sub_block_size=sub_block_size, steps=steps, refresh=refresh, temperature=temperature, top_k=top_k,
+            top_p=top_p, processor=(*(processor or ()), *constraint(regex, json_schema)), stop=tuple(stop or ()),
             stop_ids=() if ignore_eos else tuple(stop_id) if stop_id else None,
         )  # fmt: skip
-        job = Job(options, check_length(max_new_tokens), check_seed(seed), not raw, batch_size)
+        length = 128 if max_new_tokens is None else check_length(max_new_tokens, least=int(infill is None))
+        job = Job(options, length, check_seed(seed), not raw, batch_size, guidance or 0.0)
         loading = {
             "dtype": dtype, "device": device, "device_map": device_map, "adapter": adapter, "mask_id": mask_id,
-            "stop_ids": stop_id or None,
+            "stop_ids": stop_id or None, "family": family,
         }  # fmt: skip
         made = {
-            "model": place(model), "adapter": place(adapter), "dtype": dtype, "mask_id": mask_id,
-            "max_new_tokens": max_new_tokens, "seed": seed,
+            "model": place(model), "adapter": place(adapter), "dtype": dtype, "mask_id": mask_id, "family": family,
+            "max_new_tokens": length, "seed": seed, "guidance": guidance or 0.0,
         }  # fmt: skip
         desk = Desk(source, input is not None, quiet, not no_live)
         desk.report(problems)
         if rows:
-            check(model, job, rows)
+            check(model, family, job, rows)
             work(desk, model, loading, job, rows, output, made)
         if desk.failed:
             raise typer.Exit(FAILED)
 
 
-def ask(prompt: str | None, path: Path | None) -> tuple[str, list[Row], list[Problem]]:
+def constraint(regex: str | None, schema: Path | None) -> list[str]:
+    """The processors that hold an answer to a regular expression or a schema."""
+    if regex is not None and schema is not None:
+        raise ConfigError("--regex and --json-schema: give one of them")
+    if regex is None and schema is None:
+        return []
+    from dllm.processors import JsonSchema, Regex
+
+    if regex is not None:
+        return [repr(Regex(regex))]
+    assert schema is not None
+    try:
+        return [repr(JsonSchema(schema.read_text("utf-8")))]
+    except OSError as error:
+        raise ConfigError(f"--json-schema {schema}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--json-schema {schema}: not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def ask(
+    prompt: str | None, infill: str | None, path: Path | None, max_new_tokens: int | None, hole: int | None
+) -> tuple[str, list[Row], list[Problem]]:
+    """Where the prompts come from, as rows; `hole` is for those with holes that do not say."""
+    from dllm.jobs import check_hole
+    from dllm.prompts import Infill
+
+    hole = None if hole is None else check_hole(hole)
+    source, rows, problems = ask_plainly(prompt, infill, path, max_new_tokens)
+    if hole is not None and not any(isinstance(row.prompt, Infill) for row in rows):
+        raise ConfigError("--hole says how long holes are, and there is no text with holes: use --infill")
+    filled = [
+        row._replace(prompt=replace(row.prompt, hole=row.prompt.hole or hole))
+        if isinstance(row.prompt, Infill)
+        else row
+        for row in rows
+    ]
+    return source, filled, problems
+
+
+def ask_plainly(
+    prompt: str | None, infill: str | None, path: Path | None, max_new_tokens: int | None
+) -> tuple[str, list[Row], list[Problem]]:
     """Where the prompts come from, as rows."""
     from dllm.jobs import Row, check_text, read_rows
+    from dllm.prompts import Infill
 
+    if infill is not None:
+        if prompt is not None or path is not None:
+            raise ConfigError("--infill, PROMPT and --input: give one of them")
+        return "prompt", [Row(1, 0, 0, Infill(infill), max_new_tokens)], []
     if path is not None:
         if prompt is not None:
             raise ConfigError(f"PROMPT {prompt[:40]!r} and --input {path}: give one of them")
@@ -220,12 +320,12 @@ def place(name: str | None) -> str | None:
     return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name
 
 
-def check(model: str, job: Job, rows: list[Row]) -> None:
+def check(model: str, family: str | None, job: Job, rows: list[Row]) -> None:
     """Refuse what cannot work before any weights are read."""
     from dllm.jobs import Outline
 
     try:
-        outline = Outline.of(model)
+        outline = Outline.of(model, family)
     except CheckpointError as error:
         raise ConfigError(f"--model {error}") from None
     job.check(outline, rows)

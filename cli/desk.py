@@ -67,7 +67,7 @@ def work(
 
     with ExitStack() as stack:
         journal = None if output is None else stack.enter_context(Journal(output, made))
-        model = load(name, **loading)
+        model = job.guided(load(name, **loading))
         tasks, problems = job.tasks(model, rows)
         desk.report(problems)
         todo = tasks if journal is None else journal.resume(tasks)

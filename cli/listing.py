@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dllm.cli.failing import plainly
 
-WIDE = 200
+WIDE = 250
 """Columns of a listing that no terminal limits."""
 
 
@@ -27,12 +27,21 @@ def recipes() -> None:
     Use one with [bold]dllm decode --recipe NAME[/bold]; single options then replace single parts of it.
     """
     with plainly():
+        from dllm.errors import ConfigError
         from dllm.recipes import RECIPES, default_recipe
+        from dllm.registry import HERE
 
         table = Table("recipe", "families", "what it is", box=None, header_style="bold", padding=(0, 2, 1, 0))
-        for recipe in RECIPES.values():
+        for entry in RECIPES.entries():
+            try:
+                recipe = RECIPES[entry.name]
+                expression = brief(recipe.make())
+            except ConfigError as error:
+                table.add_row(Text(entry.name, "bold red"), "", Text(str(error), "red"))
+                continue
             families = [f + (" (default)" if default_recipe(f) is recipe else "") for f in recipe.families]
-            what = Text.assemble(recipe.citation, "\n", (brief(recipe.make()), "cyan"))
+            origin = "" if entry.origin == HERE else f" (from {entry.origin})"
+            what = Text.assemble(recipe.citation, (origin, "dim"), "\n", (expression, "cyan"))
             table.add_row(Text(recipe.name, "bold green"), "\n".join(families), what)
         console().print(table)
 
@@ -43,9 +52,9 @@ def models() -> None:
     Any folder or Hub id of these families works as [bold]--model[/bold]; the default is the embedded model.
     """
     with plainly():
-        from dllm.errors import CheckpointError
+        from dllm.errors import CheckpointError, ConfigError
         from dllm.models import FAMILIES, describe
-        from dllm.models.families import AUTOREGRESSIVE
+        from dllm.models.families import AUTOREGRESSIVE, PLUGGED
 
         head = ("family", "checkpoints", "stock class", "attention", "default recipe")
         table = Table(*head, box=None, header_style="bold", padding=(0, 2, 1, 0))
@@ -53,6 +62,14 @@ def models() -> None:
             recipe = default_of(family.name)
             name = Text.assemble((family.name, "bold green"), "\n", family.title)
             table.add_row(name, "\n".join(family.examples), family.stock, attention(family), recipe)
+        for entry in PLUGGED.entries():
+            try:
+                family = PLUGGED[entry.name]
+            except ConfigError as error:
+                table.add_row(Text(entry.name, "bold red"), Text(str(error), "red"), "", "", "")
+                continue
+            name = Text.assemble((family.name, "bold green"), "\n", family.title, "\n", (entry.origin, "dim"))
+            table.add_row(name, "\n".join(family.examples), family.stock, attention(family), default_of(family.name))
         try:
             embedded = describe("embedded")
             size = f"{embedded.parameters / 1e6:.1f} M parameters, inside the package"
@@ -64,12 +81,17 @@ def models() -> None:
         console().print(table)
 
 
-def info(model: Annotated[str, typer.Argument(help="A folder, a Hub id, or 'embedded'.")] = "embedded") -> None:
+def info(
+    model: Annotated[str, typer.Argument(help="A folder, a Hub id, or 'embedded'.")] = "embedded",
+    family: Annotated[
+        str | None, typer.Option(help="The family, where config.json does not tell.", show_default=False)
+    ] = None,
+) -> None:
     """Say what a checkpoint is, without loading its weights: family, size, attention, special ids, tokenizer."""
     with plainly():
         from dllm.models import describe
 
-        told = describe(model)
+        told = describe(model, family=family)
         block = "" if told.block_size is None else f", blocks of {told.block_size}"
         facts = {
             "model": told.name,

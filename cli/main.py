@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from dllm.cli.bench import bench
 from dllm.cli.decode import EXAMPLES, decode
 from dllm.cli.listing import info, models, recipes
+from dllm.cli.parts import parts
+from dllm.cli.train import TRAIN_EXAMPLES, train
 from dllm.version import VERSION
 
 app = typer.Typer(
@@ -20,8 +23,11 @@ app = typer.Typer(
 )
 app.command(epilog=EXAMPLES)(decode)
 app.command()(recipes)
+app.command()(parts)
 app.command()(models)
 app.command()(info)
+app.command(epilog=TRAIN_EXAMPLES)(train)
+app.command()(bench)
 
 
 def tell_version(wanted: bool) -> None:

@@ -95,8 +95,13 @@ def pieces(tokenizer: Any) -> Callable[[int], str]:
 
 
 def picture(step: Step, row: int, piece: Callable[[int], str], console: Console) -> Panel:
-    """One row's answer after a step: what is decided, what was decided just now, and what is pending."""
+    """One row's answer after a step: what is decided, what was decided just now, and what is pending.
+
+    With holes it is the whole text, what was given included.
+    """
     start, limit = int(step.canvas.rows.prompt[row]), int(step.canvas.rows.limit[row])
+    start = start if int(step.canvas.rows.text[row]) == start else 0
+    given = step.canvas.rows.given[row, start:limit].tolist()
     tokens, pending = step.canvas.tokens[row, start:limit].tolist(), step.canvas.pending[row, start:limit].tolist()
     when = step.ledger.when[row, start:limit].tolist()
     new = set((step.window.columns[row][step.commit[row]] - start).tolist())
@@ -104,10 +109,12 @@ def picture(step: Step, row: int, piece: Callable[[int], str], console: Console)
     cells = [
         (BLANK, WINDOW if i in window else PENDING) if pending[i] else (piece(tokens[i]), NEW if i in new else DECIDED)
         for i in range(limit - start)
-        if pending[i] or when[i]
+        if pending[i] or when[i] or given[i]
     ]
     decided, forwards = sum(bool(w) for w in when), int(step.nfe[row])
-    title = f"{decided} of {limit - start} tokens · {forwards} forwards · {decided / max(1, forwards):.2f} per forward"
+    title = (
+        f"{decided} of {given.count(False)} tokens · {forwards} forwards · {decided / max(1, forwards):.2f} per forward"
+    )
     return Panel(crop(cells, console), title=title, title_align="left", border_style="bright_black")
 
 

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from dllm.version import VERSION
 
 if TYPE_CHECKING:
-    from dllm.caches import DualCache, NoCache, PrefixCache
+    from dllm.caches import DelayedCache, DualCache, NoCache, PrefixCache, SlidingCache, Speculative, VicinityCache
     from dllm.errors import CheckpointError, ConfigError, DllmError, NumericsError, RequestError
-    from dllm.models import load
+    from dllm.models import Guided, load
     from dllm.policies import (
         KLASS,
+        WINO,
         BudgetedThreshold,
+        ByConfidence,
+        Capped,
         CertaintyPrior,
         Certified,
         Confidence,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
         Factor,
         FactorAsPublished,
         FullBlock,
+        JointThreshold,
         LeftToRight,
         Linear,
         LocalLeap,
@@ -37,26 +41,36 @@ if TYPE_CHECKING:
         Peak,
         PositionCalibrated,
         Random,
+        RemaskLoop,
+        ReMDM,
+        Rescaled,
         RunHierarchy,
+        Saber,
         SequenceBudget,
         Stairs,
         Threshold,
         TimeSchedule,
         TopK,
     )
+    from dllm.processors import CreditDecoding, JsonSchema, Regex
+    from dllm.prompts import Infill
     from dllm.requests import Request
     from dllm.results import Collector, Result, decode
     from dllm.sampler import steps
     from dllm.sampling import Sampling
-    from dllm.schedulers import Blocks, Whole
+    from dllm.schedulers import AdaptiveBlocks, Blocks, Pipeline, SlidingBlock, VariableLength, Whole
     from dllm.stopping import Stopping
     from dllm.strategy import Strategy
 
 __version__ = VERSION
 __all__ = [
     "KLASS",
+    "WINO",
+    "AdaptiveBlocks",
     "Blocks",
     "BudgetedThreshold",
+    "ByConfidence",
+    "Capped",
     "CertaintyPrior",
     "Certified",
     "CheckpointError",
@@ -64,7 +78,9 @@ __all__ = [
     "Confidence",
     "ConfigError",
     "Cosine",
+    "CreditDecoding",
     "DecayingThreshold",
+    "DelayedCache",
     "Dilated",
     "DllmError",
     "DualCache",
@@ -77,6 +93,10 @@ __all__ = [
     "Factor",
     "FactorAsPublished",
     "FullBlock",
+    "Guided",
+    "Infill",
+    "JointThreshold",
+    "JsonSchema",
     "LeftToRight",
     "Linear",
     "LocalLeap",
@@ -85,21 +105,32 @@ __all__ = [
     "NoCache",
     "NumericsError",
     "Peak",
+    "Pipeline",
     "PositionCalibrated",
     "PrefixCache",
     "Random",
+    "ReMDM",
+    "Regex",
+    "RemaskLoop",
     "Request",
     "RequestError",
+    "Rescaled",
     "Result",
     "RunHierarchy",
+    "Saber",
     "Sampling",
     "SequenceBudget",
+    "SlidingBlock",
+    "SlidingCache",
+    "Speculative",
     "Stairs",
     "Stopping",
     "Strategy",
     "Threshold",
     "TimeSchedule",
     "TopK",
+    "VariableLength",
+    "VicinityCache",
     "Whole",
     "decode",
     "load",
@@ -111,6 +142,8 @@ _HOMES = (
     "errors",
     "models",
     "policies",
+    "processors",
+    "prompts",
     "requests",
     "results",
     "sampler",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dllm.errors import RequestError
 from dllm.requests import Request
 from dllm.results import Result
 from dllm.sampling import Sampling
@@ -29,10 +30,17 @@ def generate(model: Any, requests: Sequence[Request], plan: Autoregressive) -> l
 
     model  an `AutoregressiveModel`. Every generated token counts as one forward.
     """
+    refuse_holes(requests)
     found: list[Result] = []
     for _, group in groupby(requests, key=lambda r: (r.max_new_tokens, r.stop_ids)):
         found += generate_batch(model, list(group), plan)
     return found
+
+
+def refuse_holes(requests: Sequence[Request]) -> None:
+    """Raise RequestError for a text with holes."""
+    if any(request.holes for request in requests):
+        raise RequestError("a plain causal language model writes from left to right: it cannot fill holes")
 
 
 def generate_batch(model: Any, requests: Sequence[Request], plan: Autoregressive) -> Iterator[Result]:

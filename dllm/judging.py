@@ -8,7 +8,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dllm.errors import ConfigError
 from dllm.sampling import Proposer
 from dllm.types import Canvas, Guess, Policy, Signal, State, Verdict, Window
 
@@ -16,12 +15,14 @@ from dllm.types import Canvas, Guess, Policy, Signal, State, Verdict, Window
 class Change(NamedTuple):
     """What a step does.
 
-    commit  (b, k) bool  the candidate is written here: pending slots, and decided ones that are replaced
-    revoke  (b, k) bool  decided slots made pending again; None if the policy does not edit
-    hold    (b,) bool    rows that stay in their range; None likewise
+    commit  (b, k) bool     the candidate is written here: pending slots, and decided ones that are replaced
+    score   (b, k) float32  the policy's order of preference
+    revoke  (b, k) bool     decided slots made pending again; None if the policy does not edit
+    hold    (b,) bool       rows that stay in their range; None likewise
     """
 
     commit: Tensor
+    score: Tensor
     revoke: Tensor | None = None
     hold: Tensor | None = None
 
@@ -46,12 +47,20 @@ def judge(
     policy: Policy, proposer: Proposer, canvas: Canvas, guess: Guess, window: Window, mood: State, habits: Any
 ) -> tuple[Change, State]:
     """What the policy decides, within what any policy may do."""
+    window = narrowed(window, canvas)
     verdict, mood = policy.step(guess, window, mood)
     commit = enforce_progress(verdict, window)
     commit = proposer.settle(canvas, window, guess, commit, verdict.score, habits)
     if not getattr(policy, "edits", False):
-        return Change(commit), mood
+        return Change(commit, verdict.score), mood
     return edit(policy, verdict, canvas, guess, window, commit), mood
+
+
+def narrowed(window: Window, canvas: Canvas) -> Window:
+    """The window whose answer leaves out what is undecided and yet not this step's to commit (`Scheduler.refine`)."""
+    if window.answer is None:
+        return window
+    return window._replace(answer=window.answer & (window.pending | ~window.take(canvas.pending)))
 
 
 def enforce_progress(verdict: Verdict, window: Window) -> Tensor:
@@ -87,8 +96,7 @@ def best_of_groups(score: Tensor, accept: Tensor, window: Window) -> Tensor:
 
 def edit(policy: Any, verdict: Verdict, canvas: Canvas, guess: Guess, window: Window, commit: Tensor) -> Change:
     """The change of a policy that edits, for as long as its bound on the range lasts."""
-    if window.answer is None:
-        raise ConfigError(f"{policy} edits, so its needs must include Signal.CURRENT")
+    assert window.answer is not None
     device = commit.device
     bound = policy.bound(window.end - window.start).to(device)
     may = rearrange((window.step < bound) & ~window.commit.to(device), "b -> b 1") & window.answer
@@ -97,4 +105,4 @@ def edit(policy: Any, verdict: Verdict, canvas: Canvas, guess: Guess, window: Wi
     none = torch.zeros_like(commit)
     revoke = none if verdict.revoke is None else verdict.revoke & may & (commit | ~window.pending)
     hold = none[:, 0] if verdict.hold is None else verdict.hold & may.any(1)
-    return Change(commit & ~revoke, revoke, hold)
+    return Change(commit & ~revoke, verdict.score, revoke, hold)

@@ -1,7 +1,9 @@
 """From named options, as a command line or a sweep file gives them, to a strategy; what does not belong is refused.
 
 A recipe sets every part; an option overrides its part. Options that name a part (`policy`, `scheduler`, `cache`)
-replace it; the others set a field of the part they belong to, and it is an error if no part has it.
+replace it; the others set a field of the part they belong to, and it is an error if no part has it. A part is given by
+its name alone, which keeps the recipe's fields where the recipe has that part, or as an expression, which is taken as
+it is: `klass(kl=0.01)`. See `dllm.expressions`.
 """
 
 from __future__ import annotations
@@ -11,87 +13,36 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from dllm.caches import DualCache, NoCache, PrefixCache
 from dllm.errors import ConfigError
-from dllm.policies import (
-    KLASS,
-    BudgetedThreshold,
-    CertaintyPrior,
-    Certified,
-    Confidence,
-    DecayingThreshold,
-    Dilated,
-    EarlyCommit,
-    EntropyBound,
-    EntropyThreshold,
-    ErrorBudget,
-    Factor,
-    FactorAsPublished,
-    LeftToRight,
-    LocalLeap,
-    Margin,
-    NegativeEntropy,
-    Peak,
-    PositionCalibrated,
-    Random,
-    RunHierarchy,
-    SequenceBudget,
-    Threshold,
-    TimeSchedule,
-    TopK,
-)
+from dllm.expressions import KINDS, call, default, read
+from dllm.parts import CACHES, POLICIES, SCHEDULERS, SCORES
+from dllm.policies import BudgetedThreshold, Confidence, Score, Threshold, TimeSchedule, TopK
 from dllm.recipes import RECIPES, Recipe, default_recipe
-from dllm.sampling import Sampling
-from dllm.schedulers import Blocks, Whole
+from dllm.registry import Registry
+from dllm.sampling import Processor, Sampling
+from dllm.schedulers import Whole
 from dllm.schedulers.blocks import DEFAULT_SIZE
 from dllm.stopping import Stopping
 from dllm.strategy import Strategy
 from dllm.types import BlockCausal, Cache, Policy, Scheduler
 
-POLICIES: dict[str, type] = {
-    "threshold": Threshold,
-    "factor": Factor,
-    "factor-as-published": FactorAsPublished,
-    "top-k": TopK,
-    "budgeted-threshold": BudgetedThreshold,
-    "decaying-threshold": DecayingThreshold,
-    "entropy-bound": EntropyBound,
-    "entropy-threshold": EntropyThreshold,
-    "certified": Certified,
-    "error-budget": ErrorBudget,
-    "sequence-budget": SequenceBudget,
-    "klass": KLASS,
-    "local-leap": LocalLeap,
-    "run-hierarchy": RunHierarchy,
-    "dilated": Dilated,
-    "certainty-prior": CertaintyPrior,
-    "early-commit": EarlyCommit,
-}
-SCHEDULERS: dict[str, type] = {"blocks": Blocks, "whole": Whole}
-CACHES: dict[str, type] = {"none": NoCache, "prefix": PrefixCache, "dual": DualCache}
-SCORES: dict[str, type] = {
-    "confidence": Confidence,
-    "peak": Peak,
-    "margin": Margin,
-    "entropy": NegativeEntropy,
-    "random": Random,
-    "left-to-right": LeftToRight,
-    "sequential": LeftToRight,
-    "position-calibrated": PositionCalibrated,
-}
+__all__ = ["CACHES", "POLICIES", "SCHEDULERS", "SCORES", "Options"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may set; None leaves it to the recipe.
+    """What a user may set; None leaves it to the recipe. Parts are names or expressions.
 
-    recipe            a name in `RECIPES`
-    policy            a name in `POLICIES`; its fields: tau, f, k, score, strict, gamma, h, delta
+    recipe            of `RECIPES`, also with arguments, `pc_sampler(decay=0.5)`; or a whole strategy as its repr and
+                      result files say it, `Strategy(policy=…, …)`
+    policy            of `POLICIES`; its fields: tau, f, k, score, strict, gamma, h, delta
+    score             of `SCORES`
     eps               where the time schedule of a pace ends (Dream)
-    scheduler         a name in `SCHEDULERS`; its fields: block_size, sub_block_size, steps
-    cache             a name in `CACHES`; its field: refresh
+    scheduler         of `SCHEDULERS`; its fields: block_size, sub_block_size, steps
+    cache             of `CACHES`; its field: refresh
     steps             in total, over the whole generation, as LLaDA counts them
     temperature, top_k, top_p
+    processor         of `PROCESSORS`, applied to the logits in this order, after those of the recipe
     stop              stop strings
     stop_ids          end tokens instead of the checkpoint's; () for none
     """
@@ -116,6 +67,7 @@ class Options:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    processor: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] | None = None
 
@@ -123,43 +75,40 @@ class Options:
         """The strategy for rows of `max_new_tokens` (on which only the meaning of `steps` depends)."""
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"--steps {self.steps}: must be at least 1")
-        recipe = self.find_recipe(getattr(model, "family", ""))
-        base = self.from_recipe(recipe, max_new_tokens)
+        recipe, base = self.base(getattr(model, "family", ""), max_new_tokens)
         cache = self.make_cache(base)
         policy = self.make_policy(base, recipe)
         scheduler = self.make_scheduler(base, policy, model, max_new_tokens)
         return Strategy(policy, scheduler, cache, self.make_sampling(base), self.make_stopping(base))
 
-    def find_recipe(self, family: str) -> Recipe:
-        """The recipe that was named, or the default of the model's family."""
-        return default_recipe(family) if self.recipe is None else pick("recipe", self.recipe, RECIPES)
+    def base(self, family: str, max_new_tokens: int) -> tuple[Recipe, Strategy]:
+        """What the options replace parts of, and the recipe whose habits they follow."""
+        given: dict[str, Any] = {}
+        if self.recipe is None:
+            recipe = default_recipe(family)
+        elif self.spelled:
+            return default_recipe(family), read(self.recipe, Strategy)
+        elif written(self.recipe):
+            recipe, given = call(self.recipe, RECIPES, lambda found: found.make)
+        else:
+            recipe = RECIPES.find(self.recipe)
+        return recipe, recipe.make(**self.due(recipe, max_new_tokens) | given)
 
-    def from_recipe(self, recipe: Recipe, max_new_tokens: int) -> Strategy:
-        """The recipe's strategy, told those options on which its other parts depend."""
+    def due(self, recipe: Recipe, max_new_tokens: int) -> dict[str, Any]:
+        """The arguments of a recipe that say options on which its other parts depend."""
         takes = inspect.signature(recipe.make).parameters
         given: dict[str, Any] = {}
         if self.cache is not None and "cache" in takes:
-            given["cache"] = pick("cache", self.cache, CACHES)()
+            given["cache"] = chosen(self.cache, Cache)
         if "total_steps" in takes:
             given["total_steps"] = self.steps or max_new_tokens
-        return recipe.make(**given)
+        return given
 
     def make_cache(self, base: Strategy) -> Cache:
-        cache = base.cache
-        if self.cache is not None and type(cache) is not (kind := pick("cache", self.cache, CACHES)):
-            cache = kind()
-        return amend(cache, {"refresh": ("refresh", self.refresh)}, CACHES)
+        return amend(chosen(self.cache, Cache, base.cache), {"refresh": ("refresh", self.refresh)}, CACHES)
 
     def make_policy(self, base: Strategy, recipe: Recipe) -> Policy:
-        policy = base.policy
-        if self.policy is not None:
-            kind = pick("policy", self.policy, POLICIES)
-            if kind is TopK:
-                policy = self.make_top_k(base, recipe)
-            elif kind is Threshold and recipe.budgeted and self.steps is not None and isinstance(base.scheduler, Whole):
-                policy = BudgetedThreshold()
-            elif type(policy) is not kind:
-                policy = kind()
+        policy = self.name_policy(base, recipe)
         if self.k is not None and isinstance(policy, TopK):
             policy = replace(policy, k=self.k, pace=None)
         if self.eps is not None:
@@ -168,10 +117,20 @@ class Options:
                     f"--eps does not belong to {name_of(policy, POLICIES)}: it ends Dream's time schedule"
                 )
             policy = replace(policy, pace=TimeSchedule(self.eps))  # type: ignore[type-var]
-        score = None if self.score is None else pick("score", self.score, SCORES)()
-        given = {"tau": self.tau, "f": self.f, "k": self.k, "score": score, "strict": self.strict}
-        given |= {"gamma": self.gamma, "h": self.h, "delta": self.delta}
+        given = {"tau": self.tau, "f": self.f, "k": self.k, "score": chosen(self.score, Score)}
+        given |= {"strict": self.strict, "gamma": self.gamma, "h": self.h, "delta": self.delta}
         return amend(policy, {name: (name, value) for name, value in given.items()}, POLICIES)
+
+    def name_policy(self, base: Strategy, recipe: Recipe) -> Policy:
+        """The policy before its fields are set; a bare name may mean another rule where there are steps."""
+        if self.policy is None or written(self.policy):
+            return chosen(self.policy, Policy, base.policy)
+        kind = POLICIES.find(self.policy)
+        if kind is TopK:
+            return self.make_top_k(base, recipe)
+        if kind is Threshold and recipe.budgeted and self.steps is not None and isinstance(base.scheduler, Whole):
+            return BudgetedThreshold()
+        return chosen(self.policy, Policy, base.policy)
 
     def make_top_k(self, base: Strategy, recipe: Recipe) -> TopK:
         """The policy `top-k`: a fixed k, or the recipe's pace if there are steps."""
@@ -183,42 +142,58 @@ class Options:
         return TopK(pace=recipe.pace, score=score)
 
     def make_scheduler(self, base: Strategy, policy: Policy, model: Any, max_new_tokens: int) -> Scheduler:
-        scheduler: Any = base.scheduler
-        if self.scheduler is not None and type(scheduler) is not (
-            kind := pick("scheduler", self.scheduler, SCHEDULERS)
-        ):
-            scheduler = kind()
+        moved = (self.policy, self.k, self.scheduler, self.steps, self.block_size, self.sub_block_size)
+        if self.spelled and all(option is None for option in moved):
+            return base.scheduler
+        scheduler: Any = chosen(self.scheduler, Scheduler, base.scheduler)
         planned = getattr(scheduler, "steps", None)
-        if planned is not None:
+        exact = planned is not None and written(self.scheduler)
+        scheduler = self.size_scheduler(scheduler)
+        if not getattr(policy, "paced", False):
+            if self.steps is not None:
+                raise ConfigError(f"--steps does not belong to {name_of(policy, POLICIES)}, which has no pace")
+            return replace(scheduler, steps=planned) if exact else scheduler
+        own = {field.name for field in fields(scheduler)}
+        if "steps" not in own:
+            raise ConfigError(f"{policy} follows a pace, and {scheduler} plans no steps: choose another scheduler")
+        if "size" not in own:
+            return replace(scheduler, steps=self.steps or planned or max_new_tokens)
+        size = block_size(scheduler, model)
+        if self.steps is not None:
+            return replace(scheduler, steps=share(self.steps, max_new_tokens, size))
+        kept = planned if planned is not None and planned != getattr(base.scheduler, "size", None) else size
+        return replace(scheduler, steps=planned if exact else min(kept, size))
+
+    def size_scheduler(self, scheduler: Any) -> Any:
+        """The scheduler with the sizes that were given, and without steps, which depend on them."""
+        if getattr(scheduler, "steps", None) is not None:
             scheduler = replace(scheduler, steps=None)
         if self.block_size is not None and getattr(scheduler, "sub_block", None) is not None and self.block_size > 0:
             scheduler = replace(scheduler, sub_block=min(scheduler.sub_block, self.block_size))
         given = {"size": ("block-size", self.block_size), "sub_block": ("sub-block-size", self.sub_block_size)}
-        scheduler = amend(scheduler, given, SCHEDULERS)
-        if not getattr(policy, "paced", False):
-            if self.steps is not None:
-                raise ConfigError(f"--steps does not belong to {name_of(policy, POLICIES)}, which has no pace")
-            return scheduler
-        if isinstance(scheduler, Whole):
-            return replace(scheduler, steps=self.steps or planned or max_new_tokens)
-        size = block_size(scheduler, model)
-        if self.steps is None:
-            kept = planned if planned is not None and planned != getattr(base.scheduler, "size", None) else size
-            return replace(scheduler, steps=min(kept, size))
-        return replace(scheduler, steps=share(self.steps, max_new_tokens, size))
+        return amend(scheduler, given, SCHEDULERS)
 
     def make_sampling(self, base: Strategy) -> Sampling:
         given: dict[str, Any] = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        if self.processor:
+            given["processors"] = (*base.sampling.processors, *(chosen(text, Processor) for text in self.processor))
         return replace(base.sampling, **{name: value for name, value in given.items() if value is not None})
 
     def make_stopping(self, base: Strategy) -> Stopping:
-        return Stopping(base.stopping.ids if self.stop_ids is None else self.stop_ids, self.stop)
+        return Stopping(
+            base.stopping.ids if self.stop_ids is None else self.stop_ids, self.stop or base.stopping.strings
+        )
+
+    @property
+    def spelled(self) -> bool:
+        """Whether a whole strategy is written out in place of a recipe."""
+        return self.recipe is not None and self.recipe.lstrip().startswith("Strategy(")
 
 
-def block_size(scheduler: Blocks, model: Any) -> int:
+def block_size(scheduler: Any, model: Any) -> int:
     """Columns of a block once the scheduler meets the model."""
     if scheduler.size is not None:
-        return scheduler.size
+        return int(scheduler.size)
     return model.geometry.size if isinstance(model.geometry, BlockCausal) else DEFAULT_SIZE
 
 
@@ -233,19 +208,27 @@ def share(steps: int, max_new_tokens: int, size: int) -> int:
     return steps // count
 
 
-def pick(what: str, name: str, table: dict[str, Any]) -> Any:
-    """The entry of that name, or an error that lists the names there are."""
-    if name not in table:
-        raise ConfigError(f"unknown {what} {name!r}: choose from {', '.join(table)}")
-    return table[name]
+def written(text: str | None) -> bool:
+    """Whether an option is an expression rather than a name."""
+    return text is not None and "(" in text
 
 
-def name_of(part: Any, table: dict[str, type]) -> str:
+def chosen(text: str | None, kind: Any, base: Any = None) -> Any:
+    """The part that an option asks for; `base` if none was given, or if only the name of its class was."""
+    if text is None:
+        return base
+    if written(text):
+        return read(text, kind)
+    made = KINDS[kind].find(text)
+    return base if type(base) is made else default(made, text)
+
+
+def name_of(part: Any, table: Registry[type]) -> str:
     """What the command line calls a part."""
-    return next((name for name, kind in table.items() if type(part) is kind), type(part).__name__)
+    return table.name_of(type(part)) or type(part).__name__
 
 
-def amend(part: Any, given: dict[str, tuple[str, Any]], table: dict[str, type]) -> Any:
+def amend(part: Any, given: dict[str, tuple[str, Any]], table: Registry[type]) -> Any:
     """The part with the fields that were given (field: option, value); an option it has no field for is an error."""
     own = {field.name for field in fields(part)}
     values = {field: value for field, (_, value) in given.items() if value is not None}

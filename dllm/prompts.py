@@ -1,16 +1,41 @@
-"""From what a person gives to token ids: text, chat messages, ids or requests."""
+"""From what a person gives to token ids: text, chat messages, text with holes, ids or requests."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dllm.errors import RequestError
 from dllm.requests import Request
 
+HOLE = re.compile("_{2,}")
+
+
+@dataclass(frozen=True)
+class Infill:
+    """A text with holes to be filled: every run of two or more underscores is one.
+
+    text            what is given stays as it is, blanks next to a hole included: in "The ____ sat" the hole lies
+                    between two blanks, in "The____ sat" the model decides how the word begins
+    hole            tokens of every hole; None: as many as it has underscores
+    max_new_tokens  to be written behind the text besides
+    """
+
+    text: str
+    hole: int | None = None
+    max_new_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if not HOLE.search(self.text):
+            raise RequestError(f"{self.text[:60]!r} has no hole to fill: a hole is two or more underscores")
+        if self.hole is not None and self.hole < 1:
+            raise RequestError(f"hole={self.hole}: a hole has at least one token")
+
+
 Message = Mapping[str, str]
-Prompt = str | Sequence[int] | Sequence[Message] | Request
+Prompt = str | Sequence[int] | Sequence[Message] | Infill | Request
 
 
 def encode(model: Any, prompt: str | Sequence[int] | Sequence[Message], chat: bool = True) -> tuple[int, ...]:
@@ -36,14 +61,53 @@ def encode(model: Any, prompt: str | Sequence[int] | Sequence[Message], chat: bo
     return tuple(ids)
 
 
+def fill(model: Any, infill: Infill) -> Request:
+    """The request that fills a text's holes.
+
+    The text is taken as it is, without a chat template. What lies between holes is turned into tokens piece by piece;
+    special tokens that the tokenizer puts around a text come before the first and behind the last piece only.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise RequestError("this checkpoint has no tokenizer: give a Request with token ids and holes")
+    before, behind = around(tokenizer)
+    blank = getattr(model, "mask_id", None) or 0
+    ids, end = list(before), 0
+    holes: list[int] = []
+    for found in HOLE.finditer(infill.text):
+        ids += tokenizer.encode(infill.text[end : found.start()], add_special_tokens=False)
+        size = infill.hole or found.end() - found.start()
+        holes += range(len(ids), len(ids) + size)
+        ids += [blank] * size
+        end = found.end()
+    ids += tokenizer.encode(infill.text[end:], add_special_tokens=False)
+    if 0 in holes:
+        raise RequestError(
+            f"{infill.text[:60]!r} begins with a hole, and nothing comes before it: write something there"
+        )
+    return Request((*ids, *behind), infill.max_new_tokens, holes=tuple(holes))
+
+
+def around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens that a tokenizer puts before and behind a text."""
+    plain, whole = (list(tokenizer.encode("a", add_special_tokens=special)) for special in (False, True))
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start], whole[start + len(plain) :]
+    return [], []
+
+
 def to_requests(
     model: Any, prompts: Prompt | Sequence[Prompt], max_new_tokens: int = 128, seed: int = 0
 ) -> list[Request]:
     """Requests for one prompt or a list of them, each with a seed: its own, or the job's plus its place."""
-    alone = isinstance(prompts, str | Request) or (prompts and isinstance(prompts[0], int | Mapping))
+    alone = isinstance(prompts, str | Infill | Request) or (prompts and isinstance(prompts[0], int | Mapping))
     given: Any = [prompts] if alone else prompts
     found = []
     for i, prompt in enumerate(given):
-        request = prompt if isinstance(prompt, Request) else Request(encode(model, prompt), max_new_tokens)
+        if isinstance(prompt, Infill):
+            request = fill(model, prompt)
+        else:
+            request = prompt if isinstance(prompt, Request) else Request(encode(model, prompt), max_new_tokens)
         found.append(request if request.seed is not None else replace(request, seed=seed + i))
     return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
+from torch import Tensor
 
 from dllm.errors import RequestError
 from dllm.types import Canvas, Model, Rows
@@ -21,7 +22,7 @@ class Request:
     stop_ids        end tokens of this row; None: those of the strategy, or else of the checkpoint
     seed            of the row's own random numbers; None: derived from the job's seed and the row's place in the job
     holes           columns of the prompt to be written too (infilling); what the prompt holds there is not looked at.
-                    The first column is given
+                    The first column is given. End tokens are written, and end the row, only behind all given columns
     """
 
     prompt: tuple[int, ...]
@@ -76,10 +77,13 @@ def width(model: Model, requests: Sequence[Request]) -> int:
     return int(model.geometry.extent(torch.tensor([r.limit for r in requests])).max())
 
 
-def lay_out(model: Model, requests: Sequence[Request], t: int | None = None) -> Canvas:
+def lay_out(model: Model, requests: Sequence[Request], t: int | None = None, stops: Tensor | None = None) -> Canvas:
     """The canvas before the first step: prompts on the left, everything that the requests ask for pending.
 
-    t  columns; None: as many as the requests need
+    So is the rest of its last attention block, unless a row writes into holes alone.
+
+    t      columns; None: as many as the requests need
+    stops  (b, s) ids that end each row; None: those of the model
     """
     limit = torch.tensor([r.limit for r in requests])
     length = model.geometry.extent(limit)
@@ -92,7 +96,8 @@ def lay_out(model: Model, requests: Sequence[Request], t: int | None = None) -> 
         given[row, list(request.holes)] = False
         tokens[row, : len(request.prompt)] = torch.tensor(request.prompt)
     tokens = torch.where(given, tokens, blank)
-    pending = ~given & (torch.arange(t) < rearrange(length, "b -> b 1"))
+    end = torch.where(torch.tensor([r.max_new_tokens > 0 for r in requests]), length, limit)
+    pending = ~given & (torch.arange(t) < rearrange(end, "b -> b 1"))
     start = torch.tensor([r.start for r in requests])
     seeds = torch.tensor([r.seed or 0 for r in requests])
-    return Canvas(tokens.to(model.device), pending.to(model.device), Rows(start, limit, length, seeds, given))
+    return Canvas(tokens.to(model.device), pending.to(model.device), Rows(start, limit, length, seeds, given, stops))

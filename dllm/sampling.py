@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -12,26 +12,13 @@ from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from dllm.errors import ConfigError
-from dllm.types import Canvas, Guess, Seen, Signal, State, Window
+from dllm.types import Canvas, Guess, Processor, Seen, Signal, State, Where, Window
 
 CHUNK = 2**24
 """Most logits that exist at a time; more columns are worked through in chunks."""
 
-
-@runtime_checkable
-class Processor(Protocol):
-    """Changes logits before candidates are chosen, and may remember what it saw.
-
-    A processor may also have `settle(canvas, window, guess, commit, score, state) -> commit`: which of the slots that a
-    policy commits may be committed together. It must leave at least one of a row's.
-    """
-
-    def init(self, canvas: Canvas, model: Any, /) -> State: ...
-
-    def step(self, logits: Tensor, where: Where, canvas: Canvas, state: State, /) -> tuple[Tensor, State]:
-        """Logits (n, v) float32 of the slots `where`, and the state with what they show; a step may come in parts."""
-        ...
-
+LEAST = -1e30
+"""Logit of what is ruled out, unless all else is too."""
 
 Warper = Callable[[Tensor, Tensor], Tensor]
 """A logits processor of `transformers`."""
@@ -109,7 +96,7 @@ class Proposer:
         """The guess for a window from its hidden states (b, k, d); `draws` (b,) counts each row's windows.
 
         Only the window's slots get logits. The mask id is never a candidate, though its probability stays in the
-        marginal.
+        marginal; nor is an end token in a hole.
         """
         b, k = window.columns.shape
         where = Where.of(canvas, window, draws)
@@ -119,7 +106,8 @@ class Proposer:
         for begin in range(0, len(hidden), size):
             span = slice(begin, begin + size)
             here = where.part(span)
-            logits, states = self.process(self.head(hidden[span]).float(), here, canvas, states)
+            logits = without_ends(self.head(hidden[span]).float(), here, canvas)
+            logits, states = self.process(logits, here, canvas, states)
             parts.append(guess_slots(logits, here, self.sampling, self.needs, self.mask_id))
         if not parts:
             return nothing(b, k, seen.hidden.device), states
@@ -153,9 +141,14 @@ class Proposer:
         """Probability (b, k) of the tokens that decided slots hold, from the states (b, k, d) that do not see them."""
         assert window.answer is not None
         decided = window.answer & ~window.pending
-        logits = self.head(rearrange(hidden, "b k d -> (b k) d")[window.slots]).float()
+        states = rearrange(hidden, "b k d -> (b k) d")[window.slots]
         tokens = window.take(canvas.tokens).flatten()[window.slots]
-        chance = logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1).exp()
+        size = max(1, CHUNK // self.vocabulary)
+        parts = [
+            self.head(some).float().log_softmax(-1).gather(-1, theirs.unsqueeze(-1)).squeeze(-1).exp()
+            for some, theirs in zip(states.split(size), tokens.split(size), strict=True)
+        ]
+        chance = torch.cat(parts)
         full = chance.new_zeros(decided.numel()).index_copy_(0, window.slots, chance)
         return torch.where(decided, full.unflatten(0, decided.shape), 0)
 
@@ -167,42 +160,6 @@ class Proposer:
             if hasattr(processor, "settle"):
                 commit = processor.settle(canvas, window, guess, commit, score, state)
         return commit
-
-
-class Where(NamedTuple):
-    """Where n slots lie, each (n,).
-
-    row, column  int64
-    seed, draw   int64  the row's seed and its number of windows so far
-    greedy       bool   must be decided greedily
-    token        int64  what the canvas holds there
-    pending      bool
-    """
-
-    row: Tensor
-    column: Tensor
-    seed: Tensor
-    draw: Tensor
-    greedy: Tensor
-    token: Tensor
-    pending: Tensor
-
-    @classmethod
-    def of(cls, canvas: Canvas, window: Window, draws: Tensor) -> Where:
-        device = window.columns.device
-        row = torch.div(window.slots, window.columns.shape[1], rounding_mode="floor")
-        return cls(
-            row,
-            window.columns.flatten()[window.slots],
-            canvas.rows.seed.to(device)[row],
-            draws.to(device)[row],
-            window.commit.to(device)[row],
-            window.take(canvas.tokens).flatten()[window.slots],
-            window.pending.flatten()[window.slots],
-        )
-
-    def part(self, span: slice) -> Where:
-        return Where(*(x[span] for x in self))
 
 
 def guess_slots(logits: Tensor, where: Where, sampling: Sampling, needs: Signal, mask_id: int | None) -> Guess:
@@ -238,6 +195,18 @@ def draw(logits: Tensor, norm: Tensor, where: Where, sampling: Sampling) -> tupl
     tokens = torch.searchsorted(total, level, right=True).clamp(max=logits.shape[-1] - 1)
     chance = chances if sampling.tempered else (logits - norm).exp()
     return tokens.squeeze(-1), chance.gather(-1, tokens).squeeze(-1)
+
+
+def without_ends(logits: Tensor, where: Where, canvas: Canvas) -> Tensor:
+    """Logits (n, v) without the row's end tokens in columns that have given ones behind them: there no text ends."""
+    rows, v = canvas.rows, logits.shape[1]
+    if rows.stops is None or bool((rows.text == rows.prompt).all()):
+        return logits
+    hole = where.column < rows.text.to(logits.device)[where.row]
+    stops = rows.stops.to(logits.device)[where.row]
+    ends = torch.zeros(len(logits), v + 1, dtype=torch.bool, device=logits.device)
+    ends.scatter_(1, torch.where(stops < 0, v, stops), rearrange(hole, "n -> n 1").expand_as(stops))
+    return logits.masked_fill(ends[:, :v], LEAST)
 
 
 def warp(warper: Warper, logits: Tensor, where: Where, canvas: Canvas) -> Tensor:

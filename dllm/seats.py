@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +42,7 @@ class Seats:
     place    (b,) int64  host; the request that each row holds
     waiting  requests that have no row yet, in order
     width    columns of the canvas: enough for every request
+    everyone when each request is finished
     stopper  when the rows are finished
     """
 
@@ -52,6 +53,7 @@ class Seats:
     place: Tensor
     waiting: list[int]
     width: int
+    everyone: Stopper
     stopper: Stopper = field(init=False)
 
     @classmethod
@@ -59,17 +61,30 @@ class Seats:
         proposer = Proposer(model.head, strategy.sampling, strategy.policy.needs, model.mask_id, model.vocabulary)
         b = min(len(requests), batch_size or len(requests))
         waiting = list(range(b, len(requests)))
-        return cls(model, requests, strategy, proposer, torch.arange(b), waiting, width(model, requests))
+        ids = stop_ids(model, requests, strategy.stopping)
+        everyone = Stopper.of(ids, strategy.stopping, model.tokenizer, model.device)
+        seats = cls(model, requests, strategy, proposer, torch.arange(b), waiting, width(model, requests), everyone)
+        seats.announce()
+        return seats
+
+    def announce(self) -> None:
+        """Show the processors all who wait, since they may refuse one, and that before any forward."""
+        b = len(self.place)
+        for first in range(0, len(self.waiting), b) if self.strategy.constrained else ():
+            self.proposer.init(self.lay_out(self.waiting[first : first + b]), self.model)
+
+    def lay_out(self, places: Sequence[int]) -> Canvas:
+        """The canvas of some requests before their first step."""
+        stops = self.everyone.ids.cpu()[list(places)]
+        return lay_out(self.model, [self.requests[i] for i in places], self.width, stops)
 
     def begin(self) -> Run:
         """All rows before their first step."""
-        sitting = [self.requests[i] for i in self.place.tolist()]
-        ids = stop_ids(self.model, sitting, self.strategy.stopping)
-        self.stopper = Stopper.of(ids, self.strategy.stopping, self.model.tokenizer, self.model.device)
-        canvas = lay_out(self.model, sitting, self.width)
+        self.stopper = replace(self.everyone, ids=self.everyone.ids[self.place.to(self.everyone.ids.device)])
+        canvas = self.lay_out(self.place.tolist())
         plan = self.strategy.scheduler.init(canvas, self.model)
         canvas, _, plan = arrange(self.strategy.scheduler, canvas, None, None, plan)
-        zeros = torch.zeros(len(sitting), dtype=torch.int64)
+        zeros = torch.zeros_like(self.place)
         return Run(
             canvas=canvas,
             plan=plan,
@@ -103,10 +118,11 @@ class Seats:
 def renew(state: Any, fresh: Any, rows: Tensor, own: Any = None) -> Any:
     """A part's state with the marked rows (b,) as in `fresh`: every tensor whose first axis is the batch.
 
-    own  the part's own way, `renew(state, fresh, rows)`, if it keeps its rows otherwise
+    own  the part's own way, if it keeps its rows otherwise: `renew(state, fresh, rows, renew)`, where the last is this
+         function, for what it has of other parts
     """
     if own is not None:
-        return own(state, fresh, rows)
+        return own(state, fresh, rows, renew)
     if isinstance(state, tuple):
         parts = [renew(old, new, rows) for old, new in zip(state, fresh, strict=True)]
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)

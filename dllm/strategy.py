@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dllm.errors import ConfigError
 from dllm.sampling import Sampling
 from dllm.stopping import Stopping
-from dllm.types import Cache, Policy, Scheduler
+from dllm.types import Cache, Policy, Scheduler, Signal
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,40 @@ class Strategy:
     stopping: Stopping = Stopping()
 
     def __post_init__(self) -> None:
-        if getattr(self.policy, "edits", False) and any(hasattr(p, "settle") for p in self.sampling.processors):
-            raise ConfigError(
-                f"{self.policy} replaces decided tokens, which a constraint cannot follow; use a policy that does not"
-            )
+        if self.constrained:
+            self.check_constraint()
+        if getattr(self.policy, "edits", False) and not self.policy.needs & (Signal.CURRENT | Signal.SHADOW):
+            raise ConfigError(f"{self.policy} edits, so its needs must include Signal.CURRENT or Signal.SHADOW")
         steps = getattr(self.scheduler, "steps", None)
         if getattr(self.policy, "paced", False):
+            if not hasattr(self.scheduler, "steps"):
+                raise ConfigError(
+                    f"{self.policy} follows a pace, and {self.scheduler} plans no steps: use another of the two"
+                )
             if steps is None:
                 raise ConfigError(f"{self.policy} follows a pace: give {type(self.scheduler).__name__} its steps")
         elif steps is not None:
             raise ConfigError(
                 f"{self.scheduler}: {self.policy} has no pace that would follow steps={steps}; "
                 "leave steps out, or use a policy with a pace such as TopK(pace=EqualSplit())"
+            )
+
+    @property
+    def constrained(self) -> bool:
+        """Whether a processor promises something of the whole text, and so decides what may be committed together."""
+        return any(hasattr(processor, "settle") for processor in self.sampling.processors)
+
+    def check_constraint(self) -> None:
+        """Raise ConfigError for parts under which what a constraint promised would not last."""
+        if getattr(self.policy, "edits", False):
+            raise ConfigError(
+                f"{self.policy} replaces decided tokens, which a constraint cannot follow; use a policy that does not"
+            )
+        if hasattr(self.scheduler, "arrange"):
+            raise ConfigError(
+                f"{self.scheduler} moves columns, which a constraint cannot follow; use a scheduler of fixed length"
+            )
+        if self.stopping.strings:
+            raise ConfigError(
+                f"{self.stopping}: a stop string would cut the text that a constraint completes; leave it out"
             )

@@ -30,6 +30,7 @@ class Rows(NamedTuple):
     seed    (b,) int64   seed of the row's own random numbers
     given   (b, t) bool  columns that the caller gave: the prompt, and with infilling also columns behind it; never
                          written
+    stops   (b, s) int64 ids that end the row, padded with -1; None: those of the model
     """
 
     prompt: Tensor
@@ -37,6 +38,7 @@ class Rows(NamedTuple):
     length: Tensor
     seed: Tensor
     given: Tensor
+    stops: Tensor | None = None
 
     @property
     def text(self) -> Tensor:
@@ -397,3 +399,57 @@ class Cache(Protocol):
     def init(self, canvas: Canvas, model: Model, /) -> State: ...
 
     def step(self, model: Model, canvas: Canvas, window: Window, state: State, /) -> tuple[Seen, State]: ...
+
+
+class Where(NamedTuple):
+    """Where n slots lie, each (n,).
+
+    row, column  int64
+    seed, draw   int64  the row's seed and its number of windows so far
+    greedy       bool   must be decided greedily
+    token        int64  what the canvas holds there
+    pending      bool
+    """
+
+    row: Tensor
+    column: Tensor
+    seed: Tensor
+    draw: Tensor
+    greedy: Tensor
+    token: Tensor
+    pending: Tensor
+
+    @classmethod
+    def of(cls, canvas: Canvas, window: Window, draws: Tensor) -> Where:
+        device = window.columns.device
+        row = torch.div(window.slots, window.columns.shape[1], rounding_mode="floor")
+        return cls(
+            row,
+            window.columns.flatten()[window.slots],
+            canvas.rows.seed.to(device)[row],
+            draws.to(device)[row],
+            window.commit.to(device)[row],
+            window.take(canvas.tokens).flatten()[window.slots],
+            window.pending.flatten()[window.slots],
+        )
+
+    def part(self, span: slice) -> Where:
+        return Where(*(x[span] for x in self))
+
+
+@runtime_checkable
+class Processor(Protocol):
+    """Changes logits before candidates are chosen, and may remember what it saw.
+
+    A processor may also have `settle(canvas, window, guess, commit, score, state) -> commit`: which of the slots that a
+    policy commits may be committed together. It must leave at least one of a row's. Such a processor is a constraint:
+    `Strategy` refuses parts under which what it promised would not last.
+    """
+
+    def init(self, canvas: Canvas, model: Any, /) -> State:
+        """What is remembered at first: values by row, (b, …). Raises `RequestError` for rows it cannot serve."""
+        ...
+
+    def step(self, logits: Tensor, where: Where, canvas: Canvas, state: State, /) -> tuple[Tensor, State]:
+        """Logits (n, v) float32 of the slots `where`, and the state with what they show; a step may come in parts."""
+        ...

@@ -114,7 +114,7 @@ def loss_of(model: Any, stage: str, batch: Batch, mask_id: int, dice: Random) ->
         return next_token_loss(model, batch.tokens, batch.labels)
     block = dice.choice(BLOCKS)
     noised = draw_noise(batch.labels, block)
-    return diffusion_loss(model, batch.tokens, batch.labels, noised, block=block, mask_id=mask_id, first=batch.first)
+    return diffusion_loss(model, batch.tokens, batch.labels, noised, block=block, mask_id=mask_id)
 
 
 class Run:
@@ -156,9 +156,7 @@ class Run:
     def export(self, name: str) -> None:
         """Write the averaged weights to OUT/name in Hub format."""
         end, pad = special_ids(self.tokenizer)
-        config = hub_config(
-            self.model.config, block=BLOCK, mask_id=self.mask_id, end_id=end, pad_id=pad, rope_theta=ROPE_THETA
-        )
+        config = hub_config(self.model.config, block=BLOCK, mask_id=self.mask_id, end_id=end, pad_id=pad)
         export(self.out / name, self.average, config, self.tokenizer)
 
     def averaged(self) -> Any:

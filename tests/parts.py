@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 from dllm import (
     KLASS,
+    WINO,
     Blocks,
     BudgetedThreshold,
+    Capped,
     CertaintyPrior,
     Certified,
+    DelayedCache,
     Dilated,
     DualCache,
     EarlyCommit,
@@ -18,6 +22,7 @@ from dllm import (
     Factor,
     FactorAsPublished,
     FullBlock,
+    JointThreshold,
     LeftToRight,
     Linear,
     LocalLeap,
@@ -27,12 +32,17 @@ from dllm import (
     PositionCalibrated,
     PrefixCache,
     Random,
+    ReMDM,
     RunHierarchy,
+    Saber,
     SequenceBudget,
+    SlidingCache,
+    Speculative,
     Strategy,
     Threshold,
     TimeSchedule,
     TopK,
+    VicinityCache,
     Whole,
 )
 from dllm.types import Cache, Policy, Scheduler
@@ -62,6 +72,9 @@ POLICIES: list[Policy] = [
     BudgetedThreshold(0.6),
 ]
 
+EDITING: list[Policy] = [Saber(), WINO(0.3, 0.3), JointThreshold(0.5, 0.3, post=1), ReMDM(3, Capped(0.5))]
+"""They meet every scheduler, and every second cache: one of each kind, refreshed now and then."""
+
 SCHEDULERS: list[Scheduler] = [
     Blocks(8),
     Blocks(8, sub_block=4),
@@ -78,13 +91,19 @@ CACHES: list[Cache] = [
     DualCache(),
     DualCache(refresh=3),
     DualCache(while_first=True),
+    Speculative(PrefixCache(), drafts=3),
 ]
+
+POSITION_CACHES: list[Cache] = [
+    VicinityCache(before=3, after=2, warmup=2),
+    SlidingCache(before=3, after=1, written=6),
+    DelayedCache(refresh=4),
+]
+"""They meet every scheduler, and the policies of `habits`: what they run depends on what is decided, not on why."""
 
 
 def with_steps(scheduler: Scheduler, policy: Policy) -> Scheduler:
     """The scheduler with the steps that a policy with a pace needs."""
-    from dataclasses import replace
-
     return replace(scheduler, steps=4) if getattr(policy, "paced", False) else scheduler  # type: ignore[type-var]
 
 
@@ -93,12 +112,36 @@ def fits(geometry: str, scheduler: Scheduler) -> bool:
     return not (getattr(scheduler, "commit", False) and geometry.startswith("bidirectional"))
 
 
+def habits() -> list[Policy]:
+    """A policy of each habit: none, one slot at random, a pace, a memory, one that rests; and all that edit."""
+    kinds = (POLICIES[0], TopK(k=1, score=Random()), TopK(pace=EqualSplit()), POLICIES[-2])
+    return [*(p for p in POLICIES if p in kinds or isinstance(p, KLASS)), *EDITING]
+
+
 def strategies(geometry: str) -> list[Strategy]:
+    """Every strategy for a geometry; the parts count up one after the other, so that neighbours differ."""
+    met = [*product(POLICIES, SCHEDULERS, CACHES), *product(EDITING, SCHEDULERS, CACHES[::2])]
+    met += product(habits(), SCHEDULERS, POSITION_CACHES)
     return [
         Strategy(policy, with_steps(scheduler, policy), cache)
-        for policy, scheduler, cache in product(POLICIES, SCHEDULERS, CACHES)
+        for policy, scheduler, cache in met
         if fits(geometry, scheduler)
     ]
 
 
+def in_third(geometry: str, strategy: Strategy) -> bool:
+    """Whether a cell is among the third that is always tested: every pair of parts is, in each geometry, and every
+    strategy in at least one."""
+    every = (*CACHES, *POSITION_CACHES)
+    schedulers = [repr(replace(s, steps=None)) for s in SCHEDULERS]  # type: ignore[type-var]
+    places = (
+        list(GEOMETRIES).index(geometry),
+        [*POLICIES, *EDITING].index(strategy.policy),
+        schedulers.index(repr(replace(strategy.scheduler, steps=None))),  # type: ignore[type-var]
+        every.index(strategy.cache),
+    )
+    return sum(places) % 3 == 0
+
+
 CELLS = [(geometry, strategy) for geometry in GEOMETRIES for strategy in strategies(geometry)]
+THIRD = [cell for cell in CELLS if in_third(*cell)]

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dllm"
 
-ROOMS = ("policies", "schedulers", "caches", "models")
+ROOMS = ("policies", "schedulers", "caches", "models", "processors")
 NOUNS = {"types", "errors", "theory", "version"}
 LOOP = NOUNS | {"requests", "sampling", "stopping", "strategy"}
 PARTS = LOOP | set(ROOMS) | {"sampler", "prompts", "metrics", "results", "recipes", "options"}
@@ -18,20 +18,30 @@ PARTS = LOOP | set(ROOMS) | {"sampler", "prompts", "metrics", "results", "recipe
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
+    "registry": {"errors"},
+    "parts": {"errors", "registry"},
     "types": {"errors"},
     "theory": {"types", "errors"},
     **{room: NOUNS | {room} for room in ROOMS},
+    "models": NOUNS | {"models", "registry"},
+    "schedulers": NOUNS | {"schedulers", "lengths"},
     "sampling": NOUNS,
-    "stopping": NOUNS,
+    "stopping": NOUNS | {"requests"},
     "requests": NOUNS,
     "strategy": LOOP,
-    "sampler": LOOP,
+    "judging": LOOP,
+    "ledger": LOOP | {"judging"},
+    "lengths": NOUNS,
+    "seats": LOOP | {"ledger", "lengths"},
+    "bench": LOOP | {"models", "sampler", "bench"},
+    "sampler": LOOP | {"judging", "ledger", "lengths", "seats"},
     "metrics": set(),
     "prompts": LOOP,
     "results": LOOP | {"sampler", "prompts", "metrics", "recipes", "baseline"},
     "baseline": LOOP | {"results"},
-    "recipes": LOOP | set(ROOMS),
-    "options": PARTS,
+    "recipes": LOOP | set(ROOMS) | {"registry"},
+    "expressions": LOOP | {"parts", "registry", "policies"},
+    "options": PARTS | {"expressions", "parts", "registry"},
     "training": NOUNS | {"models", "training"},
 }
 

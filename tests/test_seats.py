@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 import dllm
@@ -65,7 +67,7 @@ def test_sampled_results_do_not_either(cell: tuple[str, Strategy]) -> None:
 def test_a_place_is_taken_at_once() -> None:
     strategy = Strategy(dllm.TopK(k=1), dllm.Blocks(8), dllm.PrefixCache())
     stream, _ = in_seats("block-causal", strategy, 2)
-    for before, after in zip(stream, stream[1:], strict=False):
+    for before, after in itertools.pairwise(stream):
         waiting = int(before.place.max()) + 1 < len(REQUESTS)
         assert not (waiting and after.window.closed.any()), "a row stands empty though a request waits"
     assert [int(step.place.max()) for step in stream] == sorted(int(step.place.max()) for step in stream)

@@ -1,49 +1,5 @@
-"""Tiny random models of every geometry, made on the spot."""
+"""Tiny random models of every geometry: those of `dllm.testing`, under a shorter name."""
 
-from __future__ import annotations
+from dllm.testing.tiny import GEOMETRIES, MASK, STOP, VOCABULARY, model, network
 
-import functools
-
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
-
-from dllm.models import TransformerModel
-from dllm.types import Bidirectional, BlockCausal, Geometry
-
-VOCABULARY = 32
-MASK = 31
-STOP = 30
-
-GEOMETRIES: dict[str, tuple[Geometry, int]] = {
-    "bidirectional": (Bidirectional(), 0),
-    "bidirectional-shift": (Bidirectional(), 1),
-    "block-causal": (BlockCausal(8), 0),
-    "block-causal-shift": (BlockCausal(8), 1),
-}
-
-
-@functools.cache
-def network(shift: int) -> torch.nn.Module:
-    """A random two-layer decoder whose predictions are neither flat nor certain."""
-    torch.manual_seed(5 + shift)
-    kind, config = (Qwen2ForCausalLM, Qwen2Config) if shift else (LlamaForCausalLM, LlamaConfig)
-    net = kind(
-        config(
-            vocab_size=VOCABULARY,
-            hidden_size=24,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            initializer_range=0.35,
-        )
-    )
-    return net.eval()
-
-
-@functools.cache
-def model(geometry: str) -> TransformerModel:
-    """A tiny model of a named geometry. No token ends a text unless a request says so."""
-    kind, shift = GEOMETRIES[geometry]
-    return TransformerModel(network(shift), kind, needs_left=shift, mask_id=MASK)
+__all__ = ["GEOMETRIES", "MASK", "STOP", "VOCABULARY", "model", "network"]

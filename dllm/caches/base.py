@@ -1,18 +1,23 @@
 """What all caches share: run some columns of each row, keep keys and values, show the window what was seen.
 
-A cache is decided by two numbers per row and step: the first column that is run and the one past the last. Whatever
-is run is stored in place and everything stored is looked at. `NoCache`, `PrefixCache` and `DualCache` differ only in
-these two numbers, for both geometries of attention:
+A cache is decided by two numbers per row and step: the first column that is run and the one past the last (and, where
+it leaves holes, by what is left out in between). Whatever is run is stored in place and everything stored is looked at.
+The caches differ only in this, for both geometries of attention:
 
     bidirectional   a refresh runs the whole row
     block-causal    a refresh runs the current block, and before it whatever finished block is not stored yet
                     (finished blocks are exact: their keys and values never change again)
+
+What has changed since it was last run (decided, replaced or revoked) is stale in the store until it is run again. The
+columns of a window are run in every step, so a column goes stale only when the window leaves it: until the next refresh
+with `PrefixCache` (left of the block), `DualCache` and `VicinityCache` (out of reach of the window); for one step at
+most with `SlidingCache` and `DelayedCache`, which run again whatever the last window may have changed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -21,6 +26,9 @@ from torch import Tensor
 from dllm.errors import ConfigError
 from dllm.types import BlockCausal, Canvas, Geometry, Model, Query, Seen, Store, Window
 
+NEVER = 2**31
+"""Forwards since a refresh that did not happen: more than any cache waits."""
+
 
 class Memory(NamedTuple):
     """What a cache remembers.
@@ -28,13 +36,28 @@ class Memory(NamedTuple):
     store  keys and values of the rows in `rows`, or None where nothing is kept
     rows   (r,) int64  host; rows of the batch that the store still holds
     exact  (b,) int64  host; columns [0, exact) are stored and can never change (always 0 when bidirectional)
-    since  (b,) int64  host; forwards since the row was last refreshed
+    since  (b,) int64  host; forwards since the row was last refreshed, `NEVER` where it has to be
+    log    what the rows did so far, for caches that ask for it
     """
 
     store: Store | None
     rows: Tensor
     exact: Tensor
     since: Tensor
+    log: Any = None
+
+    @classmethod
+    def blank(cls, b: int, store: Store | None) -> Memory:
+        """Before the first step of `b` rows."""
+        zeros = torch.zeros(b, dtype=torch.int64)
+        return cls(store, torch.arange(b), zeros, zeros + NEVER)
+
+    def forget(self, moved: Tensor) -> Memory:
+        """Once columns have moved (`Step.moved`): nothing is known from a row's first moved column on."""
+        t = moved.shape[1]
+        first = torch.where(moved.cpu() == torch.arange(t), t, torch.arange(t)).amin(1)
+        since = torch.where(first < t, NEVER, self.since)
+        return self._replace(exact=torch.minimum(self.exact, first), since=since)
 
 
 class Reach(NamedTuple):
@@ -48,6 +71,36 @@ class Reach(NamedTuple):
     skip: Tensor | None = None
 
 
+class Course(NamedTuple):
+    """What a step is going to run.
+
+    reach   the columns of each row
+    fresh   (b,) bool  host; rows whose predictions will rest on nothing stale
+    memory  what the cache remembers afterwards, but for the keys and values
+    """
+
+    reach: Reach
+    fresh: Tensor
+    memory: Memory
+
+
+class PlannedCache:
+    """Base of the caches that say which columns a step runs before it is run, and do nothing else in it.
+
+    What such a step shows depends on the tokens run, and on what is stored of the columns that are not; so a wrapper
+    can foresee it.
+    """
+
+    def plan(self, model: Model, canvas: Canvas, window: Window, memory: Memory, /) -> Course:
+        """What a step would run; nothing is run or stored."""
+        raise NotImplementedError
+
+    def step(self, model: Model, canvas: Canvas, window: Window, memory: Memory, /) -> tuple[Seen, Memory]:
+        course = self.plan(model, canvas, window, memory)
+        ran, memory = run(model, canvas, window, course.reach, course.memory)
+        return Seen(ran.hidden, ran.queries, course.fresh, ran.shadow), memory
+
+
 class Reuse(NamedTuple):
     """What a cache chooses from, for each row (b,) (host).
 
@@ -57,6 +110,7 @@ class Reuse(NamedTuple):
     left     first column of the window, likewise
     window   one past the window's last column
     ends     one past the last column of a refresh
+    log      what the rows did so far, for caches that ask for it
     """
 
     refresh: Tensor
@@ -65,11 +119,15 @@ class Reuse(NamedTuple):
     left: Tensor
     window: Tensor
     ends: Tensor
+    log: Any = None
 
 
 @dataclass(frozen=True)
-class StoredCache:
-    """Base of the caches. `refresh`: refresh a row at least every so many forwards (None: only on entering a block)."""
+class StoredCache(PlannedCache):
+    """Base of the caches that store.
+
+    refresh  refresh a row at least every so many forwards; None: only on entering a block
+    """
 
     refresh: int | None = None
 
@@ -79,10 +137,9 @@ class StoredCache:
 
     def init(self, canvas: Canvas, model: Model, /) -> Memory:
         b, t = canvas.tokens.shape
-        zeros = torch.zeros(b, dtype=torch.int64)
-        return Memory(model.store(t), torch.arange(b), zeros, zeros)
+        return Memory.blank(b, model.store(t))
 
-    def step(self, model: Model, canvas: Canvas, window: Window, memory: Memory, /) -> tuple[Seen, Memory]:
+    def plan(self, model: Model, canvas: Canvas, window: Window, memory: Memory, /) -> Course:
         block_causal = isinstance(model.geometry, BlockCausal)
         ends = window.block_end if block_causal else canvas.rows.length
         refresh = self.due(window, memory)
@@ -98,21 +155,20 @@ class StoredCache:
                 left=left,
                 window=window.end,
                 ends=ends,
+                log=memory.log,
             )
         )
         runs = ((window.end > window.start) | window.commit) & (end > start)
         start, end = torch.where(runs, start, 0), torch.where(runs, end, 0)
-        ran, memory = run(model, canvas, window, Reach(start, end, skip), memory)
-
-        fresh = runs & (start <= memory.exact) & (end >= ends) & ran.whole
+        reach = Reach(start, end, skip)
+        fresh = runs & (start <= memory.exact) & (end >= ends) & (left_out(reach) == 0)
         exact = torch.where(fresh, window.block_start, memory.exact) if block_causal else memory.exact
         since = torch.where(runs, torch.where(refresh, 0, memory.since) + 1, memory.since)
-        return Seen(ran.hidden, ran.queries, fresh, ran.shadow), memory._replace(exact=exact, since=since)
+        return Course(reach, fresh, memory._replace(exact=exact, since=since))
 
     def due(self, window: Window, memory: Memory) -> Tensor:
         """Rows (b,) to refresh now."""
-        due = window.entered | window.commit
-        return due if self.refresh is None else due | (memory.since >= self.refresh)
+        return window.entered | window.commit | (memory.since >= (NEVER if self.refresh is None else self.refresh))
 
     def reach(self, reuse: Reuse, /) -> Reach:
         """Which columns to run: all that tells one cache from another."""
@@ -124,13 +180,11 @@ class Ran(NamedTuple):
 
     hidden   (b, k, d)        states of the window's slots
     queries  (b,) int64       host; columns run for each row, with everything that a step runs beside them
-    whole    (b,) bool        host; no column of the row's range was left out
     shadow   (b, k, d)        states that do not see their own slot, if the window asks for them
     """
 
     hidden: Tensor
     queries: Tensor
-    whole: Tensor
     shadow: Tensor | None = None
 
 
@@ -138,29 +192,36 @@ def run(model: Model, canvas: Canvas, window: Window, reach: Reach, memory: Memo
     """One forward over the columns `reach` of each row."""
     b, k = window.columns.shape
     busy = reach.end > reach.start
-    skipped = torch.zeros_like(reach.end) if reach.skip is None else count(reach)
+    skipped = left_out(reach)
     if not bool(busy.any()):
         nothing = torch.zeros(b, k, 1, device=canvas.tokens.device)
-        return Ran(nothing, torch.zeros_like(reach.end), busy, nothing if window.shadow else None), memory
+        return Ran(nothing, skipped, nothing if window.shadow else None), memory
+    reach = reach if bool(skipped.any()) else reach._replace(skip=None)
     active, memory = rows_to_run(window, busy, memory)
     query = aim(model.geometry, canvas, active, reach)
     q = query.tokens.shape[1]
     out = model.forward(shadowed(model, canvas, window, active, query) if window.shadow else query, memory.store)
-    columns = window.columns[active.to(window.columns.device)] - model.needs_left
+    columns = of_rows(window.columns, active) - model.needs_left
     hidden = spread(find(out[:, :q], columns, query, even=reach.skip is None), active, b)
     shadow = spread(out[:, q:], active, b) if window.shadow else None
     queries = reach.end - reach.start - skipped
     if window.shadow:
         queries = queries + torch.where(busy, window.end - window.start, 0)
-    return Ran(hidden, queries * getattr(model, "lanes", 1), skipped == 0, shadow), memory
+    return Ran(hidden, queries * getattr(model, "lanes", 1), shadow), memory
 
 
-def count(reach: Reach) -> Tensor:
-    """Columns (b,) of each row's range that are left out (host)."""
-    assert reach.skip is not None
-    column = torch.arange(reach.skip.shape[1])
+def left_out(reach: Reach) -> Tensor:
+    """Columns (b,) of each row's range that are not run (host)."""
+    if reach.skip is None:
+        return torch.zeros_like(reach.end)
+    return reach.end - reach.start - covered(reach, reach.skip.shape[1]).sum(1)
+
+
+def covered(reach: Reach, t: int) -> Tensor:
+    """The columns (b, t) that are run (host)."""
+    column = torch.arange(t)
     inside = (column >= rearrange(reach.start, "b -> b 1")) & (column < rearrange(reach.end, "b -> b 1"))
-    return (reach.skip & inside).sum(1)
+    return inside if reach.skip is None else inside & ~reach.skip
 
 
 def rows_to_run(window: Window, busy: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
@@ -184,44 +245,57 @@ def find(out: Tensor, columns: Tensor, query: Query, even: bool) -> Tensor:
     return out.gather(1, repeat(place.clamp(0, out.shape[1] - 1), "r k -> r k d", d=out.shape[-1]))
 
 
+def of_rows(plane: Tensor, rows: Tensor) -> Tensor:
+    """Some rows (host indices, in order) of a tensor (b, …), without a copy if these are all."""
+    return plane if len(rows) == len(plane) else plane[rows.to(plane.device, non_blocking=True)]
+
+
 def spread(states: Tensor, rows: Tensor, b: int) -> Tensor:
     """States (r, k, d) of some rows as (b, k, d), zeros elsewhere."""
     if len(rows) == b:
         return states
     full = states.new_zeros(b, *states.shape[1:])
-    return full.index_copy(0, rows.to(full.device), states)
+    return full.index_copy(0, rows.to(full.device, non_blocking=True), states)
 
 
 def aim(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: Reach) -> Query:
     """The query for the columns `reach` of some rows (all host)."""
-    device = canvas.tokens.device
-    start, end = reach.start[rows], reach.end[rows]
-    columns, valid = ranges(start, end) if reach.skip is None else pick(start, end, reach.skip[rows])
-    busy = end > start
-    limits = geometry.reach(columns, canvas.rows.length[rows])
-    shown = limits[busy][valid[busy]]
-    width = int(shown.max())
-    mask = None
-    if int(shown.min()) < width:
-        same = bool((limits == limits[:, :1])[valid].all())
-        seen = limits[:, :1] if same else limits
-        mask = rearrange(torch.arange(width) < rearrange(seen.clamp(min=1), "r q -> r q 1"), "r q w -> r 1 q w")
-        mask = mask.to(device, non_blocking=True)
-    even = reach.skip is None and bool(valid.all()) and bool((start == start[0]).all())
-    columns = torch.where(valid, columns, 0)
-    given = canvas.rows.given[rows].gather(1, columns)
-    columns = columns.to(device, non_blocking=True)
-    everyone = len(rows) == len(canvas.tokens)
-    tokens = canvas.tokens if everyone else canvas.tokens[rows.to(device)]
-    return Query(
-        tokens=tokens.gather(1, columns),
-        columns=columns,
-        valid=valid.to(device, non_blocking=True),
-        width=width,
-        mask=mask,
-        start=int(start[0]) if even else None,
-        given=given.to(device, non_blocking=True),
-    )
+    start, end, length = (of_rows(x, rows) for x in (reach.start, reach.end, canvas.rows.length))
+    tokens, given = of_rows(canvas.tokens, rows), of_rows(canvas.rows.given, rows)
+    device = tokens.device
+    first: int | None = None
+    if reach.skip is None and bool((start == start[0]).all() and (end == end[0]).all()):
+        first, stop = int(start[0]), int(end[0])
+        line = torch.arange(first, stop)
+        width, mask = sight(geometry, line.expand(len(rows), -1), start, end, length)
+        columns = line.to(device, non_blocking=True).expand(len(rows), -1)
+        valid = torch.ones(columns.shape, dtype=torch.bool, device=device)
+        tokens, given = tokens[:, first:stop], given[:, first:stop]
+    else:
+        columns, valid = ranges(start, end) if reach.skip is None else pick(start, end, of_rows(reach.skip, rows))
+        width, mask = sight(geometry, columns, start, end, length)
+        columns = torch.where(valid, columns, 0)
+        given = given.gather(1, columns)
+        columns, valid = columns.to(device, non_blocking=True), valid.to(device, non_blocking=True)
+        tokens = tokens.gather(1, columns)
+    mask = mask if mask is None else mask.to(device, non_blocking=True)
+    return Query(tokens, columns, valid, width, mask, first, given=given.to(device, non_blocking=True))
+
+
+def sight(geometry: Geometry, columns: Tensor, start: Tensor, end: Tensor, length: Tensor) -> tuple[int, Tensor | None]:
+    """Keys that are looked at, and which of them each of the columns (r, q) sees; None where all see all.
+
+    A column sees no less than one left of it, so the ends of a row's range tell whether all in it see the same.
+    """
+    edges = geometry.reach(torch.stack([start, (end - 1).clamp(min=0)], 1), length)
+    asked = edges[end > start]
+    width = int(asked[:, 1].max())
+    if int(asked[:, 0].min()) == width:
+        return width, None
+    same = bool((asked[:, 0] == asked[:, 1]).all())
+    limits = edges[:, :1] if same else geometry.reach(columns, length)
+    mask = torch.arange(width) < rearrange(limits.clamp(min=1), "r q -> r q 1")
+    return width, rearrange(mask, "r q w -> r 1 q w")
 
 
 def ranges(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,7 +318,9 @@ def shadowed(model: Model, canvas: Canvas, window: Window, rows: Tensor, query: 
 
     A shadow slot holds the mask at its column's place, and sees what the column sees, but not the column itself, and
     the other shadow slots. Nothing else sees it and it is not stored. With a token-shifted model it holds the token
-    left of the column and sees no shadow slot but itself, since these hold tokens.
+    left of the column, in whose place it sees itself; other shadow slots it does not see, since these hold tokens.
+    What the column has told others in the layers below is not unsaid: the prediction is without the column itself, not
+    without all that follows from it.
 
     Reference: Hong et al. 2025, WINO (arXiv:2507.18578), for models without token shift and without a cache.
     """
@@ -255,13 +331,13 @@ def shadowed(model: Model, canvas: Canvas, window: Window, rows: Tensor, query: 
     columns = torch.where(valid, (target - left).clamp(min=0), 0)
     blank = model.mask_id if model.mask_id is not None else 0
     tokens = canvas.tokens[there].gather(1, columns) if left else torch.full_like(columns, blank)
+    held = canvas.rows.given[rows].to(device).gather(1, columns) & bool(left)
     k, q, width = columns.shape[1], query.tokens.shape[1], query.width
     keys = torch.arange(width, device=device)
-    limits = model.geometry.reach(target.cpu().clamp(max=canvas.tokens.shape[1] - 1), canvas.rows.length[rows])
-    sees = keys < rearrange(limits.to(device).clamp(max=width), "r k -> r k 1")
-    sees = sees & (keys != rearrange(target, "r k -> r k 1"))
-    among = torch.eye(k, dtype=torch.bool, device=device) | (rearrange(valid, "r k -> r 1 k") & (not left))
-    lower = torch.cat([sees, among.expand(len(rows), k, k)], 2)
+    limits = rearrange(model.geometry.reach(columns.cpu(), canvas.rows.length[rows]), "r k -> r k 1").to(device)
+    sees = (keys < limits) & (keys != rearrange(target, "r k -> r k 1")) & (keys != rearrange(columns, "r k -> r k 1"))
+    others = rearrange(valid & (not left), "r k -> r 1 k") & (rearrange(columns, "r k -> r 1 k") < limits)
+    lower = torch.cat([sees, others | torch.eye(k, dtype=torch.bool, device=device)], 2)
     upper = torch.ones(len(rows), q, width, dtype=torch.bool, device=device)
     if query.mask is not None:
         upper = rearrange(query.mask, "r 1 q w -> r q w").expand_as(upper)
@@ -272,5 +348,5 @@ def shadowed(model: Model, canvas: Canvas, window: Window, rows: Tensor, query: 
         valid=torch.cat([query.valid, valid], 1),
         mask=rearrange(torch.cat([upper, lower], 1), "r q w -> r 1 q w"),
         extra=k,
-        given=None if query.given is None else torch.cat([query.given, torch.zeros_like(valid)], 1),
+        given=None if query.given is None else torch.cat([query.given, held], 1),
     )

@@ -2,7 +2,7 @@
 
 from dllm.jobs.journal import Journal, to_line
 from dllm.jobs.plan import Autoregressive, Job, Outline, Task
-from dllm.jobs.rows import Problem, Row, check_length, check_seed, check_text, read_rows
+from dllm.jobs.rows import Problem, Row, check_hole, check_length, check_seed, check_text, read_rows
 from dllm.jobs.running import Denoised, Done, Event, Failed, decode
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Problem",
     "Row",
     "Task",
+    "check_hole",
     "check_length",
     "check_seed",
     "check_text",

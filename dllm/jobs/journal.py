@@ -172,8 +172,9 @@ class Journal:
             self._refuse(f"line {number} is about another prompt of id {row['id']!r}")
         if strategy != repr(task.plan):
             self._refuse(f"line {number} was decoded by {strategy}, not {task.plan!r}")
-        if length > task.request.max_new_tokens:
-            self._refuse(f"line {number} has {length} tokens, not up to {task.request.max_new_tokens}")
+        most = task.request.max_new_tokens + len(task.request.holes)
+        if length > most:
+            self._refuse(f"line {number} has {length} tokens, not up to {most}")
         return key
 
     def _refuse(self, why: str) -> Any:

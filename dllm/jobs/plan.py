@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from dllm.baseline import Autoregressive
+from dllm.baseline import Autoregressive, refuse_holes
 from dllm.errors import ConfigError, DllmError, RequestError
 from dllm.jobs.rows import Problem, Row
 from dllm.models.checkpoint import read
 from dllm.models.families import AUTOREGRESSIVE
+from dllm.models.guided import Guided
 from dllm.models.outside import line, quiet
 from dllm.options import Options
-from dllm.prompts import encode
+from dllm.prompts import Infill, encode, fill
 from dllm.requests import Request
 from dllm.sampler import fit
 from dllm.sampling import Sampling
+from dllm.seats import Seats
 from dllm.stopping import Stopping
 from dllm.strategy import Strategy
 from dllm.types import BlockCausal, Geometry
 
+T = TypeVar("T")
 ANY_MODEL = ("temperature", "top_k", "top_p", "stop", "stop_ids")
 """Options that a plain causal model has too."""
 
@@ -34,9 +38,9 @@ class Outline(NamedTuple):
     max_columns: int = 2**31
 
     @classmethod
-    def of(cls, name: str | Path) -> Outline:
-        """The outline of a checkpoint. Raises CheckpointError where there is none of that name."""
-        found = read(name)
+    def of(cls, name: str | Path, family: str | None = None) -> Outline:
+        """The outline of a checkpoint, of a named family if given. Raises CheckpointError where there is none."""
+        found = read(name, family=family)
         return cls(found.family.name, found.family.geometry(found.config))
 
 
@@ -53,10 +57,11 @@ class Job:
     """What all rows of a job share.
 
     options         how to decode
-    max_new_tokens  for rows that do not say
+    max_new_tokens  for rows that do not say; a text with holes then gets no tokens behind it
     seed            row i draws from seed + i, unless it has a seed of its own
     chat            a text is the user's message of a chat, where the tokenizer has a template
     batch_size      rows decoded together; it does not change any result
+    guidance        scale of classifier-free guidance; 0: none
     """
 
     options: Options = Options()
@@ -64,10 +69,17 @@ class Job:
     seed: int = 0
     chat: bool = True
     batch_size: int = 8
+    guidance: float = 0.0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size={self.batch_size}: must be at least 1")
+        if not 0 <= self.guidance < math.inf:
+            raise ConfigError(f"guidance={self.guidance}: must be 0 (none) or a positive number")
+
+    def guided(self, model: Any) -> Any:
+        """The model as the job asks for it."""
+        return Guided(model, self.guidance) if self.guidance else model
 
     def plan(self, model: Any, max_new_tokens: int) -> Strategy | Autoregressive:
         """How a row of that length is decoded: `steps` is a total, so lengths may differ in their strategy."""
@@ -77,6 +89,8 @@ class Job:
 
     def baseline(self) -> Autoregressive:
         """The plan for a plain causal model. Raises ConfigError for options that only a diffusion model has."""
+        if self.guidance:
+            raise ConfigError("--guidance does not belong to a plain causal language model: leave it out")
         for field in fields(Options):
             if field.name not in ANY_MODEL and getattr(self.options, field.name) != field.default:
                 option = "--" + field.name.replace("_", "-")
@@ -88,14 +102,21 @@ class Job:
     def check(self, outline: Outline, rows: Sequence[Row]) -> None:
         """Raise ConfigError if no row could be decoded with these options; before any weights are read."""
         errors: list[ConfigError] = []
-        lengths = list(dict.fromkeys(row.max_new_tokens or self.max_new_tokens for row in rows))
+        lengths = list(dict.fromkeys(1 if (n := self.length(row)) is None else n for row in rows))
         for length in lengths:
             try:
                 self.plan(outline, length)
             except ConfigError as error:
                 errors.append(error)
-        if errors and len(errors) == len(lengths):
+        unknown = self.options.steps is not None and any(self.length(row) is None for row in rows)
+        if errors and len(errors) == len(lengths) and not unknown:
             raise errors[0]
+
+    def length(self, row: Row) -> int | None:
+        """New tokens of a row; None for a text with holes, whose tokens are not known yet."""
+        if isinstance(row.prompt, Infill):
+            return None
+        return self.max_new_tokens if row.max_new_tokens is None else row.max_new_tokens
 
     def tasks(self, model: Any, rows: Sequence[Row]) -> tuple[list[Task], list[Problem]]:
         """The rows that can be decoded, and what is wrong with the others."""
@@ -109,24 +130,41 @@ class Job:
 
     def task(self, model: Any, row: Row) -> Task:
         """A row as a task. Raises RequestError or ConfigError where it cannot be one."""
-        length = self.max_new_tokens if row.max_new_tokens is None else row.max_new_tokens
-        plan = self.plan(model, length)
+        if isinstance(row.prompt, Infill):
+            request = filled(model, row.prompt, row.max_new_tokens or 0)
+        else:
+            request = Request(prompt_ids(model, row.prompt, self.chat), self.length(row) or 0)
         seed = self.seed + row.place if row.seed is None else row.seed
-        request = Request(prompt_ids(model, row, self.chat), length, row.stop_ids, seed)
+        request = replace(request, stop_ids=row.stop_ids, seed=seed)
+        plan = self.plan(model, request.limit - request.start)
         if bad := [i for i in request.stop_ids or () if not 0 <= i < model.vocabulary]:
             raise RequestError(f"stop_ids holds {bad[0]}: ids of this checkpoint lie in 0..{model.vocabulary - 1}")
         if isinstance(plan, Autoregressive):
+            refuse_holes([request])
             request.check(Outline(model.family, BlockCausal(1), model.max_columns), model.vocabulary)  # type: ignore[arg-type]
         else:
             request.check(fit(model, plan), model.vocabulary)
+            if plan.constrained:
+                seats = Seats.of(fit(model, plan), [request], plan, None)
+                seats.proposer.init(seats.lay_out([0]), seats.model)
         return Task(row, request, plan)
 
 
-def prompt_ids(model: Any, row: Row, chat: bool) -> tuple[int, ...]:
+def prompt_ids(model: Any, prompt: str | tuple[int, ...] | list[dict[str, str]], chat: bool) -> tuple[int, ...]:
     """Token ids of a row's prompt. Raises RequestError."""
+    return tokenized(lambda: encode(model, prompt, chat))
+
+
+def filled(model: Any, infill: Infill, max_new_tokens: int) -> Request:
+    """The request of a text with holes. Raises RequestError."""
+    return tokenized(lambda: fill(model, replace(infill, max_new_tokens=max_new_tokens)))
+
+
+def tokenized(make: Callable[[], T]) -> T:
+    """What a tokenizer makes of a prompt. Raises RequestError, whatever it complains of."""
     try:
         with quiet():
-            return encode(model, row.prompt, chat)
+            return make()
     except DllmError:
         raise
     except Exception as error:  # templates and tokenizers raise nearly anything

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dllm.errors import RequestError
+from dllm.prompts import Infill
 
 LARGEST = 2**62
 """Seeds lie below this on either side, so that a place in the job can be added to one."""
-PROMPTS = ("prompt", "messages", "prompt_ids")
+PROMPTS = ("prompt", "messages", "prompt_ids", "infill")
 ROLE_AND_CONTENT = "must be a list of objects with a role and a content, both texts"
 
 
@@ -21,13 +22,13 @@ class Row(NamedTuple):
     line    number of the line, from 1
     place   how many rows lie before it, bad ones counted and blank lines not
     id      what its result is called: the row's own `id`, or its place
-    prompt  a text, chat messages or token ids
+    prompt  a text, chat messages, token ids or a text with holes
     """
 
     line: int
     place: int
     id: str | int
-    prompt: str | tuple[int, ...] | list[dict[str, str]]
+    prompt: str | tuple[int, ...] | list[dict[str, str]] | Infill
     max_new_tokens: int | None = None
     stop_ids: tuple[int, ...] | None = None
     seed: int | None = None
@@ -43,8 +44,8 @@ class Problem(NamedTuple):
 def read_rows(path: Path) -> tuple[list[Row], list[Problem]]:
     """The rows of a JSONL file, and what is wrong with the others. Blank lines are skipped. Raises OSError.
 
-    A row has one of `prompt`, `messages` and `prompt_ids`, and may have `id`, `max_new_tokens`, `stop_ids` and `seed`;
-    null is the same as absent, and any other field is the author's own business.
+    A row has one of `prompt`, `messages`, `prompt_ids` and `infill`, and may have `id`, `max_new_tokens`, `stop_ids`,
+    `seed`, and with `infill` also `hole`; null is the same as absent, and any other field is the author's own business.
     """
     rows: list[Row] = []
     problems: list[Problem] = []
@@ -83,16 +84,25 @@ def read_row(line: bytes, number: int, place: int) -> Row:
         place,
         _id(fields.get("id", place)),
         _prompt(fields),
-        None if "max_new_tokens" not in fields else check_length(fields["max_new_tokens"]),
+        None
+        if "max_new_tokens" not in fields
+        else check_length(fields["max_new_tokens"], least=int("infill" not in fields)),
         None if stops is None else tuple(_ids("stop_ids", stops)),
         None if "seed" not in fields else check_seed(fields["seed"]),
     )
 
 
-def check_length(value: Any) -> int:
+def check_length(value: Any, least: int = 1) -> int:
     """A number of new tokens. Raises RequestError."""
+    if not _is_int(value) or not least <= value < 2**31:
+        raise RequestError(f"max_new_tokens={value!r}: must be a whole number, at least {least}")
+    return value
+
+
+def check_hole(value: Any) -> int:
+    """A number of tokens for a hole. Raises RequestError."""
     if not _is_int(value) or not 1 <= value < 2**31:
-        raise RequestError(f"max_new_tokens={value!r}: must be a whole number, at least 1")
+        raise RequestError(f"hole={value!r}: must be a whole number, at least 1")
     return value
 
 
@@ -109,7 +119,7 @@ def _id(value: Any) -> str | int:
     return value
 
 
-def _prompt(fields: Mapping[str, Any]) -> str | tuple[int, ...] | list[dict[str, str]]:
+def _prompt(fields: Mapping[str, Any]) -> str | tuple[int, ...] | list[dict[str, str]] | Infill:
     given = [name for name in PROMPTS if name in fields]
     if not given:
         raise RequestError(f"no prompt: a row has one of {', '.join(PROMPTS)}")
@@ -123,6 +133,10 @@ def _prompt(fields: Mapping[str, Any]) -> str | tuple[int, ...] | list[dict[str,
         return ids
     if given[0] == "messages":
         return _messages(value)
+    if given[0] == "infill":
+        if not isinstance(value, str):
+            raise RequestError(f"infill={_short(value)}: must be a text with holes, such as 'The ____ sat'")
+        return Infill(value, None if "hole" not in fields else check_hole(fields["hole"]))
     if not isinstance(value, str):
         raise RequestError(f"prompt={_short(value)}: must be a text (ids go into prompt_ids, a chat into messages)")
     return check_text(value)

@@ -33,7 +33,8 @@ class KeyValueStore:
             self._index = torch.where(query.valid, query.columns, self.columns)[:, :kept]
 
     def keep(self, rows: Tensor) -> None:
-        self.layers = [(k[rows.to(k.device)], v[rows.to(v.device)]) for k, v in self.layers]
+        here = {device: rows.to(device, non_blocking=True) for device in {keys.device for keys, _ in self.layers}}
+        self.layers = [(keys[here[keys.device]], values[here[keys.device]]) for keys, values in self.layers]
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Write key and value (r, h, q, d) of one layer and return all keys and values that the query may read."""

@@ -9,19 +9,26 @@ from dllm.policies.entropy_bound import EntropyBound
 from dllm.policies.entropy_threshold import EntropyThreshold
 from dllm.policies.error_budget import ErrorBudget, SequenceBudget
 from dllm.policies.factor import Factor, FactorAsPublished
+from dllm.policies.joint_threshold import JointThreshold
 from dllm.policies.klass import KLASS
 from dllm.policies.local_leap import LocalLeap
 from dllm.policies.pace import EqualSplit, FullBlock, Pace, TimeSchedule
 from dllm.policies.position_calibrated import PositionCalibrated
 from dllm.policies.prefix_rule import PrefixRule
+from dllm.policies.remdm import ByConfidence, Capped, RemaskLoop, ReMDM, Rescaled
 from dllm.policies.run_hierarchy import RunHierarchy
+from dllm.policies.saber import Saber
 from dllm.policies.scores import Confidence, LeftToRight, Margin, NegativeEntropy, Peak, Random, Score
 from dllm.policies.threshold import Threshold
 from dllm.policies.top_k import BudgetedThreshold, TopK
+from dllm.policies.wino import WINO
 
 __all__ = [
     "KLASS",
+    "WINO",
     "BudgetedThreshold",
+    "ByConfidence",
+    "Capped",
     "CertaintyPrior",
     "Certified",
     "Confidence",
@@ -38,6 +45,7 @@ __all__ = [
     "Factor",
     "FactorAsPublished",
     "FullBlock",
+    "JointThreshold",
     "LeftToRight",
     "Linear",
     "LocalLeap",
@@ -48,7 +56,11 @@ __all__ = [
     "PositionCalibrated",
     "PrefixRule",
     "Random",
+    "ReMDM",
+    "RemaskLoop",
+    "Rescaled",
     "RunHierarchy",
+    "Saber",
     "Score",
     "SequenceBudget",
     "Stairs",

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dllm.errors import ConfigError
 from dllm.policies.top_k import TopK
-from dllm.types import Canvas, Guess, Policy, Signal, State, Verdict, Window
+from dllm.policies.wrapper import Wrapper
+from dllm.types import Canvas, Guess, Policy, State, Verdict, Window
 
 
 class Around(NamedTuple):
@@ -29,13 +30,13 @@ class Around(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CertaintyPrior:
+class CertaintyPrior(Wrapper):
     """Judge as `policy` does, with every confidence multiplied by the density of decided columns around it.
 
     The density is a Gaussian average of 1 where a column is decided and 0 where it is pending. What lies left of the
     canvas counts as decided, what lies right of a row like its last column. Only the confidence is changed: a policy
-    that scores by margin or entropy judges as it would alone. Where all confidences are equal, text grows outwards
-    from what is decided.
+    that scores by margin or entropy judges as it would alone, and so does one that verifies what is decided (WINO)
+    when it does. Where all confidences are equal, text grows outwards from what is decided.
 
     policy  the rule; published with a number of slots per step, or a threshold
     sigma   width of the average in columns, above 0; it is cut off at 3 sigma
@@ -52,14 +53,6 @@ class CertaintyPrior:
     def __post_init__(self) -> None:
         if not 0 < self.sigma < math.inf:
             raise ConfigError(f"CertaintyPrior(sigma={self.sigma}): sigma must be a positive number of columns")
-
-    @property
-    def needs(self) -> Signal:
-        return self.policy.needs
-
-    @property
-    def paced(self) -> bool:
-        return getattr(self.policy, "paced", False)
 
     def init(self, canvas: Canvas, /) -> Around:
         length = rearrange(canvas.rows.length.to(canvas.tokens.device), "b -> b 1")

@@ -11,7 +11,7 @@ from torch import Tensor
 from dllm.errors import ConfigError
 from dllm.policies.prefix_rule import ScoreRule
 from dllm.policies.scores import Confidence, Score
-from dllm.types import Guess, State, Verdict, Window
+from dllm.types import Canvas, Guess, Verdict, Window
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,38 @@ class Dilated(ScoreRule):
     window at once.
 
     base  2 or more
+    tau   columns whose score is below it are put off: they are looked at again with every finer grid, and committed
+          with the finest in any case, so that there are no more rounds. 0: none; the published code's default is 0.3
 
-    Reference: Luxembourg et al. 2025, DUS (arXiv:2506.19037), as ported by others; the authors' code was not read.
-    Departs from it: which round comes next is read off what is pending, so that a column decided by somebody else
-    (a commit, the prompt's tail) takes no round; the optional deferral of uncertain tokens is left out.
+    Reference: Luxembourg et al. 2025, DUS (arXiv:2506.19037), `generate_scheduled` of its repository. Departs from it:
+    which round comes next is read off what is pending, so that a column decided by somebody else (a commit, the
+    prompt's tail) takes no round; a last round smaller than the one before is not joined to it (which no power of the
+    base has); and what is put off is decided in a later round, where the published code leaves it masked for good.
     """
 
     base: int = 2
+    tau: float = 0.0
     score: Score = Confidence()
 
     def __post_init__(self) -> None:
         if self.base < 2:
             raise ConfigError(f"{self}: base must be at least 2; each round is so many times denser than the last")
+        if not self.tau >= 0:
+            raise ConfigError(f"{self}: tau must be 0 or more; 0 puts nothing off")
 
-    def step(self, guess: Guess, window: Window, state: State, /) -> tuple[Verdict, State]:
-        level = self.level(window)
-        now = torch.where(window.pending, level, level.shape[1]).amin(1, keepdim=True)
-        return Verdict((level == now) & window.pending, self.score(guess, window)), state
+    def init(self, canvas: Canvas, /) -> Tensor:
+        """Columns (b, t) that were put off."""
+        return torch.zeros_like(canvas.pending)
+
+    def step(self, guess: Guess, window: Window, state: Tensor, /) -> tuple[Verdict, Tensor]:
+        score, level = self.score(guess, window), self.level(window)
+        late = window.take(state) & window.pending
+        due = window.pending & ~late
+        now = torch.where(due, level, level.shape[1]).amin(1, keepdim=True)
+        last = ~(due & (level > now)).any(1, keepdim=True)
+        turn = (due & (level == now)) | late
+        accept = turn & (last | (score >= self.tau)) if self.tau > 0 else turn
+        return Verdict(accept, score.masked_fill(~turn, -torch.inf)), window.put(state, True, turn & ~accept)
 
     def level(self, window: Window) -> Tensor:
         """The first grid, from 0, on which each slot (b, k) lies."""

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dllm.errors import ConfigError
 from dllm.policies.top_k import TopK
-from dllm.types import Canvas, Guess, Policy, Signal, State, Verdict, Window
+from dllm.policies.wrapper import Wrapper
+from dllm.types import Canvas, Guess, Policy, State, Verdict, Window
 
 
 class Curve(Protocol):
@@ -75,11 +76,12 @@ class Opened(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EarlyCommit:
+class EarlyCommit(Wrapper):
     """Judge as `policy` does, until the mean logit gap of the pending slots reaches the curve; then commit them all.
 
     The gap is log p1 - log p2. With `Whole()` this ends the row, as published; with blocks it ends the window, and the
-    next one is judged anew. A curve that stays high is `policy` alone; one that starts at 0 commits every window whole.
+    next one is judged anew; a policy that edits takes nothing back in that step and gets no further one. A curve that
+    stays high is `policy` alone; one that starts at 0 commits every window whole.
 
     policy  the rule until then
     curve   gap asked for, by share of the window decided: `Stairs` (Prophet), `Linear`, `Cosine`, `Exponential` (SchED)
@@ -97,14 +99,6 @@ class EarlyCommit:
         if not callable(self.curve) or isinstance(self.curve, type):
             raise ConfigError(f"{self}: curve must be Stairs(), Linear(), Cosine() or Exponential()")
 
-    @property
-    def needs(self) -> Signal:
-        return self.policy.needs
-
-    @property
-    def paced(self) -> bool:
-        return getattr(self.policy, "paced", False)
-
     def init(self, canvas: Canvas, /) -> Opened:
         none = torch.zeros(len(canvas.tokens), dtype=torch.int64, device=canvas.tokens.device)
         return Opened(none, self.policy.init(canvas))
@@ -116,6 +110,15 @@ class EarlyCommit:
         tiny = torch.finfo(guess.p1.dtype).tiny
         gaps = torch.where(window.pending, (guess.p1.clamp(min=tiny) / guess.p2.clamp(min=tiny)).log(), 0)
         share = 1 - left / opened.clamp(min=1)
-        certain = gaps.sum(1) / left.clamp(min=1) >= self.curve(share)
+        certain = (gaps.sum(1) / left.clamp(min=1) >= self.curve(share)) & (left > 0)
         accept = verdict.accept | (certain.unsqueeze(1) & window.pending)
-        return verdict._replace(accept=accept), Opened(opened, inner)
+        return final(verdict._replace(accept=accept), certain), Opened(opened, inner)
+
+
+def final(verdict: Verdict, rows: Tensor) -> Verdict:
+    """The verdict with nothing taken back and nothing awaited in these rows (b,)."""
+    revoke, hold = verdict.revoke, verdict.hold
+    return verdict._replace(
+        revoke=None if revoke is None else revoke & ~rows.unsqueeze(1),
+        hold=None if hold is None else hold & ~rows,
+    )

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dllm.types import Canvas, Window
+from dllm.types import Bidirectional, Canvas, Geometry, Window
 
 
 class Range(NamedTuple):
@@ -46,6 +46,33 @@ def look(canvas: Canvas) -> Sight:
     return Sight(pending, head, torch.zeros_like(head, dtype=torch.bool) if canvas.held is None else canvas.held.cpu())
 
 
+def bounds(geometry: Geometry, column: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """First column, and the one past the last, within which a window around `column` (b,) may lie: the attention block,
+    or where there is none the whole row of `length` (b,)."""
+    if isinstance(geometry, Bidirectional):
+        return torch.zeros_like(length), length
+    end = geometry.extent(column + 1)
+    return end - geometry.size, torch.minimum(end, length)
+
+
+def finished(canvas: Canvas, sight: Sight, entering: Tensor) -> Tensor:
+    """Rows (b,) with nothing left to do. A block is entered only if it holds a column of the requested output that is
+    still pending; once entered it is finished to its end, also past the requested output."""
+    rows = canvas.rows
+    return ((sight.head >= rows.length) | (entering & (sight.head >= rows.limit))) & ~sight.held
+
+
+def work(
+    done: Tensor, start: Tensor, end: Tensor, block_start: Tensor, block_end: Tensor, entered: Tensor, step: Tensor
+) -> Range:
+    """The ranges of a step that stores no finished block; rows that are done have none."""
+    never = torch.zeros_like(done)
+    start, end, block_start, block_end = (
+        torch.where(done, 0, column) for column in (start, end, block_start, block_end)
+    )
+    return Range(start, end, block_start, block_end, entered & ~done, never, never, step, done)
+
+
 def open_window(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -> Window:
     """The window over the ranges `where` of a canvas whose pending columns (host) are given."""
     device = canvas.tokens.device
@@ -75,4 +102,16 @@ def open_window(canvas: Canvas, pending: Tensor, where: Range, steps: int | None
         step=move(where.step),
         closed=where.closed,
         steps=steps,
+        undecided=pending,
+    )
+
+
+def narrow(window: Window, keep: Tensor) -> Window:
+    """The window with no other slots than `keep` (b, k), of those that it has."""
+    assert window.undecided is not None, "open_window says what is undecided"
+    return window._replace(
+        columns=torch.where(keep, window.columns, window.undecided.shape[1]),
+        valid=keep,
+        pending=window.pending & keep,
+        answer=None if window.answer is None else window.answer & keep,
     )

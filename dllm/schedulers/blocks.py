@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.schedulers.base import Range, Sight, look, open_window
-from dllm.types import BlockCausal, Canvas, Model, Window
+from dllm.schedulers.base import Range, Sight, finished, look, open_window
+from dllm.types import BlockCausal, Canvas, Model, Scheduler, Window
 
 DEFAULT_SIZE = 32
 
@@ -71,11 +71,7 @@ class Blocks:
             raise ConfigError(f"{self}: steps must lie in 1..{limit}; every step commits at least one token")
 
     def init(self, canvas: Canvas, model: Model, /) -> Plan:
-        size = self.size or (model.geometry.size if isinstance(model.geometry, BlockCausal) else DEFAULT_SIZE)
-        if isinstance(model.geometry, BlockCausal) and size != model.geometry.size:
-            raise ConfigError(
-                f"{self}: the model attends in blocks of {model.geometry.size}; leave size out or use model.with_block"
-            )
+        size = size_of_blocks(self, self.size, model)
         if self.commit and not isinstance(model.geometry, BlockCausal):
             raise ConfigError(
                 f"{self}: commit stores finished blocks, which attention in both directions never is done with; "
@@ -119,6 +115,18 @@ class Whole:
         return (None if where is None else open_window(canvas, sight.pending, where, self.steps)), plan
 
 
+def size_of_blocks(scheduler: Scheduler, size: int | None, model: Model) -> int:
+    """Columns of a block where a scheduler asks for `size`, or for None. Raises `ConfigError` where attention has other
+    blocks."""
+    if not isinstance(model.geometry, BlockCausal):
+        return size or DEFAULT_SIZE
+    if size not in (None, model.geometry.size):
+        raise ConfigError(
+            f"{scheduler}: the model attends in blocks of {model.geometry.size}; leave size out or use model.with_block"
+        )
+    return model.geometry.size
+
+
 def begin(canvas: Canvas, model: Model, size: int) -> Plan:
     """The plan before the first step."""
     prompt = canvas.rows.prompt
@@ -137,16 +145,12 @@ def begin(canvas: Canvas, model: Model, size: int) -> Plan:
 def advance(
     how: Blocks, canvas: Canvas, sight: Sight, block: Tensor, block_end: Tensor, plan: Plan
 ) -> tuple[Range | None, Plan]:
-    """Where each row works next, given the block it works in; None when all rows are done.
-
-    A block is opened only if it holds a column of the requested output that is still pending; once opened it is
-    finished to its end, also past the requested output.
-    """
+    """Where each row works next, given the block it works in; None when all rows are done."""
     pending, head, held = sight
     t = pending.shape[1]
     rows = canvas.rows
     entering = block != plan.block
-    done = ((head >= rows.length) | (entering & (head >= rows.limit))) & ~held
+    done = finished(canvas, sight, entering)
     if bool(done.all()):
         return None, plan
     commit = ~done & entering & (block > plan.stored) if how.commit else torch.zeros_like(done)

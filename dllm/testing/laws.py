@@ -41,23 +41,27 @@ def finishes(
 ) -> None:
     """No row needs more forwards than it has columns to decide, commits and resting steps (`allowance`) aside.
 
-    A policy that edits may take its bound besides, for every range that was opened.
+    A policy that edits may take its bound besides, for every range that was opened, or that has become wider.
     """
     wanted = start(model, requests, strategy).pending.sum(1)
+    allowed = torch.zeros_like(wanted)
     for step in stream:
         wanted = wanted if step.moved is None else wanted + (step.moved < 0).sum(1)
-        wanted = wanted + revisions(strategy, step)
+        bound = revisions(strategy, step)
+        allowed = torch.where(step.window.step.cpu() == 0, 0, allowed)
+        wanted = wanted + (bound - allowed).clamp(min=0)
+        allowed = torch.maximum(allowed, bound)
     nfe = stream[-1].nfe
     assert (nfe <= wanted + allowance).all(), f"{nfe.tolist()} forwards for {wanted.tolist()} columns"
 
 
 def revisions(strategy: Strategy, step: Step) -> Tensor:
-    """Steps (b,) that a policy which edits may take more, in ranges opened by this step."""
+    """Steps (b,) that a policy which edits may take more, in the ranges of this step."""
     columns = step.window.end - step.window.start
     if not getattr(strategy.policy, "edits", False):
         return torch.zeros_like(columns)
     bound: Tensor = strategy.policy.bound(columns)  # type: ignore[attr-defined]
-    return torch.where((step.window.step.cpu() == 0) & (columns > 0), bound, 0)
+    return torch.where(columns > 0, bound, 0)
 
 
 def moves_forward(stream: list[Step], may_rest: bool = False) -> None:
@@ -138,7 +142,7 @@ def fresh_is_exact(model: Any, requests: Sequence[Request], strategy: Strategy, 
     before = start(model, requests, strategy)
     for step in stream:
         for row in (step.fresh & (step.window.end > step.window.start)).nonzero().flatten().tolist():
-            end = step.canvas.rows.length[row] if not hasattr(model.geometry, "size") else step.window.block_end[row]
+            end = before.rows.length[row] if not hasattr(model.geometry, "size") else step.window.block_end[row]
             logits = everything(model, before, row, int(end))
             slots = step.window.pending[row]
             outputs = (step.window.columns[row, slots] - model.needs_left).clamp(min=0)
@@ -154,5 +158,6 @@ def everything(model: Any, canvas: Canvas, row: int, end: int) -> Tensor:
     reach = model.geometry.reach(columns, canvas.rows.length[row : row + 1])
     mask = (torch.arange(end) < reach.unsqueeze(-1)).unsqueeze(1)
     tokens = canvas.tokens[row : row + 1, :end]
-    query = Query(tokens, columns, torch.ones_like(tokens, dtype=torch.bool), end, mask, 0)
+    given = canvas.rows.given[row : row + 1, :end].to(tokens.device)
+    query = Query(tokens, columns, torch.ones_like(tokens, dtype=torch.bool), end, mask, 0, given=given)
     return model.head(model.forward(query, None)[0]).float()

@@ -15,13 +15,19 @@ from torch import Tensor
 
 def save_checkpoint(place: Path, tensors: Mapping[str, Mapping[str, Tensor]], progress: Mapping[str, Any]) -> None:
     """Write `place` aside and swap it in: one safetensors file a group of `tensors`, `progress` as JSON."""
-    aside, old = place.with_name(place.name + ".new"), place.with_name(place.name + ".old")
-    for stale in (aside, old):
-        shutil.rmtree(stale, ignore_errors=True)
+    aside = place.with_name(place.name + ".new")
+    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     for name, group in tensors.items():
         save_file({key: value.detach().contiguous() for key, value in group.items()}, aside / f"{name}.safetensors")
     (aside / "progress.json").write_text(json.dumps(dict(progress)))
+    swap(aside, place)
+
+
+def swap(aside: Path, place: Path) -> None:
+    """Put the finished folder `aside` in the place of `place`, if that is there."""
+    old = place.with_name(place.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
     if place.exists():
         place.rename(old)
     aside.rename(place)

@@ -1,4 +1,13 @@
-"""Write a trained model as a folder in the Fast-dLLM v2 Hub format, each file aside first and then renamed."""
+"""Write a trained model as a folder in a Hub format; a reader never sees a half-written one.
+
+| objective | format | stock class |
+|---|---|---|
+| block-diffusion | Fast-dLLM v2 (`Fast_dLLM_Qwen`; our `Fast_dLLM_Qwen3`, `Fast_dLLM_Llama`) | by `model_type` |
+| full-attention | A2D (`a2d-qwen2`, `a2d-qwen3`, `a2d-llama`) | by `model_type` |
+| next-token | the base's own | the base's |
+
+Tensors have the names of the stock class everywhere, so that it reads the weights by itself.
+"""
 
 from __future__ import annotations
 
@@ -8,51 +17,117 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
+
+from dllm.training.base import KINDS, Ground
+from dllm.training.checkpoint import swap
+from dllm.training.plan import Plan
 
 CONFIG_KEYS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "hidden_act", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "initializer_range",
-    "attention_dropout", "max_window_layers", "sliding_window", "use_sliding_window",
+    "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "initializer_range",
+    "attention_dropout", "attention_bias", "mlp_bias", "max_window_layers", "sliding_window", "use_sliding_window",
 )  # fmt: skip
 
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+SHARD = "5GB"
 
-def hub_config(config: Any, *, block: int, mask_id: int, end_id: int, pad_id: int, rope_theta: float) -> dict[str, Any]:
-    """The `config.json` of a Qwen2 config as Fast-dLLM v2 checkpoints name its fields."""
-    fields = {key: getattr(config, key) for key in CONFIG_KEYS}
+
+def hub_config(
+    config: Any, *, block: int, mask_id: int, end_id: int | list[int], pad_id: int, stock: str = "Qwen2ForCausalLM"
+) -> dict[str, Any]:
+    """The `config.json` of a stock config as Fast-dLLM v2 checkpoints name its fields."""
+    kind = f"Fast_dLLM_{KINDS[stock]}"
     return {
-        "architectures": ["Fast_dLLM_QwenForCausalLM"],
-        "model_type": "Fast_dLLM_Qwen",
+        "architectures": [f"{kind}ForCausalLM"],
+        "model_type": kind,
         "bd_size": block,
-        "mask_token_id": mask_id,
-        "eos_token_id": end_id,
-        "pad_token_id": pad_id,
-        "rope_theta": rope_theta,
-        "rope_scaling": None,
-        "torch_dtype": "float32",
-        "use_cache": True,
-        **fields,
+        **_shared(config, mask_id, end_id, pad_id),
     }
 
 
-def export(folder: Path, weights: dict[str, Tensor], config: dict[str, Any], tokenizer: Any) -> None:
+def a2d_config(config: Any, *, mask_id: int, end_id: int | list[int], pad_id: int, stock: str) -> dict[str, Any]:
+    """The `config.json` of a stock config as A2D checkpoints name its fields."""
+    name = stock.removesuffix("ForCausalLM")
+    return {
+        "architectures": [f"A2D{name}LMHeadModel"],
+        "model_type": f"a2d-{name.lower()}",
+        **_shared(config, mask_id, end_id, pad_id),
+    }
+
+
+def _shared(config: Any, mask_id: int, end_id: int | list[int], pad_id: int) -> dict[str, Any]:
+    rope = dict(config.rope_parameters)
+    theta, kind = rope.pop("rope_theta"), rope.pop("rope_type", "default")
+    return {
+        "mask_token_id": mask_id,
+        "eos_token_id": end_id,
+        "pad_token_id": pad_id,
+        "rope_theta": theta,
+        "rope_scaling": None if kind == "default" else {"rope_type": kind, **rope},
+        "torch_dtype": "float32",
+        "use_cache": True,
+        **{key: getattr(config, key) for key in CONFIG_KEYS if hasattr(config, key)},
+    }
+
+
+def model_to(folder: Path, network: Any, ground: Ground, plan: Plan, card: str) -> None:
+    """Write a trained network whole, adapters merged into it (the network is spent afterwards)."""
+    if hasattr(network, "merge_and_unload"):
+        network = network.merge_and_unload()
+    dtype = DTYPES.get(ground.dtype, torch.float32)
+    weights = {name: tensor.detach().to(dtype) for name, tensor in network.state_dict().items()}
+    if network.config.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)
+    ends = ground.stop_ids[0] if len(ground.stop_ids) == 1 else list(ground.stop_ids)
+    ids: dict[str, Any] = {"mask_id": ground.mask_id, "end_id": ends, "pad_id": ground.pad_id, "stock": ground.stock}
+    if plan.objective == "block-diffusion":
+        config = hub_config(network.config, block=plan.block, **ids)
+    elif plan.objective == "full-attention":
+        config = a2d_config(network.config, **ids)
+    else:
+        config = {**_shared(network.config, ground.mask_id, ends, ground.pad_id), **_stock(ground)}
+    aside = folder.with_name(f".{folder.name}.new")
+    export(aside, weights, {**config, "torch_dtype": str(dtype).removeprefix("torch.")}, ground.tokenizer, card)
+    swap(aside, folder)
+
+
+def _stock(ground: Ground) -> dict[str, Any]:
+    return {"architectures": [ground.stock], "model_type": ground.stock.removesuffix("ForCausalLM").lower()}
+
+
+def adapter_to(folder: Path, network: Any, ground: Ground, card: str) -> Path:
+    """Write a network's adapter alone, as PEFT reads it, with the tokenizer that knows the mask token."""
+    aside = folder.with_name(f".{folder.name}.new")
+    network.peft_config["default"].base_model_name_or_path = ground.name
+    network.save_pretrained(str(aside), save_embedding_layers=False)
+    ground.tokenizer.save_pretrained(aside)
+    (aside / "README.md").write_text(card, "utf-8")
+    swap(aside, folder)
+    return folder
+
+
+def export(
+    folder: Path, weights: dict[str, Tensor], config: dict[str, Any], tokenizer: Any, card: str | None = None
+) -> None:
     """Write config, weights, tokenizer and generation config into `folder`; a reader never sees half a file.
 
-    weights  tensors under stock Qwen2 names; a tied `lm_head.weight` must already be left out
+    weights  tensors under stock names; a tied `lm_head.weight` must already be left out
+    card     README.md, if any
     """
+    from huggingface_hub import save_torch_state_dict
+
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".writing-") as aside_name:
         aside = Path(aside_name)
         tokenizer.save_pretrained(aside)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in weights.items()},
-            aside / "model.safetensors",
-            {"format": "pt"},
-        )
+        save_torch_state_dict({n: t.contiguous() for n, t in weights.items()}, aside, max_shard_size=SHARD)
         (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         ids = {key: config[key] for key in ("eos_token_id", "pad_token_id", "mask_token_id")}
         (aside / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n")
+        if card is not None:
+            (aside / "README.md").write_text(card, "utf-8")
         _embed_template(aside)
         for path in sorted(aside.iterdir()):
             path.chmod(0o644)

@@ -24,11 +24,23 @@ def draw_noise(labels: Tensor, block: int, *, eps: float = 1e-3, rng: torch.Gene
     """
     if block < 1:
         raise ValueError(f"draw_noise(block={block}): a block holds at least one column")
-    rows, columns = labels.shape
-    time = torch.rand(rows, -(-columns // block), generator=rng, device=labels.device)
-    rate = repeat((1 - eps) * time + eps, "b n -> b (n k)", k=block)[:, :columns]
+    groups = repeat(torch.arange(labels.shape[1], device=labels.device) // block, "t -> b t", b=len(labels))
+    return draw_grouped(labels, groups, eps=eps, rng=rng)[0]
+
+
+def draw_grouped(
+    labels: Tensor, groups: Tensor, *, eps: float = 1e-3, rng: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """`draw_noise` over any groups of columns: columns of a row with the same number in `groups` (b, t) share a rate.
+
+    groups  (b, t) int64, numbered from 0
+
+    Returns the mask (b, t) bool and the rate (b, t) each column was masked at.
+    """
+    time = torch.rand(len(labels), int(groups.max()) + 1, generator=rng, device=labels.device)
+    rate = ((1 - eps) * time + eps).gather(1, groups)
     coin = torch.rand(labels.shape, generator=rng, device=labels.device)
-    return (coin < rate) & (labels != IGNORE)
+    return (coin < rate) & (labels != IGNORE), rate
 
 
 def complement(noised: Tensor, labels: Tensor) -> Tensor:

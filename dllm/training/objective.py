@@ -1,13 +1,14 @@
-"""The losses: block diffusion over complementary copies, as published and in a cheaper layout, and plain next-token.
+"""The losses: block diffusion as published, every objective over its cheaper view, and plain next-token.
 
-The loss is the mean cross entropy over masked supervised positions, without a 1/t weight; the logits at column i - 1
-predict column i (the token shift), so a label at position 0 is never used.
+Block diffusion's loss is the mean cross entropy over masked supervised positions, without a 1/t weight; the logits at
+column i - 1 predict column i (the token shift), so a label at a text's first position is never used.
 
 Source: Wu et al. 2025, Fast-dLLM v2 (arXiv:2509.26328), section 3.2, and the training forward of its published model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from dllm.training.attention import CLEAN, Layout, additive, paper_layout, sees, shared_clean_layout
+from dllm.training.attention import Layout, additive, mask_for, paper_layout, sees
 from dllm.training.noise import IGNORE, complement, noised_labels
+from dllm.training.views import BlockDiffusion, Noise, Packed
 
 
 def shifted_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -49,41 +51,42 @@ def paper_forward(
     return logits, shifted_loss(logits, noised_labels(repeat(labels, "b t -> (c b) t", c=2), both))
 
 
-def diffusion_loss(
-    model: Any, tokens: Tensor, labels: Tensor, noised: Tensor, *, block: int, mask_id: int, first: int = 0
-) -> tuple[Tensor, int]:
-    """The same loss as `paper_forward` for less: both noised copies share one clean text, unreachable blocks left out.
+def view_loss(model: Any, view: Mapping[str, Tensor], block: int) -> Tensor:
+    """Sum of the weighted cross entropies of a view, through the model's stock forward.
 
-    first  no row is supervised before this position; with `first > 0` the prompt's blocks appear only once, clean.
-    Returns the loss and the number of positions the model ran on (all rows together).
-    Raises ValueError if a row is supervised at a position before `first`.
+    block  the objective's `attention_block`
+
+    Divide by the number of labels that are not `IGNORE` for the mean.
     """
-    if bool((labels[:, :first] != IGNORE).any()):
-        raise ValueError(
-            f"diffusion_loss(first={first}): a row is supervised earlier; first must be the earliest such position"
-        )
-    layout = shared_clean_layout(tokens.shape[1], block, first)
-    ids, targets = _gather(layout, tokens, labels, noised, mask_id)
-    hidden = model.model(
-        input_ids=ids,
-        attention_mask=additive(sees(layout, block)),
-        position_ids=rearrange(layout.position, "k -> 1 k"),
+    layout = Layout(view["position_ids"], view["copy"], view["sample"])
+    labels = view["labels"]
+    logits = model(
+        input_ids=view["input_ids"],
+        attention_mask=mask_for(getattr(model, "module", model), layout, block),
+        position_ids=view["position_ids"],
+        logits_to_keep=torch.arange(labels.shape[1], device=labels.device),
         use_cache=False,
-    ).last_hidden_state
-    wanted = targets != IGNORE
-    return cross_entropy(model.lm_head(hidden[wanted]).float(), targets[wanted]), ids.numel()
-
-
-def _gather(layout: Layout, tokens: Tensor, labels: Tensor, noised: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
-    """Input ids (b, k) of a layout and, already shifted, the label (b, k) each column's logits are scored against."""
-    masks = torch.stack((torch.zeros_like(noised), noised, complement(noised, labels)))
-    shown = rearrange(masks, "c b t -> c t b")[layout.copy, layout.position]
-    ids = tokens[:, layout.position].masked_fill(rearrange(shown, "k b -> b k"), mask_id)
-    after = (layout.position + 1).clamp(max=tokens.shape[1] - 1)
-    scored = rearrange(masks, "c b t -> c t b")[layout.copy, after] & rearrange(
-        (layout.copy != CLEAN) & (after > layout.position), "k -> k 1"
+    ).logits
+    losses = cross_entropy(
+        rearrange(logits, "b m v -> (b m) v").float(),
+        rearrange(labels, "b m -> (b m)"),
+        ignore_index=IGNORE,
+        reduction="none",
     )
-    return ids, labels[:, after].masked_fill(~rearrange(scored, "k b -> b k"), IGNORE)
+    return (losses * rearrange(view["weights"], "b m -> (b m)")).sum()
+
+
+def diffusion_loss(
+    model: Any, tokens: Tensor, labels: Tensor, noised: Tensor, *, block: int, mask_id: int
+) -> tuple[Tensor, int]:
+    """The same loss as `paper_forward` for less: one text a row, seen as `BlockDiffusion` sees it.
+
+    Returns the loss and the number of positions the model ran on (all rows together).
+    """
+    position = repeat(torch.arange(tokens.shape[1]), "t -> b t", b=len(tokens))
+    packed = Packed(tokens, labels, torch.zeros_like(position), position)
+    view = BlockDiffusion(block).view(packed, Noise(noised, torch.ones(noised.shape)), mask_id)
+    return view_loss(model, view, block) / (view["labels"] != IGNORE).sum(), view["input_ids"].numel()
 
 
 def next_token_loss(model: Any, tokens: Tensor, labels: Tensor) -> tuple[Tensor, int]:

@@ -29,12 +29,10 @@ class Batch(NamedTuple):
 
     tokens  (b, t) int64
     labels  (b, t) int64  `IGNORE` outside answers
-    first   the earliest supervised position
     """
 
     tokens: Tensor
     labels: Tensor
-    first: int
 
 
 def encode(tokenizer: Any, prompt: str, completion: str) -> Row:
@@ -47,7 +45,7 @@ def encode(tokenizer: Any, prompt: str, completion: str) -> Row:
 def block_batches(rows: Iterable[Row], *, block: int, positions: int, end: int) -> Iterator[Batch]:
     """Batches for block diffusion: rows of equal padded length whose answers begin in the same block.
 
-    positions  about how many columns of the shared-clean layout a batch should cost
+    positions  about how many columns a batch should cost, both noised copies and the clean one
     """
     held: dict[tuple[int, int], list[Row]] = defaultdict(list)
     for row in rows:
@@ -76,7 +74,7 @@ def _stack(rows: list[Row], length: int, *, fill: int, supervise: bool) -> Batch
         labels[index, len(prompt) : stop] = tokens[index, len(prompt) : stop]
         if supervise:
             labels[index, stop:] = fill
-    return Batch(tokens, labels, min(len(row.prompt) for row in rows))
+    return Batch(tokens, labels)
 
 
 def special_ids(tokenizer: Any) -> tuple[int, int]:

@@ -14,10 +14,18 @@ from dllm.types import Canvas, Guess, Rows, Window
 Row = Sequence[float | None]
 
 
-def board(*rows: Row, columns: Sequence[int] | None = None, step: int = 0, t: int | None = None, **planes: Any):
+def board(
+    *rows: Row,
+    columns: Sequence[int] | None = None,
+    step: int = 0,
+    t: int | None = None,
+    answer: bool = False,
+    **planes: Any,
+):
     """A canvas, a window and a guess from the confidences of its slots; None where a slot is decided.
 
     columns  of the slots, the same in every row (0, 1, … if left out); the canvas has `t` columns
+    answer   decided slots are the row's own, and may be revoked or replaced
     planes   other fields of the guess, as nested lists; left out, candidates are token 0 and the rival has the rest
     """
     b, k = len(rows), len(rows[0])
@@ -44,6 +52,7 @@ def board(*rows: Row, columns: Sequence[int] | None = None, step: int = 0, t: in
         forced=~full.bool(),
         step=full * step,
         closed=~full.bool(),
+        answer=torch.ones_like(pending) if answer else None,
     )
     zeros = torch.zeros(b, k, dtype=torch.int64)
     rest = torch.where(pending, torch.minimum(1 - confidence, confidence), 0)

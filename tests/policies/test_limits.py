@@ -10,7 +10,9 @@ import torch
 
 from dllm import (
     KLASS,
+    WINO,
     Blocks,
+    Capped,
     CertaintyPrior,
     Certified,
     DecayingThreshold,
@@ -22,6 +24,7 @@ from dllm import (
     EqualSplit,
     ErrorBudget,
     Factor,
+    JointThreshold,
     LeftToRight,
     Linear,
     LocalLeap,
@@ -30,8 +33,11 @@ from dllm import (
     NoCache,
     Peak,
     PositionCalibrated,
+    ReMDM,
     Request,
+    Rescaled,
     RunHierarchy,
+    Saber,
     SequenceBudget,
     Strategy,
     Threshold,
@@ -39,7 +45,7 @@ from dllm import (
     Whole,
 )
 from dllm.testing import laws
-from dllm.types import Signal
+from dllm.types import Signal, Verdict
 from tests.tiny import STOP, model
 
 REQUESTS = [
@@ -64,6 +70,43 @@ class After:
     def step(self, guess, window, state, /):
         verdict, _ = self.policy.step(guess, window, None)
         return verdict._replace(accept=verdict.accept & (window.step >= self.wait).unsqueeze(1)), state
+
+
+@dataclass(frozen=True)
+class Capped20:
+    """A strict threshold for at most min(max(⌊0.7 n⌋, 5), 20) of n pending slots."""
+
+    tau: float
+    needs: ClassVar[Signal] = Signal.NONE
+
+    def init(self, canvas, /):
+        return None
+
+    def step(self, guess, window, state, /):
+        accept = torch.zeros_like(window.pending)
+        for row, pending in enumerate(window.pending):
+            good = [i for i in pending.nonzero().flatten().tolist() if guess.confidence[row, i] > self.tau]
+            cap = min(max(int(0.7 * int(pending.sum())), 5), 20)
+            accept[row, sorted(good, key=lambda i: -float(guess.confidence[row, i]))[:cap]] = True
+        return Verdict(accept, guess.confidence), state
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Dream's "origin": going from time t to s, each pending slot by itself with probability 1 - s/t; all at last."""
+
+    steps: int
+    needs: ClassVar[Signal] = Signal.NOISE
+
+    def init(self, canvas, /):
+        return None
+
+    def step(self, guess, window, state, /):
+        times = torch.linspace(1, 1e-3, self.steps + 1)
+        now = window.step.clamp(max=self.steps - 1)
+        chance = torch.where(window.step >= self.steps - 1, 1, 1 - times[now + 1] / times[now])
+        accept = window.pending & (guess.noise < chance.unsqueeze(1))
+        return Verdict(accept, -guess.noise, rest=window.step < self.steps - 1), state
 
 
 LIMITS = [
@@ -96,6 +139,21 @@ LIMITS = [
     (EarlyCommit(TopK(k=2), Linear(LARGE, LARGE)), TopK(k=2)),
     (EarlyCommit(ONE, Linear(0.0, 0.0)), EVERYTHING),
     (EarlyCommit(KLASS(0.3, kl=1.0), Linear(LARGE, LARGE)), KLASS(0.3, kl=1.0)),
+    (Dilated(2, tau=1e-9), Dilated(2)),
+    (Dilated(99, tau=2.0), EVERYTHING),
+    (Saber(99), EVERYTHING),
+    (WINO(0.4, verify=0.0), Capped20(0.4)),
+    (WINO(2.0), ONE),
+    (JointThreshold(0.4, edit=1.0), Threshold(0.4, strict=True)),
+    (JointThreshold(0.0, edit=0.0, post=0), EVERYTHING),
+    (ReMDM(6, Capped(0.0), eps=1e-3), Origin(6)),
+    (ReMDM(6, Rescaled(0.0), eps=1e-3), Origin(6)),
+    (ReMDM(1, Capped(1.0)), EVERYTHING),
+    (ReMDM(8, Capped(1.0)), ReMDM(8, Rescaled(1.0))),
+    (EarlyCommit(Saber(), Linear(LARGE, LARGE)), Saber()),
+    (EarlyCommit(WINO(0.3, 0.3), Linear(LARGE, LARGE)), WINO(0.3, 0.3)),
+    (EarlyCommit(JointThreshold(0.5, 0.2, post=2), Linear(0.0, 0.0)), EVERYTHING),
+    (CertaintyPrior(WINO(0.3, 0.3, score=Margin())), WINO(0.3, 0.3, score=Margin())),
 ]
 PLACES = [
     ("bidirectional", Blocks(8), NoCache()),
@@ -110,6 +168,8 @@ PLACES = [
 def test_limit(pair, place) -> None:
     geometry, scheduler, cache = place
     m = model(geometry)
+    if m.needs_left and any(getattr(policy, "edits", False) for policy in pair):
+        cache = DualCache(refresh=1)  # who judges decided slots runs the column left of them, so that it is less stale
     (got, ours), (want, theirs) = (laws.run(m, REQUESTS, Strategy(p, scheduler, cache)) for p in pair)
     assert [torch.equal(a.commit, b.commit) for a, b in zip(got, want, strict=True)] == [True] * len(want)
     assert [r.output_ids for r in ours] == [r.output_ids for r in theirs]
@@ -139,7 +199,12 @@ def test_settings_in_between_are_neither_limit() -> None:
         LocalLeap(0.6, 0.3, 2),
         RunHierarchy(0.6, 0.2),
         Dilated(),
+        Dilated(2, tau=0.3),
         EarlyCommit(ONE, Linear(2.0, 0.5)),
+        Saber(),
+        WINO(0.3, 0.3),
+        JointThreshold(0.2, 0.9, post=1),
+        ReMDM(6, Capped(0.1)),
     ]
     (_, one), (_, everything) = (laws.run(m, REQUESTS, Strategy(p, Whole(), NoCache())) for p in (ONE, EVERYTHING))
     for policy in middle:

@@ -178,6 +178,29 @@ def test_dilated_skips_rounds_that_others_have_done() -> None:
     assert accepted(Dilated(), board([N, 0.5, N, 0.5], [0.5, 0.5, 0.5, 0.5])) == [[1, 3], [0, 2]]
 
 
+def test_dilated_puts_off_what_is_unsure() -> None:
+    """Eight columns, of which 4 and 2 are unsure: 4 is seen again with 2 and 6, both with the last round."""
+    policy, state, found = Dilated(2, tau=0.4), None, []
+    left = [0.5, 0.5, 0.3, 0.5, 0.3, 0.5, 0.5, 0.1]
+    for _ in range(3):
+        canvas, window, guess = board(left)
+        verdict, state = policy.step(guess, window, policy.init(canvas) if state is None else state)
+        found.append(slots(verdict.accept)[0])
+        left = [None if i in found[-1] else x for i, x in enumerate(left)]
+    assert found == [[0], [6], [1, 2, 3, 4, 5, 7]]
+    canvas, window, guess = board([0.3, 0.5, 0.5, 0.5, 0.35, 0.5, 0.5, 0.5])
+    assert committed(Dilated(2, tau=0.4), (canvas, window, guess)) == [[4]]  # none is sure: the best of the round
+    assert committed(Dilated(2, tau=0.3), (canvas, window, guess)) == [[0, 4]]
+
+
+def test_dilated_looks_again_before_the_last_round() -> None:
+    policy = Dilated(2, tau=0.4)
+    canvas, window, guess = board([0.5, 0.5, 0.5, 0.5, 0.3, 0.5, 0.5, 0.5])
+    _, state = policy.step(guess, window, policy.init(canvas))
+    _, window, guess = board([N, 0.5, 0.5, 0.5, 0.6, 0.5, 0.5, 0.5])
+    assert accepted(policy, (canvas, window, guess), state) == [[2, 4, 6]]
+
+
 # CertaintyPrior
 
 
@@ -285,6 +308,7 @@ def test_early_commit_asks_less_the_more_is_decided() -> None:
         (lambda: LocalLeap(radius=-1), "radius"),
         (lambda: RunHierarchy(0.3, 0.4), "low"),
         (lambda: Dilated(1), "base"),
+        (lambda: Dilated(tau=-0.1), "tau"),
         (lambda: CertaintyPrior(sigma=0), "sigma"),
         (lambda: EarlyCommit(curve="linear"), "curve"),
         (lambda: EarlyCommit(curve=Linear), "curve"),

@@ -69,10 +69,7 @@ def test_equals_the_recorded_training_forward(case: dict[str, Any]) -> None:
     assert loss.item() == pytest.approx(case["loss"], abs=2e-4)
     want = np.load(GOLDENS / "fast_dllm_v2_training_logits.npz")[f"{case['id']}/logits"]
     assert np.abs(logits[:, ::4].numpy() - want).max() < 1e-3
-    first = int((labels != IGNORE).any(0).float().argmax())
-    cheap, _ = diffusion_loss(
-        model, tokens, labels, noised, block=case["bd_size"], mask_id=case["mask_id"], first=first
-    )
+    cheap, _ = diffusion_loss(model, tokens, labels, noised, block=case["bd_size"], mask_id=case["mask_id"])
     assert cheap.item() == pytest.approx(case["loss"], abs=2e-4)
 
 
@@ -96,15 +93,9 @@ def test_the_cheap_layout_gives_the_published_loss(
     noised = draw_noise(labels, block, rng=rng)
     with torch.no_grad():
         _, want = paper_forward(tiny, tokens, labels, noised, block=block, mask_id=MASK)
-        got, positions = diffusion_loss(tiny, tokens, labels, noised, block=block, mask_id=MASK, first=first)
+        got, positions = diffusion_loss(tiny, tokens, labels, noised, block=block, mask_id=MASK)
     assert got.item() == pytest.approx(want.item(), abs=1e-5)
     assert positions <= 3 * 3 * length
-
-
-def test_a_supervised_position_before_first_is_refused(tiny: Any) -> None:
-    tokens = torch.full((1, 6), 5)
-    with pytest.raises(ValueError, match="first=4"):
-        diffusion_loss(tiny, tokens, tokens, tokens > 0, block=2, mask_id=MASK, first=4)
 
 
 def test_the_label_of_column_zero_is_never_used() -> None:

@@ -27,7 +27,6 @@ def test_block_batches_fill_the_tail_with_the_end_and_supervise_it(rows: list[Ro
         assert batch.tokens.shape[1] % block == 0
         supervised = batch.labels != IGNORE
         assert (batch.labels[supervised] == batch.tokens[supervised]).all()
-        assert supervised.float().argmax(1).min() == batch.first
         for tokens, marked in zip(batch.tokens.tolist(), supervised.tolist(), strict=True):
             start = marked.index(True)
             row = next(row for row in rows if tokens[: len(row.prompt) + len(row.answer)] == row.prompt + row.answer)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -49,7 +50,7 @@ def test_the_template_gives_the_ids_that_training_uses(tokenizer: Any) -> None:
 
 
 def test_an_exported_tokenizer_loads_and_says_the_same(tokenizer: Any, tmp_path: Path) -> None:
-    export(tmp_path, {}, {"eos_token_id": 0, "pad_token_id": 1, "mask_token_id": 2}, tokenizer)
+    export(tmp_path, {"w": torch.zeros(1)}, {"eos_token_id": 0, "pad_token_id": 1, "mask_token_id": 2}, tokenizer)
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again("Mia has 7 nuts").input_ids == tokenizer("Mia has 7 nuts").input_ids
     assert again.mask_token_id == 2 and again.chat_template == tokenizer.chat_template

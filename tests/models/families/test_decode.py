@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import dllm
 from dllm.caches import DualCache, NoCache, PrefixCache
+from dllm.cli.main import app
 from dllm.errors import CheckpointError, ConfigError, RequestError
 from dllm.models import FAMILIES, load
 from dllm.policies import Threshold
@@ -138,3 +142,18 @@ def test_encoder_options(tiny):
 def test_every_family_has_a_recipe_of_its_own():
     for family in FAMILIES:
         assert any(family.name in recipe.families for recipe in RECIPES.values()), family.name
+
+
+def test_the_command_line_takes_the_family(tiny, tmp_path):
+    """Trained in blocks or not, the files of an adapted model are the same: only the user knows."""
+    folder, source = tiny("a2d_qwen3"), tmp_path / "in.jsonl"
+    source.write_text('{"prompt_ids": [3, 4, 5], "max_new_tokens": 4}\n')
+    command = ["decode", "--model", str(folder), "--input", str(source), "--quiet", "--ignore-eos"]
+    for options, cache in (([], "NoCache()"), (["--family", "a2d_bd3lm", "--cache", "prefix"], "PrefixCache")):
+        result = CliRunner().invoke(app, [*command, *options])
+        assert result.exit_code == 0, result.stderr
+        assert cache in json.loads(result.stdout)["strategy"]
+    told = CliRunner().invoke(app, ["info", str(folder), "--family", "a2d_bd3lm"])
+    assert "block-causal, blocks of 32" in told.stdout
+    wrong = CliRunner().invoke(app, [*command, "--family", "nonsense"])
+    assert wrong.exit_code == 2 and "nonsense" in wrong.stderr and "Traceback" not in wrong.stderr

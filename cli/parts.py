@@ -1,0 +1,99 @@
+"""What a strategy is made of: every part by kind, its fields and what it does."""
+
+from __future__ import annotations
+
+import inspect
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from dllm.cli.failing import plainly
+from dllm.cli.listing import brief, console
+from dllm.errors import ConfigError
+from dllm.parts import TABLES
+from dllm.registry import like
+
+if TYPE_CHECKING:
+    from dllm.registry import Entry, Registry
+
+FIELDS = ("pace", "curve")
+"""Kinds that are only ever fields of policies."""
+
+
+def parts(
+    name: Annotated[str | None, typer.Argument(help="A part, to be told all about it.", show_default=False)] = None,
+) -> None:
+    """List the parts of a strategy: name, fields with their defaults, what it does, and which package brings it.
+
+    Give one to [bold]dllm decode[/bold] by its name, or with fields of its own: [bold]--policy "klass(kl=0.02)"[/bold].
+    A part may be a field of another: [bold]--policy "early-commit(top-k(k=2), curve=cosine)"[/bold].
+    """
+    with plainly():
+        found = 0
+        for table in TABLES.values():
+            entries = [entry for entry in table.entries() if name is None or asked(name, entry)]
+            found += len(entries)
+            if name is None and entries:
+                console().print(listed(table, entries), "")
+            for entry in entries if name is not None else ():
+                explain(table, entry)
+        if name is not None and not found:
+            unknown(name)
+
+
+def asked(name: str, entry: Entry) -> bool:
+    return name in (entry.attribute, entry.name, entry.name.replace("-", "_"))
+
+
+def unknown(name: str) -> None:
+    """Raise ConfigError, listing all names."""
+    names = list(dict.fromkeys(name for table in TABLES.values() for name in table))
+    raise ConfigError(f"unknown part {name!r}{like(name, names)}: choose from {', '.join(names)}")
+
+
+def listed(table: Registry[type], entries: list[Entry]) -> Table:
+    """The parts of one kind."""
+    where = "field of a policy" if table.kind in FIELDS else f"--{table.kind}"
+    head = (f"{table.kind} ({where})", "fields", "what it does", "from")
+    shown = Table(*head, box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for entry in entries:
+        try:
+            part = table[entry.name]
+        except ConfigError as error:
+            shown.add_row(Text(entry.name, "bold red"), "", Text(str(error), "red"), entry.origin)
+            continue
+        shown.add_row(
+            Text(entry.name, "bold green"), Text(", ".join(fields(part)), "cyan"), escape(meaning(part)), entry.origin
+        )
+    return shown
+
+
+def explain(table: Registry[type], entry: Entry) -> None:
+    """All that is known of one part."""
+    part = table[entry.name]
+    out = console()
+    out.print(
+        Text.assemble((f"{entry.name}({', '.join(fields(part))})", "bold green"), f"  {table.kind}, {entry.place}")
+    )
+    out.print(Text(f"from {entry.origin}\n", "dim"))
+    out.print(Text((inspect.getdoc(part) or "") + "\n"))
+
+
+def fields(part: type) -> list[str]:
+    """Its fields with their defaults."""
+
+    def shown(parameter: Parameter) -> str:
+        default: Any = parameter.default
+        return parameter.name if default is Parameter.empty else f"{parameter.name}={brief(default)}"
+
+    return [shown(parameter) for parameter in signature(part).parameters.values()]
+
+
+def meaning(part: type) -> str:
+    """The first sentence of its docstring."""
+    first = " ".join((inspect.getdoc(part) or "").split("\n\n")[0].split())
+    return first.split(". ")[0].rstrip(".") + "." if first else ""

@@ -1,0 +1,86 @@
+"""The floor: what a forward would take if it only moved the bytes and did the products that it must."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from dllm.types import Step
+
+
+class Rates(NamedTuple):
+    """What this machine does: bytes copied and floating-point operations of matrix products, each per second."""
+
+    bytes: float
+    operations: float
+
+
+class Work(NamedTuple):
+    """What a forward must do: bytes to move and floating-point operations."""
+
+    bytes: float
+    operations: float
+
+    def seconds(self, rates: Rates) -> float:
+        """The longer of the two, as if the other were hidden behind it."""
+        return max(self.bytes / rates.bytes, self.operations / rates.operations)
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def best(run: Callable[[], Any], device: torch.device, repeats: int = 7) -> float:
+    """Seconds of the fastest of some runs."""
+    run()
+    seconds = []
+    for _ in range(repeats):
+        wait(device)
+        start = time.perf_counter()
+        run()
+        wait(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
+    """Copy bandwidth and matrix-product rate, measured here and now."""
+    accelerator = device.type == "cuda"
+    count = 2**30 if accelerator else 2**26
+    source = torch.ones(count, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    n = 8192 if accelerator else 1024
+    a, b = torch.randn(n, n, device=device).to(dtype), torch.randn(n, n, device=device).to(dtype)
+    copied = 2 * count / best(lambda: target.copy_(source), device)
+    return Rates(copied, 2 * n**3 / best(lambda: a @ b, device))
+
+
+def floor(model: Any, step: Step) -> Work:
+    """What the forward of a step must do: read the weights and the keys and values once, and multiply.
+
+    Only the slots that get logits go through the head. Rows that were not run cost nothing.
+    """
+    network = model.network
+    config = network.config
+    size = next(network.parameters()).element_size()
+    head = network.get_output_embeddings().weight.numel()
+    table = network.get_input_embeddings().weight.numel()
+    tied = network.get_output_embeddings().weight is network.get_input_embeddings().weight
+    body = sum(p.numel() for p in network.parameters()) - table - (0 if tied else head)
+    columns, slots = int(step.queries.sum()), len(step.window.slots)
+    ends = step.canvas.rows.length if not hasattr(model.geometry, "size") else step.window.block_end
+    keys = int((ends * (step.queries > 0)).sum())
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    stored = 2 * config.num_hidden_layers * heads * width
+    pairs = int((ends * step.queries).sum())
+    attention = 4 * config.num_hidden_layers * config.num_attention_heads * width * pairs
+    return Work(
+        bytes=size * (body + (head if slots else 0) + stored * keys),
+        operations=2 * (body * columns + head * slots) + attention,
+    )

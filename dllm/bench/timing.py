@@ -1,0 +1,168 @@
+"""A strategy timed: whole runs for tokens per second, and step by step for windows and refreshes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from dllm.bench.floor import Rates, floor, wait
+from dllm.requests import Request
+from dllm.sampler import steps
+from dllm.strategy import Strategy
+from dllm.types import Step
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured. Seconds are medians; a floor is what the same forwards would take at the measured rates.
+
+    tokens_per_second  all rows' new tokens over the time of a whole run, prompts included
+    tokens_per_forward new tokens over forwards, mean of the rows
+    seconds            of a whole run
+    window, refresh    of one step that runs the window alone, and of one that runs more (0 where there was none)
+    window_floor, refresh_floor
+    outside            share of a whole run that is not spent in the model
+    memory             bytes, the most that was allocated on the accelerator; 0 on a CPU
+    """
+
+    tokens_per_second: float
+    tokens_per_forward: float
+    nfe: float
+    seconds: float
+    window: float
+    window_floor: float
+    refresh: float
+    refresh_floor: float
+    floor: float
+    outside: float
+    memory: int
+
+    def row(self) -> dict[str, float]:
+        return asdict(self)
+
+
+class Clock:
+    """Adds up the time that a model's forwards and heads take, waiting for the device each time."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.inside = model, 0.0
+        self.kept = model.forward, model.head
+
+    def __enter__(self) -> Clock:
+        self.model.forward, self.model.head = self.timed(self.kept[0]), self.timed(self.kept[1])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self.model.forward, self.model.head
+
+    def timed(self, run: Any) -> Any:
+        def timed(*args: Any) -> Any:
+            wait(self.model.device)
+            start = time.perf_counter()
+            out = run(*args)
+            wait(self.model.device)
+            self.inside += time.perf_counter() - start
+            return out
+
+        return timed
+
+
+def time_strategy(
+    model: Any,
+    requests: Sequence[Request],
+    strategy: Strategy,
+    rates: Rates,
+    repeats: int = 5,
+    batch_size: int | None = None,
+) -> Timing:
+    """Time a strategy on a model: `repeats` whole runs, then one step by step, after a run to warm up."""
+    device = model.device
+    stream = list(steps(model, requests, strategy, batch_size=batch_size))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    whole = statistics.median(run(model, requests, strategy, batch_size) for _ in range(repeats))
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    with Clock(model) as clock:
+        total = run(model, requests, strategy, batch_size)
+    parts = apart(model, requests, strategy, batch_size)
+    ideal = [floor(model, step).seconds(rates) for step in stream]
+    narrow = [is_window(step) for step in stream]
+    counts = torch.stack([step.queries > 0 for step in stream]).sum()
+    tokens = sum(r.max_new_tokens for r in requests)
+
+    def middle(values: Sequence[float], which: bool) -> float:
+        return statistics.median([v for v, n in zip(values, narrow, strict=True) if n == which] or [0.0])
+
+    return Timing(
+        tokens_per_second=tokens / whole,
+        tokens_per_forward=tokens / float(counts),
+        nfe=float(counts) / len(requests),
+        seconds=whole,
+        window=middle(parts, True),
+        window_floor=middle(ideal, True),
+        refresh=middle(parts, False),
+        refresh_floor=middle(ideal, False),
+        floor=sum(ideal),
+        outside=1 - clock.inside / total,
+        memory=memory,
+    )
+
+
+def run(model: Any, requests: Sequence[Request], strategy: Strategy, batch_size: int | None) -> float:
+    """Seconds of a whole run."""
+    wait(model.device)
+    start = time.perf_counter()
+    for _ in steps(model, requests, strategy, batch_size=batch_size):
+        pass
+    wait(model.device)
+    return time.perf_counter() - start
+
+
+def apart(model: Any, requests: Sequence[Request], strategy: Strategy, batch_size: int | None) -> list[float]:
+    """Seconds of each step, waiting for the device after each."""
+    seconds, last = [], time.perf_counter()
+    for _ in steps(model, requests, strategy, batch_size=batch_size):
+        wait(model.device)
+        now = time.perf_counter()
+        seconds.append(now - last)
+        last = now
+    return seconds
+
+
+def is_window(step: Step) -> bool:
+    """Whether a step ran no more than its window (and the column left of it)."""
+    return bool((step.queries <= step.window.end - step.window.start + 1).all())
+
+
+def time_autoregressive(
+    network: Any, prompts: torch.Tensor, new: int, repeats: int = 3, compiled: bool = False
+) -> float:
+    """Tokens per second of greedy autoregressive decoding by `transformers` on the same weights, prompts (b, t).
+
+    compiled  with a static cache and the compiled forward that `generate` makes of it
+    """
+    config = network.config
+    causal = config.is_causal
+    config.is_causal = True
+    options: dict[str, Any] = {"cache_implementation": "static"} if compiled else {}
+    try:
+
+        def once() -> float:
+            wait(prompts.device)
+            start = time.perf_counter()
+            network.generate(
+                prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=new, min_new_tokens=new,
+                do_sample=False, pad_token_id=0, **options,
+            )  # fmt: skip
+            wait(prompts.device)
+            return time.perf_counter() - start
+
+        once()
+        return prompts.shape[0] * new / statistics.median(once() for _ in range(repeats))
+    finally:
+        config.is_causal = causal

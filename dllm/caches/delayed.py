@@ -1,0 +1,48 @@
+"""dKV-Cache: reuse what is decided, one step late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from einops import rearrange
+from torch import Tensor
+
+from dllm.caches.base import NEVER, Memory, Reach, Reuse
+from dllm.caches.positions import PositionCache, between
+from dllm.types import Window
+
+
+@dataclass(frozen=True)
+class DelayedCache(PositionCache):
+    """Reuse the keys and values of decided columns, but of none before it was run once more with its token.
+
+    Runs all pending columns, also those behind the window, and what was decided in the last step. A row is refreshed
+    in the first two forwards of a block and then in every `refresh`-th of the block (None: not again).
+
+    `refresh=1` is `NoCache`. A column is never stale for more than the step in which it is run again: what is reused
+    was computed with the tokens that are on the canvas, though not with all that were decided since beside it.
+
+    Reference: Ma et al. 2025, dKV-Cache (arXiv:2505.15781), dKV-Cache-Decode; 8 and 4 are its published intervals.
+    Departs from it: with a token-shifted model the column left of a pending one is run too, so that every prediction
+    rests on a state of this step; rows of a batch need not have equally many pending columns; where a policy edits,
+    the window is run as well; what was never run before (a block that is begun while another is open) is run whole.
+    """
+
+    refresh: int | None = 8
+
+    def due(self, window: Window, memory: Memory) -> Tensor:
+        opened = memory.log.opened
+        due = window.entered | window.commit | (opened < 2) | (memory.since >= NEVER)
+        return due if self.refresh is None else due | (opened % self.refresh == 0)
+
+    def reach(self, reuse: Reuse, /) -> Reach:
+        log = reuse.log
+        t = log.undecided.shape[1]
+        inside = between(reuse.left, reuse.window, t)
+        wanted = log.undecided | log.changed | between(log.stored, reuse.ends, t)
+        if log.answer:
+            wanted = wanted | inside
+        if log.needs_left:
+            wanted[:, :-1] |= (log.undecided & inside)[:, 1:]
+        skip = ~wanted & ~rearrange(reuse.refresh, "b -> b 1")
+        return Reach(reuse.whole, reuse.ends, skip)

@@ -1,0 +1,55 @@
+"""DSB-cache: a vicinity that follows a sliding window, refreshed by what was written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dllm.caches.base import Memory, Reach, Reuse
+from dllm.caches.positions import PositionCache
+from dllm.caches.vicinity import check_columns
+from dllm.errors import ConfigError
+from dllm.types import Window
+
+
+@dataclass(frozen=True)
+class SlidingCache(PositionCache):
+    """Run from where the row's last window began, or `before` columns left of this one, to `after` columns right of it;
+    refresh once `written` columns were decided since the last refresh.
+
+    before, after  columns beside the window; None: all that a refresh covers
+    written        columns, 1 or more; published as the size of the block. None: only on entering a block
+
+    `written=1` is `NoCache`. What the last window decided or replaced is always run again, so nothing that was decided
+    keeps the keys and values of its mask, however the window moves.
+
+    Reference: Luo et al. 2026, DSB (arXiv:2602.05992), DSB-cache, with the defaults of its scripts; made for
+    `SlidingBlock`, which enters anew by the same count. Departs from it: rows refresh each on its own account, where
+    the published code is written for one row.
+    """
+
+    before: int | None = 24
+    after: int | None = 0
+    written: int | None = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_columns(self, "before", "after")
+        if self.written is not None and self.written < 1:
+            raise ConfigError(f"{self}: written must be 1 column or more, or None")
+
+    def due(self, window: Window, memory: Memory) -> Tensor:
+        due = super().due(window, memory)
+        return due if self.written is None else due | (memory.log.written >= self.written)
+
+    def reach(self, reuse: Reuse, /) -> Reach:
+        left = reuse.whole if self.before is None else reuse.left - self.before
+        right = reuse.ends if self.after is None else reuse.window + self.after
+        start = torch.minimum(left, reuse.log.start).clamp(min=reuse.whole)
+        end = torch.minimum(torch.maximum(right, reuse.log.end), reuse.ends)
+        return Reach(
+            torch.where(reuse.refresh, reuse.whole, start),
+            torch.where(reuse.refresh, reuse.ends, end),
+        )

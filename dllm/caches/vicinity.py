@@ -1,0 +1,62 @@
+"""Vicinity refresh: run the window and the columns near it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dllm.caches.base import Memory, Reach, Reuse
+from dllm.caches.positions import PositionCache
+from dllm.errors import ConfigError
+from dllm.types import Window
+
+
+@dataclass(frozen=True)
+class VicinityCache(PositionCache):
+    """Run the window with `before` columns on its left and `after` on its right; reuse what lies farther away.
+
+    before, after  columns beside the window; None: all that a refresh covers
+    warmup         refresh in each of a row's first so many forwards
+
+    Both 0 is `DualCache`; both None, or `refresh=1`, is `NoCache`. With block-causal attention the columns stay within
+    what a refresh covers: finished blocks are exact already, and nothing right of the block exists.
+
+    A column that a window leaves behind keeps what was stored with its mask, if it is farther than `before` from the
+    next one, until the next refresh; this happens with sub-blocks, and within a block no other way.
+
+    Reference: Ma et al. 2025, dInfer (arXiv:2510.08666), section 3.3; its code calls them `prefix_look`, `after_look`,
+    `warmup_times` and `cache_update_freq`. Departs from it: the vicinity is that of the window, which differs from the
+    block's only with sub-blocks; `refresh` counts from the row's last refresh, not from its first forward; and a
+    refresh decides once, where the published code decides in the refresh and once more in a windowed forward.
+    """
+
+    before: int | None = 16
+    after: int | None = 16
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_columns(self, "before", "after")
+        if self.warmup < 0:
+            raise ConfigError(f"{self}: warmup must be 0 or more forwards")
+
+    def due(self, window: Window, memory: Memory) -> Tensor:
+        return super().due(window, memory) | (memory.log.forwards < self.warmup)
+
+    def reach(self, reuse: Reuse, /) -> Reach:
+        start = reuse.whole if self.before is None else torch.maximum(reuse.left - self.before, reuse.whole)
+        end = reuse.ends if self.after is None else torch.minimum(reuse.window + self.after, reuse.ends)
+        return Reach(
+            torch.where(reuse.refresh, reuse.whole, start),
+            torch.where(reuse.refresh, reuse.ends, end),
+        )
+
+
+def check_columns(cache: object, *names: str) -> None:
+    """Raise `ConfigError` where a number of columns is negative."""
+    for name in names:
+        value = getattr(cache, name)
+        if value is not None and value < 0:
+            raise ConfigError(f"{cache}: {name} must be 0 or more columns, or None for all")

@@ -1,0 +1,77 @@
+"""Joint threshold: write masks by one threshold, and replace written tokens by another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dllm.errors import ConfigError
+from dllm.policies.revising import Revising, decided
+from dllm.policies.scores import Confidence, Score
+from dllm.types import Canvas, Guess, Signal, Verdict, Window
+
+
+class Draft(NamedTuple):
+    """tokens (b, t) int64 what the canvas holds where it is decided · post (b,) int64 steps on a full range."""
+
+    tokens: Tensor
+    post: Tensor
+
+
+@dataclass(frozen=True)
+class JointThreshold(Revising):
+    """Commit every pending slot whose score is above `tau`, and replace every decided one whose candidate is another
+    token and has a confidence above `edit`.
+
+    A range is finished once nothing is pending in it and a further step replaces nothing, or after `post` such steps.
+    So it takes no more steps than its columns and `post` together, also where two tokens replace each other forever.
+    edit 1 or more replaces nothing and is `Threshold(tau, strict=True)`; edit 0 replaces whatever the model now sees
+    otherwise.
+
+    tau   least score of a new token, exclusive
+    edit  least confidence of a replacement, exclusive
+    post  most steps on a range in which nothing is pending; with 0 tokens are replaced only while something is
+
+    Only for models trained to predict what stands in place of a written token; others repeat it. Published settings:
+    (0.7, 0.5) "quality", (0.5, 0.0) "speed".
+
+    Reference: Bie et al. 2026, LLaDA2.1 (arXiv:2602.08676), `generate` of its checkpoints as ported by others. Departs
+    from it: with edit 1 or more a full range gets no further step, in which nothing could change.
+    """
+
+    tau: float = 0.7
+    edit: float = 0.5
+    post: int = 16
+    score: Score = Confidence()
+
+    def __post_init__(self) -> None:
+        if not (self.tau >= 0 and self.edit >= 0):
+            raise ConfigError(f"{self}: tau and edit must be 0 or more; edit=1 replaces nothing")
+        if self.post < 0:
+            raise ConfigError(f"{self}: post must be 0 or more steps")
+
+    @property
+    def needs(self) -> Signal:
+        return self.score.needs | Signal.CURRENT
+
+    def bound(self, columns: Tensor, /) -> Tensor:
+        return columns + self.post
+
+    def init(self, canvas: Canvas, /) -> Draft:
+        return Draft(canvas.tokens, torch.zeros(len(canvas.tokens), dtype=torch.int64, device=canvas.tokens.device))
+
+    def step(self, guess: Guess, window: Window, state: Draft, /) -> tuple[Verdict, Draft]:
+        score = self.score(guess, window)
+        other = guess.tokens != window.take(state.tokens)
+        replace = decided(window) & other & (guess.confidence > self.edit)
+        accept = (window.pending & (score > self.tau)) | replace
+        active, full = window.valid.any(1), ~window.pending.any(1)
+        post = torch.where(window.step == 0, 0, state.post) + full
+        over = (full & ~replace.any(1)) | (post >= self.post)
+        hold = active & ~over if self.edit < 1 else torch.zeros_like(over)
+        # a slot that is pending now and decided at the next step was committed with this candidate, whoever said so
+        tokens = window.put(state.tokens, guess.tokens, window.pending | replace)
+        return Verdict(accept, score, hold=hold), Draft(tokens, torch.where(active, post, state.post))

@@ -1,0 +1,150 @@
+"""The cells in which a part is tried: with parts of every other kind, over every geometry of attention."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from itertools import product
+from typing import Any
+
+from dllm.caches import DualCache, NoCache, PrefixCache
+from dllm.errors import ConfigError
+from dllm.expressions import read
+from dllm.parts import METHODS, TABLES, fits
+from dllm.policies import KLASS, CertaintyPrior, EarlyCommit, EqualSplit, NegativeEntropy, Threshold, TimeSchedule, TopK
+from dllm.requests import Request, lay_out
+from dllm.sampler import fit
+from dllm.sampling import Sampling
+from dllm.schedulers import Blocks, Whole
+from dllm.strategy import Strategy
+from dllm.testing.tiny import GEOMETRIES, STOP, model
+from dllm.types import Cache, Policy, Scheduler
+
+Cell = tuple[str, Strategy]
+"""Name of a geometry, and a strategy for it."""
+
+REQUESTS = [
+    Request((3, 7, 1, 22, 9), max_new_tokens=13, seed=1),
+    Request((5, 2, 8, 8, 8, 1, 0, 4, 17, 20, 11), max_new_tokens=8, seed=2, stop_ids=(STOP,)),
+]
+"""Two rows of unequal prompts and lengths; one has an end token."""
+
+POLICIES: list[Policy] = [
+    Threshold(0.6),
+    TopK(k=2, score=NegativeEntropy()),
+    TopK(pace=EqualSplit()),
+    KLASS(0.2, kl=0.5, history=1),
+    CertaintyPrior(TopK(k=1), sigma=3.0),
+    TopK(pace=TimeSchedule(), score=NegativeEntropy()),
+]
+"""A policy of each habit: none, fixed, paced, with memory, with geometry, one that rests."""
+
+SCHEDULERS: list[Scheduler] = [
+    Blocks(8),
+    Blocks(8, sub_block=4),
+    Blocks(8, commit=True),
+    Blocks(8, sub_block=2, commit=True),
+    Blocks(8, first_alone=True),
+    Whole(),
+]
+
+CACHES: list[Cache] = [
+    NoCache(),
+    PrefixCache(),
+    PrefixCache(refresh=2),
+    DualCache(),
+    DualCache(refresh=3),
+    DualCache(while_first=True),
+]
+
+PARTNERS: dict[str, Sequence[Any]] = {"policy": POLICIES, "scheduler": SCHEDULERS, "cache": CACHES}
+
+
+def cells(part: Any) -> list[Cell]:
+    """Every cell of a part, given as an object or as an expression; those that a part refuses are left out.
+
+    Raises ConfigError where nothing is left, or where the part is of no kind that we know.
+    """
+    part = made(part)
+    kind = kind_of(part)
+    sampling = Sampling(processors=(part,)) if kind == "processor" else Sampling()
+    axes = PARTNERS | worn(part, kind)
+    found = [
+        (geometry, Strategy(policy, with_steps(scheduler, policy), cache, sampling))
+        for geometry, policy, scheduler, cache in product(GEOMETRIES, *(axes[name] for name in PARTNERS))
+        if can_follow(scheduler, policy)
+    ]
+    possible = [cell for cell in found if refusal(cell) is None]
+    if not possible:
+        raise ConfigError(f"{part} refuses every model and every part, for example: {refusal(found[0])}")
+    return possible
+
+
+def made(part: Any) -> Any:
+    """The part that an expression describes; an object as it is."""
+    return read(part, Any) if isinstance(part, str) else part
+
+
+def worn(part: Any, kind: str) -> dict[str, Sequence[Any]]:
+    """Who stands for the axis of a part: it alone, or policies that it is a field of."""
+    if kind in PARTNERS:
+        return {kind: [part]}
+    if kind == "score":
+        return {"policy": [TopK(k=1, score=part), TopK(k=3, score=part), TopK(pace=EqualSplit(), score=part)]}
+    if kind == "pace":
+        return {"policy": [TopK(pace=part)]}
+    return {"policy": [EarlyCommit(TopK(k=1), part)] if kind == "curve" else POLICIES}
+
+
+def kind_of(part: Any) -> str:
+    """The kind of a part: that of the table that has its class or a base of it, or else of the method it has."""
+    for made, table in product(type(part).__mro__, TABLES.values()):
+        if table.name_of(made) is not None:
+            return table.kind
+    for kind in METHODS:
+        if fits(kind, type(part)) and (kind != "cache" or "logits" not in inspect.signature(part.step).parameters):
+            return kind
+    raise ConfigError(f"{part!r} is no part: it has none of the methods that dllm.parts.METHODS lists")
+
+
+def with_steps(scheduler: Scheduler, policy: Policy) -> Scheduler:
+    """The scheduler with the steps that a policy with a pace needs."""
+    if getattr(policy, "paced", False) and getattr(scheduler, "steps", 0) is None:
+        return replace(scheduler, steps=4)  # type: ignore[type-var]
+    return scheduler
+
+
+def can_follow(scheduler: Scheduler, policy: Policy) -> bool:
+    """Whether one has steps where the other has a pace, or neither."""
+    planned = getattr(with_steps(scheduler, policy), "steps", None)
+    return getattr(policy, "paced", False) == (planned is not None)
+
+
+def refusal(cell: Cell) -> ConfigError | None:
+    """Why a cell cannot be: what its parts say when they meet the model."""
+    geometry, strategy = cell
+    try:
+        adapted = fit(model(geometry), strategy)
+        canvas = lay_out(adapted, REQUESTS)
+        strategy.policy.init(canvas)
+        strategy.scheduler.init(canvas, adapted)
+        strategy.cache.init(canvas, adapted)
+    except ConfigError as error:
+        return error
+    return None
+
+
+def rests(part: Any) -> bool:
+    """Whether a part, or one within it, has a quota of zero at some steps."""
+    return any(bool(getattr(inner, "rests", False)) for inner in within(part))
+
+
+def within(part: Any) -> Iterable[Any]:
+    """A part and all the parts that are its fields."""
+    yield part
+    values = part if isinstance(part, tuple) else ()
+    if is_dataclass(part) and not isinstance(part, type):
+        values = tuple(getattr(part, field.name) for field in fields(part))
+    for value in values:
+        yield from within(value)

@@ -1,0 +1,13 @@
+"""The tests that `--dllm-laws` asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dllm.testing.cells import Cell, cells
+from dllm.testing.suite import Laws
+
+
+class TestParts(Laws):
+    def chosen(self, config: Any) -> list[Cell]:
+        return [cell for part in config.getoption("--dllm-laws") for cell in cells(part)]

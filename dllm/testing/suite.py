@@ -1,0 +1,151 @@
+"""All laws as tests, for parts made here and elsewhere.
+
+    from dllm.testing import Laws
+
+    class TestRelative(Laws):
+        parts = (Relative(), "relative(share=0.5)")
+
+A part is an object, or an expression as the command line takes it, which also tests that the part is registered. Each
+is tried with parts of every other kind over all geometries of attention, on tiny random models: see
+`dllm.testing.cells`. Give fields with which a part does something on a model that is seldom sure of anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+
+from dllm.caches import DualCache, NoCache, PrefixCache
+from dllm.errors import ConfigError
+from dllm.expressions import read
+from dllm.sampling import Sampling
+from dllm.strategy import Strategy
+from dllm.testing import laws
+from dllm.testing.cells import REQUESTS, Cell, cells, kind_of, made, rests, within
+from dllm.testing.tiny import model
+
+SAMPLINGS = (Sampling(1.0), Sampling(0.7, top_k=5, tempered=True), Sampling(1.3, top_p=0.8))
+COMMITS, RESTS = 4, 4 * 4
+"""Forwards of a row beyond one a column: commits of its blocks; steps in which a pace rests."""
+
+
+class Laws:
+    """Base of a class of tests that puts `parts`, or whole `cells`, under every law."""
+
+    parts: ClassVar[Sequence[Any]] = ()
+    cells: ClassVar[Sequence[Cell]] = ()
+
+    threads: ClassVar[int] = 1
+
+    @classmethod
+    def setup_class(cls) -> None:
+        """Tiny tensors are many times faster on one thread."""
+        cls.threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+
+    @classmethod
+    def teardown_class(cls) -> None:
+        torch.set_num_threads(cls.threads)
+
+    def chosen(self, config: Any) -> list[Cell]:
+        """The cells to test, under a configuration of pytest."""
+        return [*self.cells, *(cell for part in self.parts for cell in cells(part))]
+
+    def refreshed(self) -> list[Any]:
+        """Caches that refresh at every step: those under test, or else ours."""
+        own = [part for part in map(made, self.parts) if kind_of(part) == "cache"]
+        ours = [] if own else [PrefixCache(), DualCache()]
+        return [replace(cache, refresh=1) for cache in (*own, *ours) if hasattr(cache, "refresh")]
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """Each test names its argument after the cells that it is about."""
+        subset = next((name for name in SUBSETS if name in metafunc.fixturenames), None)
+        if subset is None:
+            return
+        found = self.chosen(metafunc.config)
+        if not found:
+            raise ConfigError(f"{type(self).__name__} tests nothing: give it parts = (…,)")
+        metafunc.parametrize(subset, SUBSETS[subset](found), ids=label)
+
+    def test_laws(self, cell: Cell) -> None:
+        geometry, strategy = cell
+        m, loose = model(geometry), rests(strategy)
+        stream, results = laws.run(m, REQUESTS, strategy)
+        laws.finishes(m, REQUESTS, strategy, stream, allowance=RESTS if loose else COMMITS)
+        laws.moves_forward(stream, loose)
+        laws.decided_stays(m, REQUESTS, strategy, stream)
+        laws.windows_tile(m, REQUESTS, strategy, stream)
+        laws.rows_are_independent(m, REQUESTS, strategy, results)
+        known = {type(part).__name__: type(part) for part in within(strategy) if is_dataclass(part)}
+        assert read(repr(strategy), Strategy, known) == strategy, "its repr is not its record"
+
+    def test_what_is_fresh_is_exact(self, fresh_cell: Cell) -> None:
+        geometry, strategy = fresh_cell
+        stream, _ = laws.run(model(geometry), REQUESTS, strategy)
+        laws.fresh_is_exact(model(geometry), REQUESTS, strategy, stream)
+
+    def test_a_cache_refreshed_at_every_step_is_no_cache(self, uncached_cell: Cell) -> None:
+        geometry, strategy = uncached_cell
+        _, want = laws.run(model(geometry), REQUESTS, strategy)
+        for cache in self.refreshed():
+            _, got = laws.run(model(geometry), REQUESTS, replace(strategy, cache=cache))
+            assert [r.output_ids for r in got] == [r.output_ids for r in want]
+            assert [r.when for r in got] == [r.when for r in want] or getattr(strategy.scheduler, "commit", False)
+
+    def test_block_causal_prefix_cache_is_exact(self, exact_cell: Cell) -> None:
+        geometry, strategy = exact_cell
+        _, want = laws.run(model(geometry), REQUESTS, strategy)
+        _, got = laws.run(model(geometry), REQUESTS, replace(strategy, cache=PrefixCache()))
+        assert [r.output_ids for r in got] == [r.output_ids for r in want]
+
+    def test_sampled_rows_depend_on_their_seed_alone(self, sampled_cell: Cell) -> None:
+        geometry, strategy = sampled_cell
+        _, results = laws.run(model(geometry), REQUESTS, strategy)
+        laws.rows_are_independent(model(geometry), REQUESTS, strategy, results)
+        other = [replace(r, seed=100 + i) for i, r in enumerate(REQUESTS)]
+        _, reseeded = laws.run(model(geometry), other, strategy)
+        assert [r.output_ids for r in results] != [r.output_ids for r in reseeded]
+
+
+def judges(found: list[Cell]) -> list[Cell]:
+    """Cells of the first policy and of the first that rests: what is predicted does not depend on who judges it."""
+    policies = [strategy.policy for _, strategy in found]
+    kept = [policies[0], *[p for p in policies if rests(p)][:1]]
+    return [cell for cell in found if cell[1].policy in kept]
+
+
+def sampled(found: list[Cell]) -> list[Cell]:
+    """A cell of every 29, with each way of sampling."""
+    return [
+        (geometry, replace(s, sampling=replace(how, processors=s.sampling.processors)))
+        for geometry, s in found[::29]
+        for how in SAMPLINGS
+    ]
+
+
+def uncached(found: list[Cell]) -> list[Cell]:
+    """The cells without their cache."""
+    return list(dict.fromkeys((geometry, replace(s, cache=NoCache())) for geometry, s in found))
+
+
+def exact(found: list[Cell]) -> list[Cell]:
+    """Those that had none to begin with, with block-causal models."""
+    return [cell for cell in found if cell[0].startswith("block-causal") and isinstance(cell[1].cache, NoCache)]
+
+
+SUBSETS: dict[str, Callable[[list[Cell]], list[Cell]]] = {
+    "cell": list,
+    "fresh_cell": judges,
+    "uncached_cell": uncached,
+    "exact_cell": exact,
+    "sampled_cell": sampled,
+}
+
+
+def label(cell: Cell) -> str:
+    geometry, s = cell
+    drawn = "" if s.sampling == Sampling() else f"-{s.sampling}"
+    return f"{geometry}-{s.policy}-{s.scheduler}-{s.cache}{drawn}"

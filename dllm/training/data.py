@@ -1,0 +1,174 @@
+"""Training files become conversations and documents; what cannot be used is named by file and line and counted.
+
+| file | row | becomes |
+|---|---|---|
+| `.jsonl`, or `.json` with a list | `messages`: [{`role`, `content`}, …] | a conversation |
+| | `instruction`, optional `input`, `output` (Alpaca) | question and answer |
+| | `prompt` and `completion` or `response`; `question` and `answer` | question and answer |
+| | `text` | a document |
+| `.txt` | the whole file | a document |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dllm.errors import ConfigError
+
+Message = dict[str, str]
+
+PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
+ROLES = ("system", "user", "assistant", "tool")
+SHAPES = "messages; instruction and output; prompt and completion (or response); question and answer; text"
+
+
+class Record(NamedTuple):
+    """One row. `messages` of a conversation, or () and the `text` of a document; `place` is file:line."""
+
+    place: str
+    messages: tuple[Message, ...] = ()
+    text: str = ""
+
+
+class Problem(NamedTuple):
+    """A row that is not used: where, of which kind, and what exactly is wrong."""
+
+    place: str
+    kind: str
+    message: str
+
+
+class _BadRowError(Exception):
+    """(kind, message) of a row that cannot be used."""
+
+
+def check_files(files: Iterable[str]) -> None:
+    """Raises ConfigError for the first file that is missing or of a kind we do not read."""
+    for name in files:
+        path = Path(name)
+        if path.suffix not in (".jsonl", ".json", ".txt"):
+            raise ConfigError(f"data / --data {name}: must end in .jsonl, .json or .txt, which tells how to read it")
+        if not path.is_file():
+            raise ConfigError(f"data / --data {name}: no such file")
+
+
+def read_files(files: Iterable[str]) -> Iterator[Record | Problem]:
+    """Every row of the files, in order, as a record or as the reason why it is none."""
+    for name in files:
+        path = Path(name)
+        if path.suffix == ".txt":
+            yield from _whole(path)
+        elif path.suffix == ".jsonl":
+            yield from (_judge(f"{name}:{line}", raw) for line, raw in enumerate(_lines(path), 1))
+        else:
+            yield from _array(path)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from file
+
+
+def _whole(path: Path) -> Iterator[Record | Problem]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        yield Problem(str(path), "not UTF-8", f"{error.reason} at byte {error.start}")
+        return
+    place = f"{path}:1"
+    yield Record(place, text=text) if text.strip() else Problem(place, "empty row", "the file holds no text")
+
+
+def _array(path: Path) -> Iterator[Record | Problem]:
+    """A JSON list; a file that is not one is broken as a whole."""
+    try:
+        rows = json.loads(path.read_bytes())
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError both are
+        raise ConfigError(
+            f"data / --data {path}: broken JSON ({error}); rows of their own lines belong into .jsonl"
+        ) from None
+    if not isinstance(rows, list):
+        raise ConfigError(f"data / --data {path}: holds a {type(rows).__name__}; a .json file is a list of rows")
+    for number, row in enumerate(rows, 1):
+        yield _judge(f"{path}:row {number}", row)
+
+
+def _judge(place: str, row: Any) -> Record | Problem:
+    try:
+        if isinstance(row, bytes):
+            row = _parse(row)
+        if not isinstance(row, dict):
+            raise _BadRowError("not a row", f"a {type(row).__name__} instead of an object")
+        return _record(place, row)
+    except _BadRowError as bad:
+        return Problem(place, *bad.args)
+
+
+def _parse(raw: bytes) -> Any:
+    if not raw.strip():
+        raise _BadRowError("empty row", "the line is blank")
+    try:
+        return json.loads(raw)
+    except ValueError as error:
+        raise _BadRowError("broken JSON", str(error)) from None
+
+
+def _record(place: str, row: Mapping[str, Any]) -> Record:
+    if not row:
+        raise _BadRowError("empty row", "an object without fields")
+    if "messages" in row:
+        return Record(place, _messages(row["messages"]))
+    if "instruction" in row and "output" in row:
+        asked, more = _text(row, "instruction"), _text(row, "input") if row.get("input") else ""
+        return Record(place, _pair(f"{asked}\n\n{more}" if more.strip() else asked, _text(row, "output")))
+    for asked, answered in PAIRS:
+        if asked in row and answered in row:
+            return Record(place, _pair(_text(row, asked), _text(row, answered)))
+    if "text" in row:
+        text = _text(row, "text")
+        if not text.strip():
+            raise _BadRowError("empty row", "text is blank")
+        return Record(place, text=text)
+    missing = {"instruction": "output", "prompt": "completion", "question": "answer"}
+    if found := [(key, other) for key, other in missing.items() if key in row]:
+        raise _BadRowError("no response", f"has {found[0][0]!r} but no {found[0][1]!r}")
+    raise _BadRowError("not a row", f"has {', '.join(map(repr, list(row)[:4]))}; a row has one of: {SHAPES}")
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    if not isinstance(row[key], str):
+        raise _BadRowError("not a row", f"{key!r} is a {type(row[key]).__name__} instead of text")
+    return str(row[key])
+
+
+def _pair(asked: str, answered: str) -> tuple[Message, ...]:
+    if not asked.strip():
+        raise _BadRowError("empty row", "the question is blank")
+    return _answered(({"role": "user", "content": asked}, {"role": "assistant", "content": answered}))
+
+
+def _messages(given: Any) -> tuple[Message, ...]:
+    if not isinstance(given, list):
+        raise _BadRowError("not a row", f"'messages' is a {type(given).__name__} instead of a list")
+    if not given:
+        raise _BadRowError("empty row", "'messages' is empty")
+    for number, message in enumerate(given, 1):
+        if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
+            raise _BadRowError("not a row", f"message {number} needs a 'role' and a 'content', both text")
+        if message["role"] not in ROLES:
+            known = ", ".join(ROLES)
+            raise _BadRowError("not a row", f"message {number} has role {message['role']!r}; roles are {known}")
+    return _answered(tuple({"role": m["role"], "content": m["content"]} for m in given))
+
+
+def _answered(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Cut behind the last answer. Refuse what has none, or a blank one."""
+    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    if not answers:
+        raise _BadRowError("no response", "no message of the assistant")
+    if any(not messages[number]["content"].strip() for number in answers):
+        raise _BadRowError("no response", "a message of the assistant is blank")
+    return messages[: answers[-1] + 1]

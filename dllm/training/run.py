@@ -1,0 +1,198 @@
+"""A training run from a plan to an exported model: check everything, read the data, train or go on, export.
+
+A run lives in one folder:
+
+    OUT/run.json       what was asked for; running the same again goes on where it stopped
+    OUT/checkpoints    the last complete checkpoints
+    OUT/model          the trained model in Hub format, with its card
+    OUT/adapter        the adapter alone, of a LoRA run
+    OUT/logs           TensorBoard, where asked for
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dllm.errors import ConfigError
+from dllm.models.outside import quiet
+from dllm.training.arguments import make_arguments
+from dllm.training.attention import TILE
+from dllm.training.base import Ground, look, open_network, trained
+from dllm.training.card import Story
+from dllm.training.data import check_files, read_files
+from dllm.training.encoding import Report, Sample, encode
+from dllm.training.events import Exported, Prepared, Watch
+from dllm.training.export import adapter_to, model_to
+from dllm.training.packing import Lessons, Packing, Rows, held_out
+from dllm.training.plan import Plan
+from dllm.training.telling import Sampler, Teller, reporters
+
+RUN = "run.json"
+
+
+class Material(NamedTuple):
+    """Data that are ready: rows to train on, rows that are held out, and how they came about."""
+
+    rows: Rows
+    held: Rows | None
+    samples: list[Sample]
+    spared: list[Sample]
+    report: Report
+
+
+def train(plan: Plan, watch: Watch = lambda event: None, sampler: Sampler | None = None, command: str = "") -> Path:
+    """Carry out a plan, or go on with it. Returns the folder of the exported model.
+
+    watch    is told every event, on the first of several processes only
+    sampler  answers the plan's sample prompt at each evaluation; None: no answers
+    command  how the run was started, for the card
+
+    Raises ConfigError before anything is written where the plan, its files or its base cannot work.
+    """
+    check_files(plan.data)
+    check_place(plan)
+    arguments = make_arguments(plan)
+    ground = look(plan)
+    material = prepare(plan, ground)
+    steps = (
+        plan.steps if plan.steps is not None else max(1, round((plan.epochs or 0) * len(material.rows) / plan.batch))
+    )
+    first = arguments.process_index == 0
+    if first:
+        _claim(plan)
+    return _carry_out(
+        plan, arguments, ground, material, steps, watch if first else lambda event: None, sampler, command
+    )
+
+
+def check_place(plan: Plan) -> None:
+    """Raises ConfigError where the run's folder holds something else, or another run."""
+    out = Path(plan.out)
+    if (out / RUN).is_file():
+        try:
+            earlier = json.loads((out / RUN).read_text("utf-8"))["plan"]
+        except (ValueError, KeyError):
+            raise ConfigError(f"out / --out {out}: its {RUN} is broken; give another folder") from None
+        plan.check_continues(earlier)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"out / --out {out}: exists and is no training run; give a new folder")
+
+
+def _claim(plan: Plan) -> None:
+    out = Path(plan.out)
+    out.mkdir(parents=True, exist_ok=True)
+    aside = out / f".{RUN}"
+    aside.write_text(json.dumps({"plan": plan.record()}, indent=2) + "\n", "utf-8")
+    aside.replace(out / RUN)
+
+
+def prepare(plan: Plan, ground: Ground) -> Material:
+    """Read, encode, split and pack the data of a plan."""
+    packing = Packing(
+        context=plan.context,
+        block=plan.fills,
+        fill=ground.stop_ids[0] if plan.pad == "end" else ground.mask_id,
+        learnt=plan.pad == "end",
+        isolate=plan.isolate,
+    )
+    samples, report = encode(
+        read_files(plan.data),
+        ground.tokenizer,
+        longest=plan.context if plan.isolate else None,
+        end=ground.stop_ids[0],
+        strict=plan.strict_data,
+    )
+    if plan.held_out and len({sample.digest for sample in samples}) < 2:
+        raise ConfigError("held_out / --held-out: one text alone cannot be split; give more data, or --held-out 0")
+    taught, spared = held_out(samples, plan.held_out)
+    return Material(Rows(taught, packing), Rows(spared, packing) if spared else None, taught, spared, report)
+
+
+def _carry_out(
+    plan: Plan,
+    arguments: Any,
+    ground: Ground,
+    material: Material,
+    steps: int,
+    watch: Watch,
+    sampler: Sampler | None,
+    command: str,
+) -> Path:
+    from transformers import set_seed
+
+    out = Path(plan.out)
+    set_seed(plan.seed)
+    network = open_network(ground, plan)
+    story = Story(plan, ground, material.report, len(material.samples), len(material.spared), steps, command)
+    told = Teller(plan, ground, material.spared, watch, sampler, story)
+    if steps:
+        network = _taught(plan, arguments, ground, material, network, told, steps)
+    if arguments.process_index == 0:
+        adapter = None
+        with quiet():
+            if plan.lora and steps:
+                adapter = adapter_to(out / "adapter", network, ground, story.text(adapter=True))
+            model_to(out / "model", network, ground, plan, story.text(adapter=False))
+        watch(Exported(out / "model", adapter))
+    return out / "model"
+
+
+def _taught(
+    plan: Plan, arguments: Any, ground: Ground, material: Material, network: Any, told: Teller, steps: int
+) -> Any:
+    """The network after all steps, from the last checkpoint on where there is one."""
+    from transformers import PrinterCallback
+
+    from dllm.training.trainer import Collator, DiffusionTrainer, last_checkpoint
+
+    held, checkpoint = None, last_checkpoint(Path(plan.out))
+    if material.held is not None and plan.eval_rows:
+        held = Lessons(material.held, plan.task, 0, min(plan.eval_rows, len(material.held)), shuffle=False)
+    arguments.max_steps, arguments.warmup_steps = steps, ceil(plan.warmup * steps)
+    arguments.eval_on_start = held is not None and checkpoint is None
+    rows = Lessons(material.rows, plan.task, plan.seed, steps * plan.batch)
+    collator = Collator(plan.task, ground.mask_id, TILE if arguments.device.type == "cuda" else 1)
+    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    trainer = DiffusionTrainer(network, arguments, rows, held, collator, callbacks=reporters(plan, told))
+    trainer.remove_callback(PrinterCallback)
+    told.sharded = trainer.is_fsdp_enabled
+    told.watch(_prepared(plan, material, network, arguments, steps, checkpoint))
+    with quiet():
+        trainer.train(resume_from_checkpoint=checkpoint)
+    told.story.finish(trainer.state.log_history, arguments)
+    return _whole(trainer, network, ground, plan)
+
+
+def _whole(trainer: Any, network: Any, ground: Ground, plan: Plan) -> Any:
+    """The network with all its weights in this process, also where FSDP keeps each process a part."""
+    if not trainer.is_fsdp_enabled:
+        return network
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.args.process_index != 0:
+        return network
+    again = open_network(ground, plan)
+    again.load_state_dict(weights)
+    return again
+
+
+def _prepared(
+    plan: Plan, material: Material, network: Any, arguments: Any, steps: int, checkpoint: str | None
+) -> Prepared:
+    own = sum(len(sample.tokens) for sample in material.samples)
+    return Prepared(
+        material.report,
+        len(material.samples),
+        len(material.spared),
+        len(material.rows),
+        own / (len(material.rows) * plan.context),
+        steps,
+        int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0,
+        sum(parameter.numel() for parameter in network.parameters()),
+        sum(parameter.numel() for parameter in trained(network)),
+        str(arguments.device),
+        arguments.world_size,
+    )
