@@ -130,10 +130,12 @@ def show(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from dllm.cli.listing import WIDE
+
     head = ("strategy", "batch", "context", "tokens/s", "TPF", "window ms", "x", "refresh ms", "x", "run x", "outside")
     table = Table(*head, header_style="bold")
     for row in rows:
-        cells = [row["strategy"], str(row["batch"]), str(row["context"]), f"{row['tokens_per_second']:.1f}"]
+        cells = [short(row["strategy"]), str(row["batch"]), str(row["context"]), f"{row['tokens_per_second']:.1f}"]
         if "window" in row:
             cells += [
                 f"{row['tokens_per_forward']:.2f}",
@@ -142,7 +144,14 @@ def show(rows: list[dict[str, Any]]) -> None:
                 ratio(row["seconds"], row["floor"]), f"{row['outside']:.1%}",
             ]  # fmt: skip
         table.add_row(*cells)
-    Console(stderr=True).print(table)
+    console = Console(stderr=True)
+    (console if console.is_terminal else Console(stderr=True, width=WIDE)).print(table)
+
+
+def short(strategy: str) -> str:
+    """Policy, scheduler and cache of a strategy's repr, without their fields."""
+    names = ("policy=", "scheduler=", "cache=")
+    return ", ".join(strategy.split(n)[1].split("(")[0] for n in names if n in strategy) or strategy
 
 
 def ratio(time: float, floor: float) -> str:

@@ -1,0 +1,26 @@
+"""`dllm bench`: measured rows beside their floor, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+
+
+def test_rows(dllm, tmp_path):
+    target = tmp_path / "bench.jsonl"
+    result = dllm(
+        "bench", "--model", "embedded", "--new", 8, "--context", 8, "--repeats", 1, "--threads", 1, "--autoregressive",
+        "--strategy", "fast_dllm_v2", "--output", target,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    plain, ours = (json.loads(line) for line in result.stdout.splitlines())
+    assert plain["strategy"] == "autoregressive" and plain["tokens_per_second"] > 0
+    assert ours["nfe"] >= 1 and ours["tokens_per_second"] > 0 and 0 < ours["outside"] < 1
+    assert 0 < ours["refresh_floor"] < ours["refresh"], "nothing is faster than its floor"
+    assert target.read_text() == result.stdout
+    assert "Threshold, Blocks, PrefixCache" in result.stderr
+
+
+def test_unknown_shape(dllm):
+    result = dllm("bench", "--shape", "huge")
+    assert result.exit_code == 2
+    assert "choose from llada-8b" in result.stderr and "Traceback" not in result.stderr
