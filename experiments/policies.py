@@ -8,7 +8,7 @@ Method:   greedy decoding of held-out word problems by the embedded model, every
 Read:     further right is faster, further up is better; the line joins the settings that no other beats in both.
           Certified policies are drawn as stars. Rows that share a batch do not depend on each other.
 Run:      python -m experiments.policies --count 100 --output policies.jsonl --plot policies.png
-          (run again with the same output it goes on where it stopped)
+          (run again with the same output it goes on where it stopped; --plot needs the extra `plot`)
 """
 
 from __future__ import annotations

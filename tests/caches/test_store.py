@@ -14,8 +14,10 @@ from dllm import (
     DelayedCache,
     DualCache,
     NoCache,
+    Pipeline,
     PrefixCache,
     Request,
+    SlidingBlock,
     SlidingCache,
     Strategy,
     Threshold,
@@ -215,3 +217,18 @@ def test_no_cache_keeps_nothing() -> None:
     watched = Watched(NoCache())
     laws.run(model("bidirectional"), REQUESTS, Strategy(Threshold(0.6), Blocks(8), watched))
     assert all(memory.store is None and not planes for memory, planes, _ in watched.seen)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("cache", CACHES, ids=str)
+def test_nothing_is_looked_at_that_was_never_run(geometry: str, cache: Any) -> None:
+    """Also where a block that holds given columns is begun while the one before it is open."""
+    holes = (3, 4, 5, 6, 7, 9, 12, 18)
+    request = Request(tuple(range(1, 21)), max_new_tokens=4, holes=holes)
+    for scheduler in (Pipeline(8, add=0.2, activate=0.5), SlidingBlock(4), Blocks(8, sub_block=3)):
+        spy = Spy(model(geometry))
+        laws.run(spy, [request], Strategy(TopK(k=1), scheduler, cache))
+        run_so_far: set[int] = set()
+        for query in spy.queries:
+            run_so_far |= set(query.columns[0][query.valid[0]].tolist())
+            assert run_so_far >= set(range(query.width))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import dllm
+from dllm import CreditDecoding
 from dllm.testing import Laws
 from dllm.testing.cells import Cell
 from tests.parts import CACHES, CELLS, EDITING, POLICIES, SCHEDULERS, THIRD
@@ -16,6 +17,12 @@ class TestProduct(Laws):
 
     def chosen(self, config: pytest.Config) -> list[Cell]:
         return CELLS if config.getoption("--every-cell") else THIRD
+
+
+class TestCredit(Laws):
+    """A processor that remembers, with a policy of each habit, all schedulers and caches."""
+
+    parts = (CreditDecoding(),)
 
 
 @pytest.mark.parametrize("part", [*POLICIES, *EDITING, *SCHEDULERS, *CACHES], ids=str)
