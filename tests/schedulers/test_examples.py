@@ -189,6 +189,11 @@ def test_rows_of_many_lengths_do_not_meet(geometry: str, batch_size: int) -> Non
         want = decode(model(geometry), requests, strategy)  # type: ignore[arg-type]
         got = decode(model(geometry), requests, strategy, batch_size=batch_size)  # type: ignore[arg-type]
         assert [(r.output_ids, r.when, r.nfe) for r in got] == [(r.output_ids, r.when, r.nfe) for r in want]
+        assert all(0 not in r.when for r in want), "a column of the output was left undecided"
+        closed = torch.zeros(len(requests), dtype=torch.bool)
+        for step in laws.run(model(geometry), requests, strategy)[0] if batch_size == 1 else ():
+            assert not (closed & ~step.window.closed).any(), "a finished row was opened again"
+            closed = step.window.closed
 
 
 @pytest.mark.parametrize(
