@@ -205,7 +205,7 @@ def test_an_end_counts_when_nothing_can_take_it_back() -> None:
     flips = Restless(flips=True, words=2)
     for script, want in [
         (Script(((0, 1), (0,), (2,), (3,)), hold=3), (1, 0)),
-        (Script(((0,), (0,), (1,)), hold=2), (1, 0)),  # the end is replaced, and the text goes on behind it
+        (Script(((0,), (0,), (1,)), hold=2), (1, 1, 0)),  # replaced twice, and the text goes on behind it
         (Script(((0,), (), (0, 1, 2, 3)), ((), (0,)), hold=2), (0,)),
         (Script(((0,), (1,))), (0,)),
     ]:
