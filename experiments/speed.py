@@ -29,29 +29,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import dllm
 from dllm import Blocks, DualCache, FactorAsPublished, NoCache, PrefixCache, Request, Stopping, Strategy, Threshold
+from dllm.bench.timing import Clock
 from dllm.models import TransformerModel
-from dllm.types import Bidirectional, Cache, Query, Step
+from dllm.models.compiled import CompiledModel
+from dllm.types import Bidirectional, Cache, Step
 from experiments.baselines.fast_dllm_v1 import generate
 
 CACHES: dict[str, Cache] = {"none": NoCache(), "prefix": PrefixCache(), "dual": DualCache()}
-
-
-class Timed(TransformerModel):
-    """A model that adds up the time spent in it."""
-
-    inside = 0.0
-
-    def forward(self, query: Query, store: Any) -> Tensor:
-        start = time.perf_counter()
-        out = super().forward(query, store)
-        self.inside += time.perf_counter() - start
-        return out
-
-    def head(self, hidden: Tensor) -> Tensor:
-        start = time.perf_counter()
-        out = super().head(hidden)
-        self.inside += time.perf_counter() - start
-        return out
 
 
 def build(hidden: int, layers: int, heads: int, vocabulary: int, sharpness: float) -> LlamaForCausalLM:
@@ -107,6 +91,7 @@ def main(
     sharpness: Annotated[float, typer.Option(help="Factor on the head's weights.")] = 25.0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     repeats: Annotated[int, typer.Option(help="Counted runs of each, in turn.")] = 5,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile our forwards.")] = False,
 ) -> None:
     """Time the published loop, ours, and the bare matrix products, in turn; a table on stderr, JSON on stdout."""
     torch.set_num_threads(threads)
@@ -115,7 +100,8 @@ def main(
     ids = torch.randint(vocabulary - 1, (1, prompt), generator=torch.Generator().manual_seed(1))
     policy = Threshold(tau) if f is None else FactorAsPublished(f)
     strategy = Strategy(policy, Blocks(block), CACHES[cache], stopping=Stopping(()))
-    model = Timed(network, Bidirectional(), mask_id=mask)
+    model = TransformerModel(network, Bidirectional(), mask_id=mask)
+    model = CompiledModel.of(model) if compile else model
     request = Request(tuple(ids[0].tolist()), new)
 
     def ours() -> list[Step]:
@@ -130,10 +116,9 @@ def main(
     rows = []
     for _ in range(repeats):
         theirs, _ = timed(published)
-        model.inside = 0.0
-        mine, _ = timed(ours)
-        inside = model.inside
-        rows.append((theirs, mine, inside, products(network, shapes)))
+        with Clock(model) as clock:
+            mine, _ = timed(ours)
+        rows.append((theirs, mine, clock.inside, products(network, shapes)))
     theirs, mine, inside, floor = (statistics.median(column) for column in zip(*rows, strict=True))
     figures = {
         "vocabulary": vocabulary, "cache": cache, "strategy": repr(strategy), "same_tokens_and_nfe": same, "nfe": nfe,
@@ -144,7 +129,7 @@ def main(
         "outside_share": statistics.median(1 - c / b for _, b, c, _ in rows),
         "step_ms": 1e3 * mine / nfe, "floor_ms": 1e3 * floor / nfe, "model_ms": 1e3 * inside / nfe,
         "shape": {"hidden": hidden, "layers": layers, "heads": heads, "prompt": prompt, "new": new, "block": block},
-        "threads": threads, "repeats": repeats, "torch": torch.__version__,
+        "threads": threads, "repeats": repeats, "compiled": compile, "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
     }  # fmt: skip
     sys.stdout.write(json.dumps(figures) + "\n")

@@ -23,6 +23,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from dllm.caches.prefill import pieces
 from dllm.errors import ConfigError
 from dllm.types import BlockCausal, Canvas, Geometry, Model, Query, Seen, Store, Window
 
@@ -58,6 +59,17 @@ class Memory(NamedTuple):
         first = torch.where(moved.cpu() == torch.arange(t), t, torch.arange(t)).amin(1)
         since = torch.where(first < t, NEVER, self.since)
         return self._replace(exact=torch.minimum(self.exact, first), since=since)
+
+    def back(self, rows: Tensor) -> Memory:
+        """With the marked rows (b,) in the store again where they had left it. What it holds of them is not theirs, so
+        they must be as before their first step otherwise."""
+        if self.store is None:
+            return self
+        wanted = torch.zeros_like(rows).index_fill(0, self.rows, True) | rows
+        there = wanted.nonzero().flatten()
+        if len(there) > len(self.rows):
+            self.store.keep(torch.searchsorted(self.rows, there).clamp(max=len(self.rows) - 1))
+        return self._replace(rows=there)
 
 
 class Reach(NamedTuple):
@@ -193,21 +205,37 @@ def run(model: Model, canvas: Canvas, window: Window, reach: Reach, memory: Memo
     b, k = window.columns.shape
     busy = reach.end > reach.start
     skipped = left_out(reach)
+    queries = reach.end - reach.start - skipped
     if not bool(busy.any()):
         nothing = torch.zeros(b, k, 1, device=canvas.tokens.device)
         return Ran(nothing, skipped, nothing if window.shadow else None), memory
     reach = reach if bool(skipped.any()) else reach._replace(skip=None)
     active, memory = rows_to_run(window, busy, memory)
+    reach = store_ahead(model, canvas, window, active, reach, memory)
     query = aim(model.geometry, canvas, active, reach)
     q = query.tokens.shape[1]
     out = model.forward(shadowed(model, canvas, window, active, query) if window.shadow else query, memory.store)
     columns = of_rows(window.columns, active) - model.needs_left
     hidden = spread(find(out[:, :q], columns, query, even=reach.skip is None), active, b)
     shadow = spread(out[:, q:], active, b) if window.shadow else None
-    queries = reach.end - reach.start - skipped
     if window.shadow:
         queries = queries + torch.where(busy, window.end - window.start, 0)
     return Ran(hidden, queries * getattr(model, "lanes", 1), shadow), memory
+
+
+def store_ahead(
+    model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: Reach, memory: Memory
+) -> Reach:
+    """Run what is only stored in pieces, if there is more than the model's `chunk` (block-causal models): then a long
+    prompt needs no more memory than its keys and values. What is left to run, the window with it."""
+    chunk, geometry = getattr(model, "chunk", None), model.geometry
+    long = chunk is not None and int((reach.end - reach.start).max()) > chunk
+    if not long or memory.store is None or reach.skip is not None or not isinstance(geometry, BlockCausal):
+        return reach
+    *earlier, (start, end) = pieces(geometry, reach.start, reach.end, window.start - model.needs_left, chunk)
+    for piece in earlier:
+        model.forward(aim(geometry, canvas, rows, Reach(*piece)), memory.store)
+    return Reach(start, end)
 
 
 def left_out(reach: Reach) -> Tensor:

@@ -12,10 +12,12 @@ from dllm.errors import CheckpointError, ConfigError
 from dllm.models.adapters import adapt
 from dllm.models.autoregressive import AutoregressiveModel
 from dllm.models.checkpoint import Checkpoint, read
+from dllm.models.compiled import CompiledModel
 from dllm.models.encoder import EncoderModel
 from dllm.models.families.ids import Source, demand_mask, special
 from dllm.models.outside import blame, quiet
 from dllm.models.placing import usable_device, usable_dtype
+from dllm.models.quantizing import quantization
 from dllm.models.splitting import check_splits, reader
 from dllm.models.tokenizers import read_tokenizer
 from dllm.models.transformer import TransformerModel
@@ -33,6 +35,8 @@ def load(
     device: str | torch.device | None = None,
     device_map: str | Mapping[str, Any] | None = None,
     quantization_config: Any = None,
+    quantize: str | None = None,
+    compile: bool = False,
     adapter: str | Path | None = None,
     mask_id: int | None = None,
     stop_ids: Sequence[int] | None = None,
@@ -49,6 +53,8 @@ def load(
                          float32 on a CPU, where half precision is many times slower
     device               default: "cuda" where there is one, else "cpu"
     device_map, quantization_config   handed to `transformers` as they are; not together with `device`: device_map
+    quantize             "int8", "int8-dynamic" or "int4": weights quantised by torchao as they are loaded
+    compile              run forwards through `torch.compile`, on CUDA as graphs: `CompiledModel`. Slow at first
     adapter              a PEFT adapter (folder or Hub id), kept apart from the weights
     mask_id, stop_ids    override what the checkpoint says; `stop_ids=()` means that nothing stops
     block_size           attention block of a block-causal family
@@ -67,7 +73,13 @@ def load(
     precision = usable_dtype(dtype, place)
     found = read(name, revision, family)
     kind = found.family
+    if quantize is not None:
+        if quantization_config is not None:
+            raise ConfigError(f"load(quantize={quantize!r}, quantization_config=…): give one of the two")
+        quantization_config = quantization(quantize, place)
     _check_options(found, mask_id, block_size, attention)
+    if compile and (found.plain or kind.head):
+        raise ConfigError(f"compile: {found.name} is no diffusion decoder, and only these are compiled; leave it out")
 
     with quiet():
         config = found.stock_config()
@@ -103,7 +115,7 @@ def load(
     geometry = kind.geometry(found.config)
     if kind.head:
         return EncoderModel(network, geometry, **facts, head_modules=kind.head, first_position=kind.first_position)
-    model = TransformerModel(network, geometry, **facts)
+    model = (CompiledModel if compile else TransformerModel)(network, geometry, **facts)
     return model if block_size is None else model.with_block(block_size)
 
 

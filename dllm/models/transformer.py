@@ -26,6 +26,8 @@ class TransformerModel:
     family      name of the family, for messages
     name        where the checkpoint came from
     tokenizer   the checkpoint's tokenizer, or None
+    chunk       block-causal families: most columns of a row that go through the network at once while a prompt is
+                stored, so that a long one needs no more memory than its keys and values; it counts as one forward
     """
 
     network: Any
@@ -37,6 +39,7 @@ class TransformerModel:
     family: str = "custom"
     name: str = ""
     tokenizer: Any = None
+    chunk: int | None = 4096
     max_columns: int = field(init=False)
 
     def __post_init__(self) -> None:
