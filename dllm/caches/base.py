@@ -229,8 +229,9 @@ def store_ahead(
     """Run what is only stored in pieces, if there is more than the model's `chunk` (block-causal models): then a long
     prompt needs no more memory than its keys and values. What is left to run, the window with it."""
     chunk, geometry = getattr(model, "chunk", None), model.geometry
-    long = chunk is not None and int((reach.end - reach.start).max()) > chunk
-    if not long or memory.store is None or reach.skip is not None or not isinstance(geometry, BlockCausal):
+    if chunk is None or memory.store is None or reach.skip is not None or not isinstance(geometry, BlockCausal):
+        return reach
+    if int((reach.end - reach.start).max()) <= chunk:
         return reach
     *earlier, (start, end) = pieces(geometry, reach.start, reach.end, window.start - model.needs_left, chunk)
     for piece in earlier:

@@ -28,7 +28,7 @@ def test_pieces_change_nothing(geometry, cache, scheduler, scale) -> None:
     for chunk in (None, 8, 20):
         m = replace(model(geometry), chunk=chunk)
         m, seen = watched(m)
-        stream, results = laws.run(m if scale is None else Guided(m, scale), LONG, strategy)
+        _, results = laws.run(m if scale is None else Guided(m, scale), LONG, strategy)
         outcomes.append([(r.output_ids, r.nfe, r.queries, r.when) for r in results])
         widest.append(max(seen))
     assert outcomes[0] == outcomes[1] == outcomes[2]
