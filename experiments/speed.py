@@ -38,8 +38,11 @@ from experiments.baselines.fast_dllm_v1 import generate
 CACHES: dict[str, Cache] = {"none": NoCache(), "prefix": PrefixCache(), "dual": DualCache()}
 
 
-def build(hidden: int, layers: int, heads: int, vocabulary: int, sharpness: float) -> LlamaForCausalLM:
-    """A random model of the shape, with logits spread enough for thresholds to mean something."""
+def build(
+    hidden: int, layers: int, heads: int, vocabulary: int, sharpness: float, attention: float
+) -> LlamaForCausalLM:
+    """A random model of the shape; its attention tells columns apart and its logits are spread, so that a threshold
+    commits some tokens and not others."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -53,6 +56,9 @@ def build(hidden: int, layers: int, heads: int, vocabulary: int, sharpness: floa
     network = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         network.lm_head.weight.mul_(sharpness)
+        for layer in network.model.layers:
+            layer.self_attn.q_proj.weight.mul_(attention)
+            layer.self_attn.k_proj.weight.mul_(attention)
     return network
 
 
@@ -88,14 +94,15 @@ def main(
     cache: Annotated[str, typer.Option(help="none, prefix or dual.")] = "dual",
     tau: Annotated[float, typer.Option(help="Confidence threshold.")] = 0.9,
     f: Annotated[float | None, typer.Option(help="Use the published factor rule instead.")] = None,
-    sharpness: Annotated[float, typer.Option(help="Factor on the head's weights.")] = 25.0,
+    sharpness: Annotated[float, typer.Option(help="Factor on the head's weights: more tokens a forward.")] = 30.0,
+    attention: Annotated[float, typer.Option(help="Factor on the weights of queries and keys.")] = 4.0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     repeats: Annotated[int, typer.Option(help="Counted runs of each, in turn.")] = 5,
     compile: Annotated[bool, typer.Option("--compile", help="Compile our forwards.")] = False,
 ) -> None:
     """Time the published loop, ours, and the bare matrix products, in turn; a table on stderr, JSON on stdout."""
     torch.set_num_threads(threads)
-    network = build(hidden, layers, heads, vocabulary, sharpness)
+    network = build(hidden, layers, heads, vocabulary, sharpness, attention)
     mask = vocabulary - 1
     ids = torch.randint(vocabulary - 1, (1, prompt), generator=torch.Generator().manual_seed(1))
     policy = Threshold(tau) if f is None else FactorAsPublished(f)
@@ -129,7 +136,8 @@ def main(
         "outside_share": statistics.median(1 - c / b for _, b, c, _ in rows),
         "step_ms": 1e3 * mine / nfe, "floor_ms": 1e3 * floor / nfe, "model_ms": 1e3 * inside / nfe,
         "shape": {"hidden": hidden, "layers": layers, "heads": heads, "prompt": prompt, "new": new, "block": block},
-        "threads": threads, "repeats": repeats, "compiled": compile, "torch": torch.__version__,
+        "sharpness": sharpness, "attention": attention, "threads": threads, "repeats": repeats, "compiled": compile,
+        "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
     }  # fmt: skip
     sys.stdout.write(json.dumps(figures) + "\n")
