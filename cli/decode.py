@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from dllm.cli.desk import Desk, work
+from dllm.cli.desk import Desk, Tracing, work
+from dllm.cli.engines import CpusPerWorker, EngineName, GpusPerWorker, TensorParallel, Workers, follow, opener, together
 from dllm.cli.failing import FAILED, plainly
 from dllm.errors import CheckpointError, ConfigError, RequestError
 from dllm.parts import CACHES, POLICIES, PROCESSORS, SCHEDULERS, SCORES
@@ -100,6 +101,12 @@ def decode(
     ] = None,
     device: Annotated[str | None, option(MODEL, "cpu, cuda, cuda:1, … Default: cuda where there is one.")] = None,
     device_map: Annotated[str | None, option(MODEL, "Spread the weights, e.g. auto; instead of --device.")] = None,
+    quantize: Annotated[
+        str | None, option(MODEL, "Quantise the weights as they are loaded (torchao): int8, int8-dynamic or int4.")
+    ] = None,
+    compile: Annotated[
+        bool, option(MODEL, "Compile the forwards (on CUDA as graphs): slow at first, for long jobs.", "--compile")
+    ] = False,
     adapter: Annotated[str | None, option(MODEL, "A PEFT adapter: folder or Hub id.")] = None,
     mask_id: Annotated[int | None, option(MODEL, "The mask token, instead of the checkpoint's.")] = None,
     family: Annotated[
@@ -193,13 +200,26 @@ def decode(
         option(
             OUT,
             "JSONL file, a row per prompt: id, prompt_ids, output_ids, text, nfe, tokens_per_forward, certified, "
-            "seconds, strategy. Interrupted and run again it continues; FILE.job beside it says what made it.",
+            "seconds, strategy, seed, device, versions and more. Interrupted and run again it continues; FILE.job "
+            "beside it says what made it.",
         ),
     ] = None,
+    trace: Annotated[
+        Path | None,
+        option(OUT, "Write every step to this file, to be replayed, shown as a page or checked: see dllm replay."),
+    ] = None,
+    trace_top: Annotated[
+        int, option(OUT, "With --trace: keep so many of the likeliest candidates of each pending column.")
+    ] = 0,
     quiet: Annotated[
         bool, option(OUT, "The text and nothing else: no live view, no figures.", "--quiet", "-q")
     ] = False,
     no_live: Annotated[bool, option(OUT, "Figures, but no live view.", "--no-live")] = False,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
+    tensor_parallel: TensorParallel = None,
 ) -> None:
     """Decode a prompt, or a file of them, and watch it happen.
 
@@ -230,17 +250,23 @@ def decode(
         job = Job(options, length, check_seed(seed), not raw, batch_size, guidance or 0.0)
         loading = {
             "dtype": dtype, "device": device, "device_map": device_map, "adapter": adapter, "mask_id": mask_id,
-            "stop_ids": stop_id or None, "family": family,
+            "stop_ids": stop_id or None, "family": family, "quantize": quantize, "compile": compile,
         }  # fmt: skip
         made = {
             "model": place(model), "adapter": place(adapter), "dtype": dtype, "mask_id": mask_id, "family": family,
-            "max_new_tokens": length, "seed": seed, "guidance": guidance or 0.0,
+            "quantize": quantize, "max_new_tokens": length, "seed": seed, "guidance": guidance or 0.0,
         }  # fmt: skip
+        tracing = trace_to(trace, trace_top)
+        place_of_work = opener(engine, workers, cpus_per_worker, gpus_per_worker, tensor_parallel)
+        if together(tensor_parallel) and follow():
+            output, tracing, quiet = None, None, True
+        if tracing is not None and engine != "local":
+            raise ConfigError(f"--trace {trace}: steps are seen in this process only; leave --engine {engine} out")
         desk = Desk(source, input is not None, quiet, not no_live)
         desk.report(problems)
         if rows:
-            check(model, family, job, rows)
-            work(desk, model, loading, job, rows, output, made)
+            check(model, family, job, rows, tracing is not None)
+            work(desk, place_of_work(model, loading), job, rows, output, made, tracing)
         if desk.failed:
             raise typer.Exit(FAILED)
 
@@ -320,12 +346,30 @@ def place(name: str | None) -> str | None:
     return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name
 
 
-def check(model: str, family: str | None, job: Job, rows: list[Row]) -> None:
+def trace_to(path: Path | None, top: int) -> Tracing | None:
+    """Where a trace goes, if one is wanted. Raises ConfigError where that is taken."""
+    if path is None:
+        if top:
+            raise ConfigError(f"--trace-top {top}: candidates are kept in a trace; give --trace FILE too")
+        return None
+    if top < 0:
+        raise ConfigError(f"--trace-top {top}: must be 0 (none) or more candidates")
+    if path.exists():
+        raise ConfigError(f"--trace {path} exists already: choose another name, or move the file away")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--trace {path}: there is no folder {path.parent}")
+    return Tracing(path, top)
+
+
+def check(model: str, family: str | None, job: Job, rows: list[Row], traced: bool = False) -> None:
     """Refuse what cannot work before any weights are read."""
     from dllm.jobs import Outline
+    from dllm.models.families import AUTOREGRESSIVE
 
     try:
         outline = Outline.of(model, family)
     except CheckpointError as error:
         raise ConfigError(f"--model {error}") from None
+    if traced and outline.family == AUTOREGRESSIVE.name:
+        raise ConfigError("--trace does not belong to a plain causal language model, which has no denoising steps")
     job.check(outline, rows)

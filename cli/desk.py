@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,9 @@ from dllm.errors import RequestError
 
 if TYPE_CHECKING:
     from dllm.cli.screen import Screen
-    from dllm.jobs import Job, Journal, Problem, Row, Task
+    from dllm.jobs import Engine, Event, Job, Journal, Problem, Row, Task
     from dllm.results import Result
+    from dllm.trace import Recorder
 
 
 @dataclass
@@ -58,25 +60,42 @@ class Desk:
         return Screen(console if shown else None, tokenizer, canvas, total, done)
 
 
+@dataclass(frozen=True)
+class Tracing:
+    """Where a trace of a job goes, and how many candidates of each column it keeps."""
+
+    path: Path
+    top: int = 0
+
+
 def work(
-    desk: Desk, name: str, loading: dict[str, Any], job: Job, rows: list[Row], output: Path | None, made: dict[str, Any]
+    desk: Desk,
+    engine: Engine,
+    job: Job,
+    rows: list[Row],
+    output: Path | None,
+    made: dict[str, Any],
+    tracing: Tracing | None = None,
 ) -> None:
-    """Decode rows and hand over each that is done."""
-    from dllm.jobs import Journal
-    from dllm.models import load
+    """Decode rows and hand over each that is done; a trace needs the engine of this process."""
+    from dllm.jobs import Journal, Local
 
     with ExitStack() as stack:
         journal = None if output is None else stack.enter_context(Journal(output, made))
-        model = job.guided(load(name, **loading))
-        tasks, problems = job.tasks(model, rows)
+        stack.enter_context(engine)
+        tasks, problems = engine.tasks(job, rows)
         desk.report(problems)
         todo = tasks if journal is None else journal.resume(tasks)
+        recorder = None
+        if tracing is not None:
+            assert isinstance(engine, Local)
+            recorder, todo = traced(tracing, job.guided(engine.model), todo, stack)
         if journal is not None and journal.kept and not desk.quiet:
             say(f"{journal.kept} of {len(tasks)} rows are in {output} already", "dim")
         start = time.perf_counter()
         try:
-            with desk.screen(model.tokenizer, len(tasks), len(tasks) - len(todo), journal is None) as screen:
-                hand_over(desk, model, todo, job.batch_size, journal, screen)
+            with desk.screen(engine.tokenizer, len(tasks), len(tasks) - len(todo), journal is None) as screen:
+                hand_over(desk, engine.decode(job, todo), journal, screen, recorder)
         except (KeyboardInterrupt, OSError) as error:
             if journal is None or isinstance(error, BrokenPipeError):
                 raise
@@ -95,15 +114,30 @@ def work(
             say(figures(desk.results, seconds))
 
 
+def traced(tracing: Tracing, model: Any, tasks: list[Task], stack: ExitStack) -> tuple[Recorder, list[Task]]:
+    """A recorder that the stack closes, and the tasks with plans that show it what it is to keep."""
+    from dllm.trace import Recorder
+    from dllm.tracing.watched import watched
+
+    recorder = stack.enter_context(Recorder(tracing.path, model, tracing.top))
+    return recorder, [task._replace(plan=watched(task.plan)) for task in tasks] if tracing.top else tasks
+
+
 def hand_over(
-    desk: Desk, model: Any, tasks: list[Task], batch_size: int, journal: Journal | None, screen: Screen
+    desk: Desk, events: Iterator[Event], journal: Journal | None, screen: Screen, recorder: Recorder | None = None
 ) -> None:
     """Follow the events of a job: draw steps, write rows, report failures."""
-    from dllm.jobs import Denoised, Done, Problem, decode, to_line
+    from dllm.jobs import Denoised, Done, Problem, to_line
 
-    for event in decode(model, tasks, batch_size):
+    batch: Any = None
+    for event in events:
         if isinstance(event, Denoised):
-            screen.show(event)
+            if recorder is not None:
+                if event.batch is not batch:
+                    batch = event.batch
+                    recorder.begin([task.request for task in batch], batch[0].plan)
+                recorder.add(event.step)
+            screen.show(event.step)
         elif isinstance(event, Done):
             desk.results.append(event.result)
             if journal is not None:

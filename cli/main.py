@@ -6,11 +6,19 @@ from typing import Annotated
 
 import typer
 
+from dllm.cli.app import app as page
 from dllm.cli.bench import bench
+from dllm.cli.chat import CHAT_EXAMPLES, chat
 from dllm.cli.decode import EXAMPLES, decode
+from dllm.cli.eval import EVAL_EXAMPLES, evaluate
 from dllm.cli.listing import info, models, recipes
 from dllm.cli.parts import parts
+from dllm.cli.replay import REPLAY_EXAMPLES, replay
+from dllm.cli.report import report
+from dllm.cli.serve import SERVE_EXAMPLES, serve
+from dllm.cli.sweep import SWEEP_EXAMPLES, sweep
 from dllm.cli.train import TRAIN_EXAMPLES, train
+from dllm.cli.tune import TUNE_EXAMPLES, tune
 from dllm.version import VERSION
 
 app = typer.Typer(
@@ -22,12 +30,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=EXAMPLES)(decode)
+app.command(epilog=CHAT_EXAMPLES)(chat)
 app.command()(recipes)
 app.command()(parts)
 app.command()(models)
 app.command()(info)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command()(bench)
+app.command("app")(page)
+app.command("eval", epilog=EVAL_EXAMPLES)(evaluate)
+app.command(epilog=SWEEP_EXAMPLES)(sweep)
+app.command()(report)
+app.command(epilog=SERVE_EXAMPLES)(serve)
+app.command(epilog=REPLAY_EXAMPLES)(replay)
+app.command(epilog=TUNE_EXAMPLES)(tune)
 
 
 def tell_version(wanted: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,11 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from dllm.jobs import Denoised
     from dllm.types import Step
 
 PAUSE = 1 / 15
-"""Least seconds between two drawings, so that watching costs little."""
+"""Least seconds between two drawings."""
+SHARE = 15
+"""A drawing is followed by at least so many times the time that it took, so that watching costs little."""
 DECIDED, NEW, PENDING, WINDOW = "", "bold black on green", "bright_black", "yellow"
 BLANK = "░"
 
@@ -36,7 +37,7 @@ class Screen:
     ) -> None:
         self.console, self.canvas = console, canvas
         self.piece = pieces(tokenizer)
-        self.drawn = 0.0
+        self.due = 0.0
         self.picture: RenderableType = Text()
         self.bar: Progress | None = None
         self.live: Live | None = None
@@ -53,21 +54,27 @@ class Screen:
     def __enter__(self) -> Screen:
         if self.live is not None:
             self.live.start()
-            self.draw()
+            if self.bar is not None:
+                self.draw()
+            self.due = time.monotonic() + PAUSE
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.live is not None:
             self.live.stop()
 
-    def show(self, event: Denoised) -> None:
-        """Draw a step, unless the last drawing was a moment ago."""
-        if self.live is None or time.monotonic() - self.drawn < PAUSE:
+    def show(self, step: Step) -> None:
+        """Draw a step, unless it is too early for the next drawing."""
+        begun = time.monotonic()
+        if self.live is None or begun < self.due:
             return
         if self.canvas and self.console is not None:
-            busy = ((event.step.window.end > event.step.window.start) | event.step.window.commit).tolist()
-            self.picture = picture(event.step, busy.index(True) if True in busy else 0, self.piece, self.console)
+            busy = ((step.window.end > step.window.start) | step.window.commit).tolist()
+            row = busy.index(True) if True in busy else 0
+            self.picture = picture(Frame.of(step, row), self.piece, self.console)
         self.draw()
+        now = time.monotonic()
+        self.due = now + max(PAUSE, SHARE * (now - begun))
 
     def advance(self) -> None:
         """One more row is done."""
@@ -79,7 +86,6 @@ class Screen:
         assert self.live is not None
         parts = [self.picture] if self.bar is None else [self.picture, self.bar.get_renderable()]
         self.live.update(Group(*parts), refresh=True)
-        self.drawn = time.monotonic()
 
 
 def pieces(tokenizer: Any) -> Callable[[int], str]:
@@ -94,28 +100,65 @@ def pieces(tokenizer: Any) -> Callable[[int], str]:
     return piece
 
 
-def picture(step: Step, row: int, piece: Callable[[int], str], console: Console) -> Panel:
-    """One row's answer after a step: what is decided, what was decided just now, and what is pending.
+class Frame(NamedTuple):
+    """What is to be seen of a row: columns from where its text begins to its end.
 
-    With holes it is the whole text, what was given included.
+    tokens    what the canvas holds
+    pending   whether that is still to be decided
+    shown     given, or decided by a forward
+    new       columns decided just now
+    window    columns the step worked on
+    decided   tokens that were decided, of `wanted`
+    forwards  of the row so far
     """
-    start, limit = int(step.canvas.rows.prompt[row]), int(step.canvas.rows.limit[row])
-    start = start if int(step.canvas.rows.text[row]) == start else 0
-    given = step.canvas.rows.given[row, start:limit].tolist()
-    tokens, pending = step.canvas.tokens[row, start:limit].tolist(), step.canvas.pending[row, start:limit].tolist()
-    when = step.ledger.when[row, start:limit].tolist()
-    new = set((step.window.columns[row][step.commit[row]] - start).tolist())
-    window = range(int(step.window.start[row]) - start, int(step.window.end[row]) - start)
-    cells = [
-        (BLANK, WINDOW if i in window else PENDING) if pending[i] else (piece(tokens[i]), NEW if i in new else DECIDED)
-        for i in range(limit - start)
-        if pending[i] or when[i] or given[i]
-    ]
-    decided, forwards = sum(bool(w) for w in when), int(step.nfe[row])
+
+    tokens: list[int]
+    pending: list[bool]
+    shown: list[bool]
+    new: set[int]
+    window: range
+    decided: int
+    wanted: int
+    forwards: int
+
+    @classmethod
+    def of(cls, step: Step, row: int) -> Frame:
+        """A row's answer after a step; with holes the whole text, what was given included."""
+        rows = step.canvas.rows
+        start, limit = int(rows.prompt[row]), int(rows.limit[row])
+        start = start if int(rows.text[row]) == start else 0
+        given = rows.given[row, start:limit].tolist()
+        when = step.ledger.when[row, start:limit].tolist()
+        return cls(
+            step.canvas.tokens[row, start:limit].tolist(),
+            step.canvas.pending[row, start:limit].tolist(),
+            [bool(w) or g for w, g in zip(when, given, strict=True)],
+            set((step.window.columns[row][step.commit[row]] - start).tolist()),
+            range(int(step.window.start[row]) - start, int(step.window.end[row]) - start),
+            sum(bool(w) for w in when),
+            given.count(False),
+            int(step.nfe[row]),
+        )
+
+
+def picture(frame: Frame, piece: Callable[[int], str], console: Console) -> Panel:
+    """A row: what is decided, what was decided just now, and what is pending."""
     title = (
-        f"{decided} of {given.count(False)} tokens · {forwards} forwards · {decided / max(1, forwards):.2f} per forward"
+        f"{frame.decided} of {frame.wanted} tokens · {frame.forwards} forwards · "
+        f"{frame.decided / max(1, frame.forwards):.2f} per forward"
     )
-    return Panel(crop(cells, console), title=title, title_align="left", border_style="bright_black")
+    return Panel(crop(cells(frame, piece), console), title=title, title_align="left", border_style="bright_black")
+
+
+def cells(frame: Frame, piece: Callable[[int], str]) -> list[tuple[str, str]]:
+    """(text, style) of each column that is there."""
+    return [
+        (BLANK, WINDOW if i in frame.window else PENDING)
+        if pending
+        else (piece(token), NEW if i in frame.new else DECIDED)
+        for i, (token, pending, shown) in enumerate(zip(frame.tokens, frame.pending, frame.shown, strict=True))
+        if pending or shown
+    ]
 
 
 def crop(cells: list[tuple[str, str]], console: Console) -> Text:

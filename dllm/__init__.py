@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from dllm.schedulers import AdaptiveBlocks, Blocks, Pipeline, SlidingBlock, VariableLength, Whole
     from dllm.stopping import Stopping
     from dllm.strategy import Strategy
+    from dllm.streaming import Delta, Deltas, stream, stream_to
 
 __version__ = VERSION
 __all__ = [
@@ -81,6 +82,8 @@ __all__ = [
     "CreditDecoding",
     "DecayingThreshold",
     "DelayedCache",
+    "Delta",
+    "Deltas",
     "Dilated",
     "DllmError",
     "DualCache",
@@ -135,6 +138,8 @@ __all__ = [
     "decode",
     "load",
     "steps",
+    "stream",
+    "stream_to",
 ]
 
 _HOMES = (
@@ -151,6 +156,7 @@ _HOMES = (
     "schedulers",
     "stopping",
     "strategy",
+    "streaming",
 )
 """Modules in which the public names live."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class Result:
     seconds     wall time from the row's first step until it was finished
     stopped     whether an end token or stop string ended it, rather than its length
     when        for each output token the row's forward that decided it, counted from 1
+    prefill     those of the seconds until the row's first step was done; None where that was not measured
     """
 
     prompt_ids: tuple[int, ...]
@@ -47,6 +48,7 @@ class Result:
     seconds: float
     stopped: bool
     when: tuple[int, ...] = ()
+    prefill: float | None = field(default=None, compare=False)
 
     @property
     def tokens_per_forward(self) -> float:
@@ -55,6 +57,17 @@ class Result:
     @property
     def tokens_per_second(self) -> float:
         return metrics.tokens_per_second(len(self.output_ids), self.seconds)
+
+    @property
+    def prefilled(self) -> int:
+        """Generated tokens that the row's first step decided."""
+        return self.when.count(1)
+
+    @property
+    def tokens_per_second_without_prefill(self) -> float | None:
+        if self.prefill is None:
+            return None
+        return metrics.tokens_per_second(len(self.output_ids) - self.prefilled, self.seconds - self.prefill)
 
     @property
     def certified_share(self) -> float | None:
@@ -77,10 +90,13 @@ class Collector:
 
     def add(self, step: Step) -> list[int]:
         """Take note of a step; the requests whose result is known by now and was not before."""
+        if step.canvas.tokens.is_cuda:  # a step is handed over while the device still works on it
+            torch.cuda.synchronize(step.canvas.tokens.device)
         now = time.perf_counter()
         if self.last is None:
             self.begun = torch.full_like(step.nfe, self.clock, dtype=torch.float64)
             self.ended, self.queries = self.begun.clone(), torch.zeros_like(step.queries)
+            self.entered = self.begun.clone()
             left = changed = torch.zeros_like(step.window.closed)
         else:
             changed = step.place != self.last.place
@@ -90,6 +106,7 @@ class Collector:
         self.queries = torch.where(changed, 0, self.queries) + step.queries
         busy = (step.window.end > step.window.start) | step.window.commit
         self.ended = torch.where(busy, now, self.ended)
+        self.entered = torch.where(busy & (step.nfe == 1), now, self.entered)
         self.last, self.clock = step, now
         return ready
 
@@ -124,6 +141,7 @@ class Collector:
                 seconds=float(self.ended[row] - self.begun[row]),
                 stopped=stopped,
                 when=tuple(when[row, own].tolist()),
+                prefill=float(self.entered[row] - self.begun[row]),
             )
             ready.append(place)
         return ready

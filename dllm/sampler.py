@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dllm.errors import NumericsError
+from dllm.feeds import Feed
 from dllm.judging import Change, editable, judge
 from dllm.ledger import enter
 from dllm.lengths import arrange, relocate
@@ -25,33 +26,38 @@ from dllm.types import BlockCausal, Canvas, Guess, Step, Window
 
 
 def steps(
-    model: Any, requests: Sequence[Request], strategy: Strategy, seed: int = 0, batch_size: int | None = None
+    model: Any, requests: Sequence[Request] | Feed, strategy: Strategy, seed: int = 0, batch_size: int | None = None
 ) -> Iterator[Step]:
     """Decode requests, a step at a time. Everything that watches, records or measures consumes this stream.
 
-    batch_size  rows decoded at a time (None: all). A row that is finished gives its place to the next request at once;
-                `Step.place` says which request a row holds. No request's result depends on it
+    requests    all of them, or a `Feed` to which more may come while these are decoded
+    batch_size  rows decoded at a time (None: all, of a feed one). A row that is finished gives its place to the next
+                request at once; `Step.place` says which request a row holds. No request's result depends on it
 
     Raises `RequestError` or `ConfigError` before the first forward, `NumericsError` after a forward that gave logits
     which are not numbers.
     """
     model = fit(model, strategy)
-    requests = numbered(requests, seed)
-    for request in requests:
-        request.check(model, model.vocabulary)
+    if not isinstance(requests, Feed):
+        requests = numbered(requests, seed)
+        for request in requests:
+            request.check(model, model.vocabulary)
     policy, scheduler, cache = strategy.policy, strategy.scheduler, strategy.cache
     with torch.inference_mode():
         seats = Seats.of(model, requests, strategy, batch_size)
+        if not seats.seated:
+            return
         run, proposer = seats.begin(), seats.proposer
     broken: Tensor | None = None
     index = 0
 
     while True:
         with torch.inference_mode():
+            run = seats.leave(run)
             window, plan = scheduler.step(run.canvas, run.plan)
             check_numbers(broken, index, seats)
-            if seats.waiting and seats.free(window):
-                run = seats.fill(run, window)
+            if (filled := seats.fill(run, window)) is not None:
+                run = filled
                 window, plan = scheduler.step(run.canvas, run.plan)
             if window is None:
                 return

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
+from dllm.errors import RequestError
+from dllm.feeds import Feed, Line
 from dllm.ledger import blank_ledger
 from dllm.lengths import arrange
 from dllm.requests import Request, lay_out, width
@@ -39,80 +42,116 @@ class Run(NamedTuple):
 class Seats:
     """The rows of a batch and the queue in front of it.
 
-    place    (b,) int64  host; the request that each row holds
-    waiting  requests that have no row yet, in order
-    width    columns of the canvas: enough for every request
-    everyone when each request is finished
+    feed     requests that have no row yet
+    seated   the request of each row: the one it holds or, where that is finished, held last
+    place    (b,) int64  host; the number of that request; -1 where a row was never taken
+    ends     end ids that a row has room for
     stopper  when the rows are finished
     """
 
     model: Any
-    requests: Sequence[Request]
+    feed: Feed
     strategy: Strategy
     proposer: Proposer
+    seated: list[Request]
     place: Tensor
-    waiting: list[int]
-    width: int
-    everyone: Stopper
+    ends: int
     stopper: Stopper = field(init=False)
 
     @classmethod
-    def of(cls, model: Any, requests: Sequence[Request], strategy: Strategy, batch_size: int | None) -> Seats:
+    def of(cls, model: Any, requests: Sequence[Request] | Feed, strategy: Strategy, batch_size: int | None) -> Seats:
+        """The first rows, none where nobody waits. A feed has all of its `batch_size` rows from the beginning."""
         proposer = Proposer(model.head, strategy.sampling, strategy.policy.needs, model.mask_id, model.vocabulary)
-        b = min(len(requests), batch_size or len(requests))
-        waiting = list(range(b, len(requests)))
-        ids = stop_ids(model, requests, strategy.stopping)
-        everyone = Stopper.of(ids, strategy.stopping, model.tokenizer, model.device)
-        seats = cls(model, requests, strategy, proposer, torch.arange(b), waiting, width(model, requests), everyone)
+        feed, b = (requests, batch_size or 1) if isinstance(requests, Feed) else line(model, requests, batch_size)
+        first = feed.take(b)
+        seated = [request for _, request in first]
+        known = feed.requests if isinstance(feed, Line) else seated
+        ends = max(map(len, stop_ids(model, known, strategy.stopping)), default=0)
+        vacant = b - len(first) if first else 0
+        place = torch.tensor([number for number, _ in first] + [-1] * vacant)
+        seats = cls(model, feed, strategy, proposer, seated + seated[:1] * vacant, place, ends)
         seats.announce()
         return seats
 
     def announce(self) -> None:
-        """Show the processors all who wait, since they may refuse one, and that before any forward."""
-        b = len(self.place)
-        for first in range(0, len(self.waiting), b) if self.strategy.constrained else ():
-            self.proposer.init(self.lay_out(self.waiting[first : first + b]), self.model)
+        """Show the processors all of a list who wait, since they may refuse one, and that before any forward."""
+        if not self.strategy.constrained or not isinstance(self.feed, Line):
+            return
+        b, requests = len(self.place), self.feed.requests
+        for first in range(b, len(requests), b):
+            self.proposer.init(self.lay_out(requests[first : first + b]), self.model)
 
-    def lay_out(self, places: Sequence[int]) -> Canvas:
+    def lay_out(self, requests: Sequence[Request]) -> Canvas:
         """The canvas of some requests before their first step."""
-        stops = self.everyone.ids.cpu()[list(places)]
-        return lay_out(self.model, [self.requests[i] for i in places], self.width, stops)
+        return lay_out(self.model, requests, self.feed.width, self.stops(requests).ids.cpu())
+
+    def stops(self, requests: Sequence[Request]) -> Stopper:
+        """When the rows of some requests are finished. Raises RequestError where one has more ends than there is room
+        for, which only a feed can bring."""
+        ids = [(*own, *[-1] * (self.ends - len(own))) for own in stop_ids(self.model, requests, self.strategy.stopping)]
+        if any(len(own) > self.ends for own in ids):
+            raise RequestError(f"stop_ids of a request that came later: there is room for {self.ends} in this run")
+        return Stopper.of(ids, self.strategy.stopping, self.model.tokenizer, self.model.device)
 
     def begin(self) -> Run:
-        """All rows before their first step."""
-        self.stopper = replace(self.everyone, ids=self.everyone.ids[self.place.to(self.everyone.ids.device)])
-        canvas = self.lay_out(self.place.tolist())
+        """All rows before their first step; those that were never taken have nothing to do."""
+        self.stopper = self.stops(self.seated)
+        canvas = self.lay_out(self.seated)
         plan = self.strategy.scheduler.init(canvas, self.model)
         canvas, _, plan = arrange(self.strategy.scheduler, canvas, None, None, plan)
+        habits = self.proposer.init(canvas, self.model)
+        canvas = clear(canvas, self.place < 0)
         zeros = torch.zeros_like(self.place)
         return Run(
             canvas=canvas,
             plan=plan,
             mood=self.strategy.policy.init(canvas),
             memory=self.strategy.cache.init(canvas, self.model),
-            habits=self.proposer.init(canvas, self.model),
+            habits=habits,
             ledger=blank_ledger(canvas),
             nfe=zeros,
             draws=zeros,
         )
 
-    def free(self, window: Window | None) -> bool:
-        """Whether a row is finished."""
-        return window is None or bool(window.closed.any())
+    def leave(self, run: Run) -> Run:
+        """The run with nothing left to do in rows for which nobody waits any more."""
+        gone = self.feed.gone()
+        if not gone:
+            return run
+        return run._replace(canvas=clear(run.canvas, torch.isin(self.place, torch.tensor(list(gone)))))
 
-    def fill(self, run: Run, window: Window | None) -> Run:
+    def fill(self, run: Run, window: Window | None) -> Run | None:
         """Waiting requests in the rows that are finished, as if decoding had begun with them; the others as they were.
+        None if nobody gets a row.
 
         Where more rows are finished than wait, the last ones stay empty.
         """
         closed = torch.ones_like(self.place, dtype=torch.bool) if window is None else window.closed
-        rows = closed.nonzero().flatten()[: len(self.waiting)]
-        self.place = self.place.index_copy(0, rows, torch.tensor(self.waiting[: len(rows)]))
-        self.waiting = self.waiting[len(rows) :]
+        rows = closed.nonzero().flatten().tolist()
+        coming = self.feed.take(len(rows)) if rows else ()
+        if not coming:
+            return None
+        new, self.place = torch.zeros_like(closed), self.place.clone()
+        for row, (number, request) in zip(rows, coming, strict=False):
+            self.place[row], self.seated[row], new[row] = number, request, True
         fresh = self.begin()
-        new = torch.zeros_like(closed).index_fill(0, rows, True)
-        memory = renew(run.memory, fresh.memory, new, getattr(self.strategy.cache, "renew", None))
+        memory = run.memory.back(new) if hasattr(run.memory, "back") else run.memory
+        memory = renew(memory, fresh.memory, new, getattr(self.strategy.cache, "renew", None))
         return renew(run._replace(memory=None), fresh._replace(memory=None), new)._replace(memory=memory)
+
+
+def line(model: Any, requests: Sequence[Request], batch_size: int | None) -> tuple[Line, int]:
+    """A list as a feed, and the rows that it needs."""
+    return Line(requests, width(model, requests)), min(len(requests), batch_size or len(requests))
+
+
+def clear(canvas: Canvas, rows: Tensor) -> Canvas:
+    """The canvas with nothing to do in the marked rows (b,)."""
+    if not bool(rows.any()):
+        return canvas
+    kept = ~rows.to(canvas.pending.device)
+    held = None if canvas.held is None else canvas.held & kept
+    return canvas._replace(pending=canvas.pending & rearrange(kept, "b -> b 1"), held=held)
 
 
 def renew(state: Any, fresh: Any, rows: Tensor, own: Any = None) -> Any:

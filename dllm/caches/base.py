@@ -223,9 +223,7 @@ def run(model: Model, canvas: Canvas, window: Window, reach: Reach, memory: Memo
     return Ran(hidden, queries * getattr(model, "lanes", 1), shadow), memory
 
 
-def store_ahead(
-    model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: Reach, memory: Memory
-) -> Reach:
+def store_ahead(model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: Reach, memory: Memory) -> Reach:
     """Run what is only stored in pieces, if there is more than the model's `chunk` (block-causal models): then a long
     prompt needs no more memory than its keys and values. What is left to run, the window with it."""
     chunk, geometry = getattr(model, "chunk", None), model.geometry

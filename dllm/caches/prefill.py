@@ -13,7 +13,7 @@ from dllm.types import BlockCausal
 def pieces(
     geometry: BlockCausal, start: Tensor, end: Tensor, shown: Tensor, chunk: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cut the columns [start, end) (r,) of each row into consecutive pieces; the last one holds all from `shown` (r,) on.
+    """Cut the columns [start, end) (r,) of each row into consecutive pieces; the last holds all from `shown` (r,) on.
 
     Cuts lie between attention blocks, so that each column still sees all that it would: finished pieces and its own
     block. A piece has at most `chunk` columns, but one block at least, and the last one whatever is shown besides.

@@ -1,5 +1,6 @@
 """Many prompts as one job: rows read from a file, decoded in batches, and written as soon as they are final."""
 
+from dllm.jobs.engine import Engine, Local, Spread
 from dllm.jobs.journal import Journal, to_line
 from dllm.jobs.plan import Autoregressive, Job, Outline, Task
 from dllm.jobs.rows import Problem, Row, check_hole, check_length, check_seed, check_text, read_rows
@@ -9,13 +10,16 @@ __all__ = [
     "Autoregressive",
     "Denoised",
     "Done",
+    "Engine",
     "Event",
     "Failed",
     "Job",
     "Journal",
+    "Local",
     "Outline",
     "Problem",
     "Row",
+    "Spread",
     "Task",
     "check_hole",
     "check_length",

@@ -17,29 +17,18 @@ from typing import Any
 from dllm.errors import ConfigError
 from dllm.jobs.plan import Task
 from dllm.jobs.running import Done
+from dllm.metrics import Provenance, record
 from dllm.results import Result
 
 CURE = "choose another --output, or move the file away"
 
 
-def record(task: Task, result: Result) -> dict[str, Any]:
-    """A result as one object of JSON."""
-    return {
-        "id": task.row.id,
-        "prompt_ids": list(result.prompt_ids),
-        "output_ids": list(result.output_ids),
-        "text": result.text,
-        "nfe": result.nfe,
-        "tokens_per_forward": result.tokens_per_forward,
-        "certified": result.certified_share,
-        "seconds": result.seconds,
-        "strategy": repr(task.plan),
-    }
-
-
-def to_line(task: Task, result: Result) -> bytes:
-    """A result as one line of JSON, in ASCII so that no reader can split it elsewhere."""
-    return json.dumps(record(task, result)).encode("ascii") + b"\n"
+def to_line(
+    task: Task, result: Result, provenance: Provenance | None = None, more: Mapping[str, Any] | None = None
+) -> bytes:
+    """A result as one line of JSON, in ASCII so that no reader can split it elsewhere; `more` fields come last."""
+    row = record(result, task.plan, provenance, task.row.id, task.request.seed)
+    return json.dumps(row | dict(more or {})).encode("ascii") + b"\n"
 
 
 class Journal:
@@ -103,9 +92,12 @@ class Journal:
             self._note_facts()
         return [task for task in tasks if _key(task.row.id) in open_tasks]
 
-    def write(self, done: Done) -> None:
-        """Append a row; when this returns it is on the disk. If it cannot be written whole, none of it is kept."""
-        line = to_line(*done)
+    def write(self, done: Done, more: Mapping[str, Any] | None = None) -> None:
+        """Append a row, with `more` fields; when this returns it is on the disk.
+
+        If it cannot be written whole, none of it is kept.
+        """
+        line = to_line(*done, more=more)
         size = os.fstat(self.file).st_size
         try:
             left = memoryview(line)

@@ -146,7 +146,7 @@ class Job:
             request.check(fit(model, plan), model.vocabulary)
             if plan.constrained:
                 seats = Seats.of(fit(model, plan), [request], plan, None)
-                seats.proposer.init(seats.lay_out([0]), seats.model)
+                seats.proposer.init(seats.lay_out([request]), seats.model)
         return Task(row, request, plan)
 
 

@@ -56,13 +56,18 @@ def read_rows(path: Path) -> tuple[list[Row], list[Problem]]:
             continue
         try:
             row = read_row(line, number, place)
-            if (first := seen.setdefault((type(row.id), row.id), number)) != number:
-                raise RequestError(f"id {row.id!r} is that of line {first} already: every row needs an id of its own")
+            identified(row, seen)
             rows.append(row)
         except RequestError as error:
             problems.append(Problem(number, str(error)))
         place += 1
     return rows, problems
+
+
+def identified(row: Row, seen: dict[tuple[type, str | int], int]) -> None:
+    """Note the line of a row's id. Raises RequestError where it is that of an earlier line."""
+    if (first := seen.setdefault((type(row.id), row.id), row.line)) != row.line:
+        raise RequestError(f"id {row.id!r} is that of line {first} already: every row needs an id of its own")
 
 
 def read_row(line: bytes, number: int, place: int) -> Row:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from dllm.baseline import Autoregressive, generate
 from dllm.errors import DllmError, NumericsError
 from dllm.jobs.plan import Task
+from dllm.metrics import Provenance
 from dllm.models.autoregressive import AutoregressiveModel
 from dllm.results import Collector, Result
 from dllm.sampler import steps
@@ -24,10 +25,14 @@ class Denoised(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A row is final."""
+    """A row is final.
+
+    provenance  what it was made on
+    """
 
     task: Task
     result: Result
+    provenance: Provenance | None = None
 
 
 class Failed(NamedTuple):
@@ -68,8 +73,10 @@ def decode_group(model: Any, tasks: Sequence[Task], batch_size: int) -> Iterator
     if isinstance(model, AutoregressiveModel):
         plan = tasks[0].plan
         assert isinstance(plan, Autoregressive)
+        made_on = Provenance.of(model)
         for batch in some(tasks, batch_size):
-            yield from map(Done, batch, generate(model, [task.request for task in batch], plan))
+            results = generate(model, [task.request for task in batch], plan)
+            yield from (Done(task, result, made_on) for task, result in zip(batch, results, strict=True))
         return
     left = list(tasks)
     while left:
@@ -89,11 +96,12 @@ def denoise(model: Any, tasks: Sequence[Task], batch_size: int) -> Iterator[Even
     requests, strategy = [task.request for task in tasks], tasks[0].plan
     assert isinstance(strategy, Strategy)
     collector = Collector(model, requests, strategy)
-    told = 0
+    told, made_on = 0, Provenance.of(model)
     for step in steps(model, requests, strategy, batch_size=batch_size):
         if collector.add(step):
             while told in collector.found:
-                yield Done(tasks[told], collector.found[told])
+                yield Done(tasks[told], collector.found[told], made_on)
                 told += 1
         yield Denoised(tasks, step)
-    yield from map(Done, tasks[told:], collector.results()[told:])
+    rest = zip(tasks[told:], collector.results()[told:], strict=True)
+    yield from (Done(task, result, made_on) for task, result in rest)

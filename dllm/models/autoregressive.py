@@ -58,12 +58,14 @@ class AutoregressiveModel:
         top_p: float | None = None,
         top_k: int | None = None,
         seed: int | Sequence[int] = 0,
+        streamer: Any = None,
     ) -> list[list[int]]:
         """New tokens of each prompt, up to and including its first stop token.
 
         stop_ids     default: the model's own; () stops nothing
         temperature  0 is greedy and ignores `top_p`, `top_k` and `seed`
         seed         of every row, or one a row; a row's sample depends on its seed and nothing else in the batch
+        streamer     as `transformers` has them, told each token as it is drawn; of a batch it gets (b,) tokens a time
 
         Raises RequestError for a prompt that is empty, too long or not of this vocabulary.
         """
@@ -86,6 +88,7 @@ class AutoregressiveModel:
                 max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=stops or None, pad_token_id=self.pad_id
             ),
             logits_processor=_processors(len(prompts), temperature, top_p, top_k, seed, self.device),
+            streamer=streamer,
         )
         return [_cut(row, stops) for row in out[:, width:].tolist()]
 

@@ -16,6 +16,7 @@ from dllm.models.compiled import CompiledModel
 from dllm.models.encoder import EncoderModel
 from dllm.models.families.ids import Source, demand_mask, special
 from dllm.models.outside import blame, quiet
+from dllm.models.parallel import distributed
 from dllm.models.placing import usable_device, usable_dtype
 from dllm.models.quantizing import quantization
 from dllm.models.splitting import check_splits, reader
@@ -34,6 +35,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     device_map: str | Mapping[str, Any] | None = None,
+    tensor_parallel: bool = False,
     quantization_config: Any = None,
     quantize: str | None = None,
     compile: bool = False,
@@ -55,6 +57,7 @@ def load(
     device_map, quantization_config   handed to `transformers` as they are; not together with `device`: device_map
     quantize             "int8", "int8-dynamic" or "int4": weights quantised by torchao as they are loaded
     compile              run forwards through `torch.compile`, on CUDA as graphs: `CompiledModel`. Slow at first
+    tensor_parallel      spread every layer over the processes of `torchrun`; not together with a device
     adapter              a PEFT adapter (folder or Hub id), kept apart from the weights
     mask_id, stop_ids    override what the checkpoint says; `stop_ids=()` means that nothing stops
     block_size           attention block of a block-causal family
@@ -69,6 +72,10 @@ def load(
     """
     if device is not None and device_map is not None:
         raise ConfigError(f"load(device={str(device)!r}, device_map={device_map!r}): give one of the two")
+    if tensor_parallel and (device is not None or device_map is not None):
+        raise ConfigError(
+            "load(tensor_parallel=True): every process takes its own device; leave device, device_map out"
+        )
     place = usable_device(device, device_map)
     precision = usable_dtype(dtype, place)
     found = read(name, revision, family)
@@ -92,7 +99,9 @@ def load(
         check_experts(stored, found.folder)
         check_splits(kind, config, stored, found.folder)
         options: dict[str, Any] = {"dtype": precision}
-        if device_map is not None or place.type != "cpu":
+        if tensor_parallel:
+            options["distributed_config"] = distributed(found.name)
+        elif device_map is not None or place.type != "cpu":
             options["device_map"] = device_map if device_map is not None else {"": place}
         if quantization_config is not None:
             options["quantization_config"] = quantization_config

@@ -106,7 +106,8 @@ class Laws:
         _, results = laws.run(model(geometry), REQUESTS, strategy)
         laws.rows_are_independent(model(geometry), REQUESTS, strategy, results)
         reseeded = (
-            laws.run(model(geometry), [replace(r, seed=seed) for r in REQUESTS], strategy)[1] for seed in range(100, 120)
+            laws.run(model(geometry), [replace(r, seed=seed) for r in REQUESTS], strategy)[1]
+            for seed in range(100, 120)
         )
         drawn = [r.output_ids for r in results]
         assert any([r.output_ids for r in other] != drawn for other in reseeded), "twenty other seeds draw the same"
@@ -118,8 +119,8 @@ def judges(found: list[Cell]) -> list[Cell]:
     Without those whose processors change the prediction by what they remember: for them, results are compared instead.
     """
     found = [cell for cell in found if not cell[1].sampling.processors]
-    policies = [strategy.policy for _, strategy in found] or [None]
-    kept = [policies[0], *[p for p in policies if rests(p)][:1]]
+    policies = [strategy.policy for _, strategy in found]
+    kept = [*policies[:1], *[p for p in policies if rests(p)][:1]]
     return [cell for cell in found if cell[1].policy in kept]
 
 

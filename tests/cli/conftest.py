@@ -162,7 +162,9 @@ def jsonl(tmp_path: Path) -> Callable[..., Path]:
 
 
 def read(path: Path, *without: str) -> list[dict[str, Any]]:
-    """Rows of a result file, without some fields."""
+    """Rows of a result file, without some fields; "seconds" stands for all that was timed."""
+    timed = ("prefill_seconds", "tokens_per_second", "tokens_per_second_without_prefill")
+    without = (*without, *timed) if "seconds" in without else without
     lines = path.read_bytes().split(b"\n")
     assert lines.pop() == b"", "the last line is whole"
     return [{k: v for k, v in json.loads(line).items() if k not in without} for line in lines]

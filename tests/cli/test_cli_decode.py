@@ -14,7 +14,11 @@ from dllm import Request
 from dllm.jobs import Autoregressive
 from tests.cli.conftest import read
 
-FIELDS = ["id", "prompt_ids", "output_ids", "text", "nfe", "tokens_per_forward", "certified", "seconds", "strategy"]
+FIELDS = [
+    "id", "prompt_ids", "output_ids", "text", "stopped", "tokens", "nfe", "tokens_per_forward", "queries", "parallel",
+    "certified", "seconds", "prefill_seconds", "prefill_tokens", "tokens_per_second",
+    "tokens_per_second_without_prefill", "strategy", "seed", "model", "device", "dtype", "versions",
+]  # fmt: skip
 PROMPTS = [[3, 4, 5], [9, 8, 7, 6, 5, 4, 3, 2, 1], [11] * 8, [1, 2]]
 ROWS = [{"prompt_ids": p, "max_new_tokens": n} for p, n in zip(PROMPTS, (9, 16, 12, 16), strict=True)]
 
@@ -41,7 +45,9 @@ def test_rows_are_the_librarys_results(dllm, checkpoints, jsonl, tmp_path, famil
         assert row["nfe"] == expected.nfe
         assert row["tokens_per_forward"] == expected.tokens_per_forward
         assert row["certified"] == expected.certified_share
-        assert row["seconds"] > 0
+        assert row["seconds"] >= row["prefill_seconds"] > 0
+        assert row["seed"] == i
+        assert row["versions"]["dllm"] == library.__version__
 
 
 @pytest.mark.parametrize("family", ["llada", "fast_dllm_v2", "sdar", "qwen2"])

@@ -1,0 +1,67 @@
+"""One answer while it is written: a canvas that denoises, or text as it becomes final."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+
+from dllm.cli.screen import Screen
+
+
+class Answer:
+    """Decodes one request and shows it.
+
+    live  draw the canvas while it denoises; else text comes as it becomes final
+
+    text     what was final when it ended
+    result   None if it was stopped
+    stopped  by Ctrl-C
+    """
+
+    def __init__(self, model: Any, request: Any, plan: Any, console: Console, live: bool) -> None:
+        self.model, self.request, self.plan, self.console, self.live = model, request, plan, console, live
+        self.text, self.result, self.stopped = "", None, False
+
+    def run(self) -> None:
+        """Decode to the end, or until Ctrl-C."""
+        from dllm.strategy import Strategy
+
+        drawn = self.live and isinstance(self.plan, Strategy)
+        try:
+            with Screen(self.console if drawn else None, self.model.tokenizer) as screen:
+                for delta in self.deltas(screen):
+                    self.text += delta.text
+                    self.result = delta.result or self.result
+                    if not drawn:
+                        self.write(delta.text)
+        except KeyboardInterrupt:
+            self.stopped = True
+        self.write(self.text if drawn else "", end="\n")
+
+    def deltas(self, screen: Screen) -> Iterator[Any]:
+        """What becomes final; every step is drawn on the way."""
+        from dllm.sampler import steps
+        from dllm.strategy import Strategy
+        from dllm.streaming import Deltas, stream
+
+        if not isinstance(self.plan, Strategy):
+            yield from stream(self.model, self.request, self.plan)
+            return
+        deltas = Deltas(self.model, [self.request], self.plan)
+        for step in steps(self.model, [self.request], self.plan):
+            screen.show(step)
+            yield from deltas.add(step)
+        yield from deltas.finish()
+
+    def write(self, text: str, end: str = "") -> None:
+        """Text on stdout: as it is, and on a terminal without what would move the cursor."""
+        file = self.console.file
+        file.write((visible(text) if self.console.is_terminal else text) + end)
+        file.flush()
+
+
+def visible(text: str) -> str:
+    """A text in which no character controls a terminal."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)

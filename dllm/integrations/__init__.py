@@ -1,0 +1,1 @@
+"""Where this library meets others: the only home of optional imports."""

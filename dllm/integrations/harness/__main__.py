@@ -1,0 +1,23 @@
+"""lm-eval's own command, with `--model dllm` and the tasks of this package known to it."""
+
+from __future__ import annotations
+
+import sys
+
+from dllm.errors import DllmError
+from dllm.integrations.harness import model  # registers it
+
+__all__ = ["model"]
+
+
+def main() -> None:
+    from lm_eval.__main__ import cli_evaluate
+
+    try:
+        cli_evaluate()
+    except DllmError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

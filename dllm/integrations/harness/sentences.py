@@ -1,0 +1,59 @@
+"""nltk's knowledge of where sentences end, which IFEval counts them with: found, fetched, or replaced and said so."""
+
+from __future__ import annotations
+
+import atexit
+import io
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+ABBREVIATIONS = ("mr", "mrs", "ms", "dr", "prof", "st", "vs", "etc", "e.g", "i.e", "u.s", "a.m", "p.m", "inc", "jr")
+FILES = {
+    "abbrev_types.txt": "\n".join(ABBREVIATIONS) + "\n",
+    "collocations.tab": "",
+    "sent_starters.txt": "",
+    "ortho_context.tab": "",
+}
+REPLACED = (
+    "nltk's data 'punkt_tab' is not on this machine: instructions about numbers of sentences and of words in capitals "
+    "are scored with a few abbreviations in its place, and may differ from published scores "
+    "(python -m nltk.downloader punkt_tab, or put it into nltk_data/tokenizers of --data)"
+)
+
+
+def prepare(data: str | None) -> str | None:
+    """See to it that there is a model of sentences; what there is to say of it, if anything."""
+    import nltk
+
+    if data is not None:
+        nltk.data.path.insert(0, str(Path(data) / "nltk_data"))
+    if found() or fetched():
+        return None
+    folder = tempfile.TemporaryDirectory(prefix="dllm-nltk-")
+    atexit.register(folder.cleanup)
+    english = Path(folder.name) / "tokenizers" / "punkt_tab" / "english"
+    english.mkdir(parents=True)
+    for name, text in FILES.items():
+        (english / name).write_text(text)
+    nltk.data.path.append(folder.name)
+    return REPLACED
+
+
+def fetched() -> bool:
+    """Whether nltk can download the model; it tells its troubles to the terminal, whatever it is asked."""
+    import nltk
+
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        return bool(nltk.download("punkt_tab", quiet=True)) and found()
+
+
+def found() -> bool:
+    """Whether nltk has the model of this package's stead."""
+    import nltk
+
+    try:
+        path = str(nltk.data.find("tokenizers/punkt_tab"))
+    except LookupError:
+        return False
+    return "dllm-nltk-" not in path

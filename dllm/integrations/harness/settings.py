@@ -1,0 +1,133 @@
+"""What the harness may set of a model: names and values in, checked, each in its place; nothing is ignored."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from dllm.errors import ConfigError
+from dllm.jobs import Job, check_seed
+from dllm.likelihood import Bound, Estimator, Sequential, default_estimator
+from dllm.options import Options
+from dllm.registry import like
+
+LOADING = ("dtype", "device", "device_map", "adapter", "mask_id", "revision", "family", "quantize", "compile")
+ESTIMATORS = ("bound", "sequential")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A checkpoint, and how to decode and judge with it.
+
+    pretrained      a folder, a Hub id or "embedded"
+    options         how to decode, as of `dllm decode`
+    guidance        scale of classifier-free guidance
+    batch_size      rows run together; no result depends on it
+    max_new_tokens  most tokens of an answer, whatever its task says; None: what the task says, or 256
+    seed            the sample of document i draws from seed + i
+    likelihood      "sequential" or "bound" (`dllm.likelihood`); None: the first where attention is block-causal
+    samples         Monte-Carlo samples of the bound
+    check_greedy    also find out whether greedy decoding would write a continuation; some tasks score that
+    agreement       decode every answer once more by sequential greedy decoding, and tell how many are the same
+    truncate        leave out the beginning of a prompt that does not fit; without it that is an error
+    output          folder that keeps finished answers, so that an interrupted evaluation goes on
+    """
+
+    pretrained: str = "embedded"
+    options: Options = Options()
+    dtype: str | None = None
+    device: str | None = None
+    device_map: str | None = None
+    adapter: str | None = None
+    mask_id: int | None = None
+    revision: str | None = None
+    family: str | None = None
+    quantize: str | None = None
+    compile: bool = False
+    guidance: float = 0.0
+    batch_size: int = 8
+    max_new_tokens: int | None = None
+    seed: int = 0
+    likelihood: str | None = None
+    samples: int = 128
+    check_greedy: bool = True
+    agreement: bool = False
+    truncate: bool = False
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        self.job(self.options, self.max_new_tokens or 1)
+        Bound(self.samples)
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens={self.max_new_tokens}: must be at least 1")
+        if self.likelihood is not None and self.likelihood not in ESTIMATORS:
+            raise ConfigError(f"likelihood={self.likelihood!r}: choose from {', '.join(ESTIMATORS)}")
+
+    @classmethod
+    def read(cls, arguments: Mapping[str, Any]) -> Settings:
+        """From flat names, as `--model_args` gives them. Raises ConfigError for a name or a value that does not fit."""
+        own = {field.name for field in fields(cls)} - {"options"}
+        theirs = {field.name for field in fields(Options)}
+        given: dict[str, Any] = dict(arguments)
+        if "strategy" in given:
+            if "recipe" in given:
+                raise ConfigError("recipe and strategy: give one of them; each sets every part")
+            given["recipe"] = given.pop("strategy")
+        if wrong := next((name for name in given if name not in own | theirs), None):
+            names = sorted({*own, *theirs, "strategy"})
+            raise ConfigError(f"unknown model argument {wrong!r}{like(wrong, names)}: choose from {', '.join(names)}")
+        hints = get_type_hints(cls) | get_type_hints(Options)
+        values = {name: fit(name, value, hints[name]) for name, value in given.items()}
+        options = Options(**{name: value for name, value in values.items() if name in theirs})
+        return cls(options=options, **{name: value for name, value in values.items() if name in own})
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """As `dllm.load` takes it."""
+        return {name: getattr(self, name) for name in LOADING} | {"stop_ids": self.options.stop_ids or None}
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """What the answers in a file were made with, beside their strategy."""
+        names = ("adapter", "dtype", "mask_id", "revision", "family", "quantize", "guidance", "seed")
+        return {"model": place(self.pretrained)} | {name: getattr(self, name) for name in names}
+
+    def job(self, options: Options, max_new_tokens: int) -> Job:
+        """How answers of that length are decoded."""
+        return Job(options, max_new_tokens, self.seed, False, self.batch_size, self.guidance)
+
+    def estimator(self, model: Any) -> Estimator:
+        """How likelihoods are found."""
+        if self.likelihood is None:
+            return default_estimator(model, self.samples, self.seed)
+        return Sequential() if self.likelihood == "sequential" else Bound(self.samples, self.seed)
+
+
+def place(name: str) -> str:
+    """A checkpoint by a name that does not depend on the working folder."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def fit(name: str, value: Any, kind: Any) -> Any:
+    """A value as the type its name has. Raises ConfigError."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    if value is None and type(None) in kinds:
+        return None
+    for wanted in kinds:
+        if get_origin(wanted) is tuple:
+            entries = value if isinstance(value, list | tuple) else (value,)
+            return tuple(fit(name, entry, get_args(wanted)[0]) for entry in entries)
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if wanted is int and isinstance(value, str) and value.isdigit():
+            return int(value)
+        if wanted is str and isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+        if wanted is not type(None) and isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+            return value
+    asked = " or ".join(getattr(k, "__name__", str(k)) for k in kinds if k is not type(None))
+    raise ConfigError(f"{name}={value!r}: must be {asked}")

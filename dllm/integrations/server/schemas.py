@@ -1,0 +1,174 @@
+"""The bodies of calls: what OpenAI's API has, and every option of a strategy under its own name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from dllm.integrations.server.failing import ApiError
+from dllm.options import Options
+from dllm.registry import like
+
+STANDARD = ("temperature", "top_p", "top_k", "stop", "stop_ids")
+"""Options that are fields of a call anyway."""
+
+ALIASES = {
+    "threshold": "tau",
+    "factor": "f",
+    "block_length": "block_size",
+    "small_block_size": "sub_block_size",
+    "sub_block_length": "sub_block_size",
+    "stop_token_ids": "stop_ids",
+}
+"""Names by which other systems know our options."""
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "audio": (None,),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "frequency_penalty": (None, 0),
+    "function_call": (None, "none", "auto"),
+    "functions": (None, []),
+    "logit_bias": (None, {}),
+    "logprobs": (None, False),
+    "metadata": (None, {}),
+    "modalities": (None, ["text"]),
+    "parallel_tool_calls": (None, True, False),
+    "prediction": (None,),
+    "presence_penalty": (None, 0),
+    "reasoning_effort": (None,),
+    "service_tier": (None, "auto", "default"),
+    "store": (None, False),
+    "suffix": (None, ""),
+    "tool_choice": (None, "none", "auto"),
+    "tools": (None, []),
+    "top_logprobs": (None, 0),
+    "verbosity": (None,),
+    "web_search_options": (None,),
+}
+"""What the API has and we have not: only values that change nothing are taken."""
+
+LABELS = ("user", "safety_identifier", "prompt_cache_key")
+"""Fields by which a caller names things for itself; no answer depends on them."""
+
+Seed = Annotated[int, Field(gt=-(2**62), lt=2**62)]
+
+
+class Strict(BaseModel):
+    """An object without unknown fields, whose values are of the types they should be."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class StreamOptions(Strict):
+    """`include_usage`: one more chunk, with the figures of the whole call. The other must be false."""
+
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class Part(Strict):
+    """A piece of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Strict):
+    """One turn of a conversation. What templates call `system` newer clients call `developer`."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+    name: None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: list[Any] | None = Field(None, max_length=0)
+
+
+class ResponseFormat(Strict):
+    """`text`, or `json_schema` with a schema that the answer keeps to."""
+
+    type: Literal["text", "json_schema"]
+    json_schema: dict[str, Any] | None = None
+
+
+class Common(Strict):
+    """What both kinds of call have.
+
+    seed    of the first answer; answer i draws from seed + i. None: a random one, which the response tells
+    drafts  with `stream`: events of type `draft` besides, with the text behind what is final as it stands
+    """
+
+    model: str | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1)
+    seed: Seed | None = None
+    stop: str | list[str] | None = None
+    stop_ids: tuple[int, ...] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    response_format: ResponseFormat | None = None
+    drafts: bool = False
+
+
+def spread(names: tuple[str, ...], kind: Any) -> dict[str, Any]:
+    return {name: (kind, None) for name in names}
+
+
+OPTIONS = {f.name: get_type_hints(Options)[f.name] for f in fields(Options) if f.name not in STANDARD}
+EXTRA: dict[str, Any] = {name: (hint | None, None) for name, hint in OPTIONS.items()}
+EXTRA |= {name: (OPTIONS.get(own, tuple[int, ...]) | None, None) for name, own in ALIASES.items()}
+EXTRA |= spread(tuple(NEUTRAL), Any) | spread(LABELS, str | None) | {"strategy": (str | None, None)}
+Base = create_model("Base", __base__=Common, **EXTRA)
+
+
+class Completion(Base):  # type: ignore[valid-type,misc]
+    """`/v1/completions`: text or token ids to go on from, one prompt or several."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+
+
+class ChatCompletion(Base):  # type: ignore[valid-type,misc]
+    """`/v1/chat/completions`: a conversation to answer."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+
+
+Body = TypeVar("Body", bound=Common)
+
+
+def parse(kind: type[Body], raw: bytes) -> Body:
+    """The body of a call. Raises ApiError for what is malformed, misspelt, or not supported."""
+    try:
+        body = kind.model_validate_json(raw)
+    except ValidationError as error:
+        raise explain(kind, error) from None
+    for name, neutral in NEUTRAL.items():
+        value = getattr(body, name)
+        if value not in neutral:
+            shown = " or ".join(repr(x) for x in neutral if x is not None) or "null"
+            raise ApiError(
+                400, f"{name}={value!r:.80} is not supported: leave it out (or {shown})", name, "unsupported"
+            )
+    return body
+
+
+def explain(kind: type[Common], error: ValidationError) -> ApiError:
+    """The first of the things that are wrong, in words."""
+    found = error.errors(include_url=False, include_context=False)
+    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
+    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "str", "function-")))
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        names = sorted(set(kind.model_fields) - set(NEUTRAL))
+        return ApiError(400, f"unknown field {place!r}{like(place, names)}: choose from {', '.join(names)}", place)
+    got = "" if first["type"] == "missing" else f" (got {first['input']!r:.80})"
+    return ApiError(400, f"{place or 'the body'}: {first['msg']}{got}", place or None)

@@ -1,0 +1,199 @@
+"""What a page lets people set, read off the tables of parts; and from what they set to a job.
+
+A part is chosen by name. Its fields are knobs that take text, the same as in `klass(tau=0.6, kl=0.02)` on the command
+line; an empty knob leaves the field's default. So a part that an installed package brings has its knobs too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import Any, NamedTuple
+
+from dllm.errors import ConfigError, DllmError
+from dllm.expressions import describe, hints_of
+from dllm.jobs import Job, check_length, check_seed
+from dllm.options import Options
+from dllm.parts import CACHES, POLICIES, SCHEDULERS
+from dllm.recipes import RECIPES
+from dllm.registry import Registry
+
+AS_RECIPE = "as the recipe has it"
+OWN_RECIPE = "the model family's own"
+SET_APART = {"policy": (), "scheduler": ("size", "sub_block", "steps"), "cache": ()}
+"""Fields that have a control of their own."""
+TABLES: dict[str, Registry[type]] = {"policy": POLICIES, "scheduler": SCHEDULERS, "cache": CACHES}
+MOST_RECORDED = 20
+FLAG = re.compile(r"--([a-z][a-z-]*)")
+
+
+class Knob(NamedTuple):
+    """A field of a part: its name, its default as text ("" where it has none), and what it may be, in words."""
+
+    name: str
+    default: str
+    takes: str
+
+
+def recipes() -> list[str]:
+    """What can be chosen as a recipe."""
+    return [OWN_RECIPE, *RECIPES]
+
+
+def parts(kind: str) -> list[str]:
+    """What can be chosen as a policy, a scheduler or a cache; parts that cannot be imported are left out."""
+    found = [AS_RECIPE]
+    for name in TABLES[kind]:
+        try:
+            TABLES[kind].find(name)
+        except ConfigError:
+            continue
+        found.append(name)
+    return found
+
+
+def knobs(kind: str, name: str | None) -> list[Knob]:
+    """The fields of a part that a page shows; none for a part as the recipe has it."""
+    if name is None or name == AS_RECIPE:
+        return []
+    part = TABLES[kind].find(name)
+    hints = hints_of(part)
+    return [
+        Knob(field, said(parameter), describe(hints.get(field, Any)))
+        for field, parameter in inspect.signature(part).parameters.items()
+        if field not in SET_APART[kind]
+    ]
+
+
+def meaning(kind: str, name: str | None) -> str:
+    """The first sentence of what a part says of itself."""
+    if name is None or name == AS_RECIPE:
+        return ""
+    return " ".join((inspect.getdoc(TABLES[kind].find(name)) or "").split("\n\n")[0].split())
+
+
+def said(parameter: Parameter) -> str:
+    """A field's default, as one would write it."""
+    return "" if parameter.default is Parameter.empty else re.sub(r"\(\)$", "", repr(parameter.default))
+
+
+def most_knobs(kind: str) -> int:
+    """How many knobs the part with the most of them has."""
+    return max(len(knobs(kind, name)) for name in parts(kind))
+
+
+def expression(kind: str, name: str | None, values: Iterable[str | None]) -> str | None:
+    """The part with what its knobs say; None for a part as the recipe has it."""
+    if name is None or name == AS_RECIPE:
+        return None
+    pairs = zip(knobs(kind, name), values, strict=False)
+    given = [f"{knob.name}={text.strip()}" for knob, text in pairs if text and text.strip()]
+    return f"{name}({', '.join(given)})" if given else name
+
+
+@dataclass(frozen=True)
+class Choice:
+    """All that was set for one answer, as the page's fields hold it: text, "" where a field is empty.
+
+    parts  of each kind its name, and the text of its knobs in order
+    top    likeliest tokens to be recorded for each position
+    """
+
+    model: str
+    recipe: str | None = None
+    parts: Mapping[str, tuple[str | None, tuple[str, ...]]] | None = None
+    block_size: str = ""
+    sub_block_size: str = ""
+    steps: str = ""
+    temperature: str = ""
+    top_p: str = ""
+    top_k: str = ""
+    processors: str = ""
+    stop: str = ""
+    max_new_tokens: str = "64"
+    seed: str = "0"
+    top: str = "5"
+
+    def options(self) -> Options:
+        """As the command line's options. Raises ConfigError."""
+        chosen = {kind: expression(kind, *value) for kind, value in (self.parts or {}).items()}
+        return Options(
+            recipe=None if self.recipe in (None, "", OWN_RECIPE) else self.recipe,
+            policy=chosen.get("policy"),
+            scheduler=chosen.get("scheduler"),
+            cache=chosen.get("cache"),
+            block_size=whole("block size", self.block_size),
+            sub_block_size=whole("sub-block size", self.sub_block_size),
+            steps=whole("steps", self.steps),
+            temperature=number("temperature", self.temperature),
+            top_p=number("top-p", self.top_p),
+            top_k=whole("top-k", self.top_k),
+            processor=lines(self.processors),
+            stop=lines(self.stop),
+        )
+
+    def length(self, longest: int) -> int:
+        """New tokens. Raises ConfigError."""
+        length = whole("length", self.max_new_tokens)
+        if length is None:
+            raise ConfigError("length: say how many tokens to write at most")
+        if length > longest:
+            raise ConfigError(f"length {length}: this page writes at most {longest} tokens at a time")
+        return check_length(length)
+
+    def recorded(self) -> int:
+        """How many likeliest tokens are kept. Raises ConfigError."""
+        top = whole("candidates", self.top) or 0
+        if not 0 <= top <= MOST_RECORDED:
+            raise ConfigError(f"candidates {top}: from 0 to {MOST_RECORDED} are recorded for each position")
+        return top
+
+    def job(self, longest: int, causal: bool = False) -> Job:
+        """As a job. Raises ConfigError for values that no job can have.
+
+        causal  for a plain causal model: what only a diffusion model has is left out rather than refused, so that one
+                can switch between models
+        """
+        options, seed = self.options(), whole("seed", self.seed)
+        if causal:
+            options = Options(
+                temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, stop=options.stop
+            )
+        return Job(options, self.length(longest), check_seed(seed or 0))
+
+
+def lines(text: str | None) -> tuple[str, ...]:
+    """The lines of a field that are not empty."""
+    return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
+
+
+def number(name: str, text: str | float | None) -> float | None:
+    """A field that holds a number or nothing. Raises ConfigError."""
+    if text is None or not str(text).strip():
+        return None
+    try:
+        found = float(str(text).strip())
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ConfigError(f"{name} {text}: must be a number")
+    return found
+
+
+def whole(name: str, text: str | float | None) -> int | None:
+    """A field that holds a whole number or nothing. Raises ConfigError."""
+    if text is None or not str(text).strip():
+        return None
+    try:
+        return int(str(text).strip())
+    except ValueError:
+        raise ConfigError(f"{name} {text}: must be a whole number") from None
+
+
+def worded(error: DllmError | str) -> str:
+    """A message without the dashes of the command line's options, which a page does not have."""
+    return FLAG.sub(lambda found: found[1].replace("-", " "), " ".join(str(error).split()))

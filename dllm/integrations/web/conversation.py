@@ -1,0 +1,114 @@
+"""The first tab: a conversation, its last answer as a canvas that is watched while it denoises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from dllm.errors import DllmError, RequestError
+from dllm.integrations.web.cells import COLOURS, View, canvas, legend
+from dllm.integrations.web.controls import Choice, worded
+from dllm.integrations.web.figures import failure, figures, standing
+from dllm.integrations.web.library import Library
+from dllm.integrations.web.panel import Panel
+from dllm.integrations.web.runs import Run
+from dllm.integrations.web.sheet import QUIET, sheet
+from dllm.integrations.web.talk import Session, talk
+from dllm.integrations.web.words import Words
+
+EXAMPLE = "Mia has 8 stamps. Lena has three times as many. How many stamps do they have in all?"
+LONGEST_PROMPT = 20_000
+
+
+class Conversation:
+    """The tab; make it inside a `gr.Blocks`.
+
+    finished  an event: an answer has come to its end
+    """
+
+    def __init__(self, library: Library, session: gr.State) -> None:
+        self.library, self.session = library, session
+        with gr.Row():
+            with gr.Column(scale=3, min_width=320):
+                self.history = sheet(name="talk-history")
+                self.canvas = sheet(canvas(None, Words(None), View()), "talk-canvas")
+                self.note = sheet(name="talk-note")
+                self.prompt = gr.Textbox(
+                    EXAMPLE, label="Prompt", lines=1, max_lines=6, max_length=LONGEST_PROMPT, elem_id="talk-prompt",
+                    info="Enter sends, Shift+Enter begins a new line",
+                )  # fmt: skip
+                with gr.Row():
+                    self.send = gr.Button("Send", variant="primary", min_width=80, elem_id="talk-send")
+                    self.stop = gr.Button("Stop", min_width=80, elem_id="talk-stop")
+                    self.clear = gr.Button("Clear", min_width=80, elem_id="talk-clear")
+                self.figures = sheet(figures(None), "talk-figures")
+                self.legend = sheet(legend(View()), "talk-legend")
+                self.colour = gr.Radio(list(COLOURS), value="confidence", label="Colour by", elem_id="talk-colour")
+                self.drafts = gr.Checkbox(True, label="Show candidates of undecided positions", elem_id="talk-drafts")
+                self.pause = gr.Slider(
+                    0, 1, 0.1, step=0.05, label="Slow motion, seconds a step", elem_id="talk-pause",
+                    info="Of the view; decoding goes on at full speed. 0 shows the newest step.",
+                )  # fmt: skip
+            with gr.Column(scale=2, min_width=320):
+                self.panel = Panel(library, Choice(library.labels[0]), "talk")
+        self.wire()
+
+    def wire(self) -> None:
+        screen = [self.history, self.canvas, self.note, self.figures, self.prompt]
+        asked = [self.prompt, self.session, self.colour, self.drafts, self.pause, *self.panel.inputs]
+        self.finished = gr.on([self.prompt.submit, self.send.click], self.answer, asked, screen, **QUIET)
+        self.stop.click(lambda session: session.stop(), self.session, queue=False, **QUIET)
+        self.clear.click(self.forget, self.session, screen, **QUIET)
+        gr.on(
+            [self.colour.change, self.drafts.change], self.redraw, [self.session, self.colour, self.drafts],
+            [self.canvas, self.legend], **QUIET,
+        )  # fmt: skip
+
+    def answer(
+        self, text: str, session: Session, colour: str, drafts: bool, pause: float, *values: Any
+    ) -> Iterator[tuple[Any, ...]]:
+        """Answer a prompt and draw it on the way."""
+        try:
+            run = self.begin(text, session, values)
+        except DllmError as error:
+            yield gr.skip(), gr.skip(), failure(worded(error)), gr.skip(), gr.skip()
+            return
+        yield talk(session.messages), self.draw(run, 0, colour, drafts), standing(run), figures(run), ""
+        try:
+            for shown in run.watch(pause or 0):
+                drawn = self.draw(run, shown, colour, drafts)
+                yield gr.skip(), drawn, standing(run, shown), figures(run, shown), gr.skip()
+        finally:
+            run.stop()
+
+    def begin(self, text: str, session: Session, values: Any) -> Run:
+        """Start an answer. Raises ConfigError or RequestError."""
+        if not (text or "").strip():
+            raise RequestError("the prompt is empty: write something first")
+        choice = self.panel.choice(values)
+        messages = session.ask(text.strip())
+        run = self.library.begin(choice, messages)
+        session.stop()
+        session.messages, session.run = messages, run
+        return run
+
+    def draw(self, run: Run, shown: int, colour: str, drafts: bool) -> str:
+        """The canvas after so many frames."""
+        if not shown:
+            return canvas(None, Words(None), View())
+        view = View(colour, drafts, run.frames[-1].nfe if run.over else None)
+        return canvas(run.frames[shown - 1], run.words, view, run.stops)
+
+    def redraw(self, session: Session, colour: str, drafts: bool) -> tuple[Any, str]:
+        """The last answer in other colours."""
+        run = session.run
+        drawn = gr.skip() if run is None or not run.frames else self.draw(run, len(run.frames), colour, drafts)
+        return drawn, legend(View(colour))
+
+    def forget(self, session: Session) -> tuple[Any, ...]:
+        """Begin a new conversation."""
+        session.stop()
+        session.messages, session.run = [], None
+        return "", canvas(None, Words(None), View()), "", figures(None), gr.skip()

@@ -1,0 +1,55 @@
+"""The page: its tabs, its look, and what all of them share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dllm.integrations.web.conversation import Conversation
+from dllm.integrations.web.library import Library
+from dllm.integrations.web.race import Race
+from dllm.integrations.web.replay import Replay
+from dllm.integrations.web.sheet import sheet
+from dllm.integrations.web.talk import Session
+
+STYLE = Path(__file__).with_name("style.css")
+WATCHING = 32
+"""Answers that may be watched at the same time; decoding itself is one at a time."""
+KEPT = 3600
+"""Seconds for which a session is remembered when nothing happens in it."""
+
+
+def page(library: Library) -> gr.Blocks:
+    """The page for some models."""
+    with gr.Blocks(title="dllm", analytics_enabled=False, fill_width=False) as blocks:
+        session = gr.State(Session(), time_to_live=KEPT, delete_callback=lambda left: left and left.stop())
+        sheet(
+            '<header class="dllm-head"><h1>dllm</h1>'
+            "<p>Watch a diffusion language model write: tokens are decided out of order, a few in each step.</p>"
+            "</header>"
+        )
+        with gr.Tabs():
+            with gr.Tab("Conversation", id="conversation"):
+                Conversation(library, session)
+            with gr.Tab("Replay", id="replay") as tab:
+                Replay(session, tab)
+            with gr.Tab("Race", id="race"):
+                Race(library, session)
+    blocks.queue(default_concurrency_limit=WATCHING, max_size=4 * WATCHING)
+    return blocks
+
+
+def look() -> dict[str, Any]:
+    """Theme and style: fonts of the visitor's own system, nothing from outside."""
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "sans-serif"]
+    mono = ["ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
+    theme = gr.themes.Base(font=fonts, font_mono=mono).set(
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700", block_label_text_color_dark="*neutral_200",
+        block_title_text_color="*neutral_700", block_title_text_color_dark="*neutral_200",
+        input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_400", layout_gap="10px",
+    )  # fmt: skip
+    return {"theme": theme, "css": STYLE.read_text("utf-8")}

@@ -1,0 +1,167 @@
+"""The third tab: two ways to answer the same prompt, side by side on one clock.
+
+Each lane decodes alone, one after the other, so that neither slows the other; then both are played together at the
+times that were measured.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from dllm.errors import ConfigError, DllmError, RequestError
+from dllm.integrations.web.cells import COLOURS, View, canvas, legend
+from dllm.integrations.web.controls import AS_RECIPE, Choice, worded
+from dllm.integrations.web.conversation import EXAMPLE, LONGEST_PROMPT
+from dllm.integrations.web.figures import failure, figures, note, spell, standing
+from dllm.integrations.web.library import Library
+from dllm.integrations.web.panel import Panel
+from dllm.integrations.web.runs import Run, State
+from dllm.integrations.web.sheet import QUIET, sheet
+from dllm.integrations.web.talk import Session
+from dllm.integrations.web.verdict import verdict
+from dllm.integrations.web.words import Words
+
+LANES = ("A", "B")
+RATE = 12
+"""Pictures a second."""
+SHOWN = 6.0
+"""Seconds over which a race is stretched that was quicker."""
+PACES = ("stretched to 6 seconds", "as measured")
+
+
+class Race:
+    """The tab; make it inside a `gr.Blocks`."""
+
+    def __init__(self, library: Library, session: gr.State) -> None:
+        self.library, self.session = library, session
+        self.prompt = gr.Textbox(
+            EXAMPLE, label="Prompt", lines=1, max_lines=6, max_length=LONGEST_PROMPT, elem_id="race-prompt"
+        )
+        with gr.Row():
+            self.length = gr.Textbox("64", max_lines=1, label="Length, tokens", min_width=110, elem_id="race-length")
+            self.seed = gr.Textbox("0", max_lines=1, label="Seed", min_width=110, elem_id="race-seed")
+            self.pace = gr.Dropdown(list(PACES), value=PACES[0], label="Clock", min_width=160, elem_id="race-pace")
+            self.colour = gr.Radio(list(COLOURS), value="step", label="Colour by", min_width=300, elem_id="race-colour")
+        with gr.Row():
+            self.go = gr.Button("Race", variant="primary", min_width=80, elem_id="race-go")
+            self.stop = gr.Button("Stop", min_width=80, elem_id="race-stop")
+        self.clock = sheet(name="race-clock")
+        self.legend = sheet(legend(View("step")))
+        self.panels: list[Panel] = []
+        self.canvases: list[Any] = []
+        self.figures: list[Any] = []
+        with gr.Row():
+            for name in LANES:
+                self.lane(name)
+        with gr.Row():
+            for name, start in zip(LANES, starts(library), strict=True):
+                with gr.Column(min_width=320), gr.Accordion(f"Strategy of lane {name}", open=True):
+                    self.panels.append(Panel(self.library, start, f"race-{name}", alone=False))
+        self.wire()
+
+    def lane(self, name: str) -> None:
+        with gr.Column(min_width=320):
+            sheet(f'<h2 class="dllm-lane">Lane {name}</h2>')
+            self.canvases.append(sheet(canvas(None, Words(None), View()), f"race-canvas-{name}"))
+            self.figures.append(sheet(figures(None), f"race-figures-{name}"))
+
+    def wire(self) -> None:
+        drawn = [self.clock, *self.canvases, *self.figures]
+        settings = [component for panel in self.panels for component in panel.inputs]
+        asked = [self.prompt, self.length, self.seed, self.pace, self.colour, self.session, *settings]
+        gr.on([self.go.click, self.prompt.submit], self.run, asked, drawn, **QUIET)
+        self.stop.click(lambda session: session.stop(), self.session, queue=False, **QUIET)
+        self.colour.change(self.redraw, [self.session, self.colour], [*self.canvases, self.legend], **QUIET)
+
+    def run(
+        self, text: str, length: str, seed: str, pace: str, colour: str, session: Session, *values: Any
+    ) -> Iterator[tuple[Any, ...]]:
+        """Decode both lanes, then play them."""
+        try:
+            runs = self.begin(text, length, seed, session, values)
+        except DllmError as error:
+            yield failure(worded(error)), *[gr.skip()] * 4
+            return
+        try:
+            while not all(run.over for run in runs):
+                yield note(recording(runs)), *self.draw(runs, [0, 0], colour)
+                time.sleep(2 / RATE)
+            if any(run.state is not State.DONE for run in runs):
+                said = [standing(run) for run in runs if run.state is not State.DONE]
+                yield "".join(said), *self.draw(runs, [len(run.frames) for run in runs], colour)
+                return
+            yield from self.play(runs, pace, colour)
+        finally:
+            for run in runs:
+                run.stop()
+
+    def begin(self, text: str, length: str, seed: str, session: Session, values: Sequence[Any]) -> list[Run]:
+        """Start both lanes. Raises ConfigError or RequestError, which names the lane."""
+        if not (text or "").strip():
+            raise RequestError("the prompt is empty: write something first")
+        shared = {"max_new_tokens": length, "seed": seed}
+        each = len(self.panels[0].inputs)
+        spans = [values[:each], values[each:]]
+        choices = [panel.choice(span, **shared) for panel, span in zip(self.panels, spans, strict=True)]
+        for name, choice in zip(LANES, choices, strict=True):
+            try:
+                self.library.plan(choice)
+            except DllmError as error:
+                raise ConfigError(f"lane {name}: {error}") from None
+        session.stop()
+        asked = [{"role": "user", "content": text.strip()}]
+        session.lanes = [self.library.begin(choice, asked) for choice in choices]
+        return session.lanes
+
+    def play(self, runs: Sequence[Run], pace: str, colour: str) -> Iterator[tuple[Any, ...]]:
+        """Both lanes on one clock."""
+        times = [[frame.seconds for frame in run.frames] for run in runs]
+        end = max(each[-1] for each in times)
+        slower = max(1.0, SHOWN / end) if pace == PACES[0] and end else 1.0
+        start = time.monotonic()
+        while (now := (time.monotonic() - start) / slower) < end and not any(run.asked_to_stop for run in runs):
+            shown = [bisect_right(each, now) for each in times]
+            said = f"{spell(now)} of {spell(end)}" + (f", shown {slower:.0f} times slower" if slower > 1 else "")
+            yield note(said), *self.draw(runs, shown, colour)
+            time.sleep(1 / RATE)
+        yield verdict(runs[0], runs[1]), *self.draw(runs, [len(run.frames) for run in runs], colour)
+
+    def draw(self, runs: Sequence[Run], shown: Sequence[int], colour: str) -> list[str]:
+        """Both canvases and both lists of figures after so many frames of each."""
+        canvases, lists = [], []
+        for run, count in zip(runs, shown, strict=True):
+            view = View(colour, steps=run.frames[-1].nfe if run.over and run.frames else None)
+            canvases.append(canvas(run.frames[count - 1] if count else None, run.words, view, run.stops))
+            lists.append(figures(run, count))
+        return [*canvases, *lists]
+
+    def redraw(self, session: Session, colour: str) -> tuple[Any, ...]:
+        """The last race in other colours."""
+        if not session.lanes:
+            return gr.skip(), gr.skip(), legend(View(colour))
+        shown = [len(run.frames) for run in session.lanes]
+        return *self.draw(session.lanes, shown, colour)[:2], legend(View(colour))
+
+
+def starts(library: Library) -> tuple[Choice, Choice]:
+    """The lanes at first: the model's own recipe against one token at a time, by a causal model if there is one."""
+    diffusion = [label for label in library.labels if not library.causal(label)] or library.labels
+    causal = [label for label in library.labels if library.causal(label)]
+    if causal:
+        return Choice(diffusion[0]), Choice(causal[0])
+    one = ("top-k", ("1", "", "", "left-to-right"))
+    return Choice(diffusion[0]), Choice(diffusion[0], parts={"policy": one, "cache": (AS_RECIPE, ())})
+
+
+def recording(runs: Sequence[Run]) -> str:
+    """How far the lanes have come while they are decoded."""
+    said = []
+    for name, run in zip(LANES, runs, strict=True):
+        done = run.frames[-1].decided if run.frames else 0
+        said.append(f"lane {name}: {run.state.value}" + (f", {done} tokens" if done else ""))
+    return "each lane decodes alone, then both are played. " + "; ".join(said)

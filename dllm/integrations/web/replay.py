@@ -1,0 +1,100 @@
+"""The second tab: a recorded answer step by step, with what the model thought of every position."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from dllm.integrations.web.candidates import candidates
+from dllm.integrations.web.cells import COLOURS, View, canvas, legend
+from dllm.integrations.web.figures import frame_line, note
+from dllm.integrations.web.runs import Run
+from dllm.integrations.web.sheet import QUIET, sheet
+from dllm.integrations.web.talk import Session
+from dllm.integrations.web.words import Words
+
+SOURCES = ("conversation", "race, lane A", "race, lane B")
+
+
+class Replay:
+    """The tab; make it inside a `gr.Blocks`."""
+
+    def __init__(self, session: gr.State, tab: Any) -> None:
+        self.session = session
+        self.source = gr.Radio(list(SOURCES), value=SOURCES[0], label="Answer", elem_id="replay-source")
+        self.step = gr.Slider(1, 2, 1, step=1, label="Step", interactive=True, elem_id="replay-step")
+        with gr.Row():
+            self.play = gr.Button("Play", variant="primary", min_width=80, elem_id="replay-play")
+            self.pause = gr.Button("Pause", min_width=80, elem_id="replay-pause")
+        with gr.Row():
+            self.speed = gr.Slider(
+                0.05, 2, 0.4, step=0.05, label="Seconds a step", min_width=200, elem_id="replay-speed"
+            )
+            self.colour = gr.Radio(
+                list(COLOURS), value="confidence", label="Colour by", min_width=300, elem_id="replay-colour"
+            )
+        self.line = sheet(name="replay-line")
+        self.canvas = sheet(canvas(None, Words(None), View()), "replay-canvas")
+        self.legend = sheet(legend(View()))
+        self.table = sheet(name="replay-table")
+        self.wire(tab)
+
+    def wire(self, tab: Any) -> None:
+        drawn = [self.line, self.canvas, self.legend, self.table]
+        where = [self.session, self.source, self.step, self.colour]
+        opened, chosen = [tab.select, self.source.change], [self.session, self.source, self.colour]
+        gr.on(opened, self.open, chosen, [self.step, *drawn], **QUIET)
+        gr.on([self.step.input, self.colour.change], self.turn_to, where, drawn, trigger_mode="always_last", **QUIET)
+        self.play.click(self.run_on, [*where, self.speed], [self.step, *drawn], **QUIET)
+        self.pause.click(self.halt, self.session, queue=False, **QUIET)
+
+    def find(self, session: Session, source: str) -> Run | None:
+        """The recorded answer that is meant; None where there is none."""
+        if source == SOURCES[0]:
+            return session.run
+        place = SOURCES.index(source) - 1 if source in SOURCES else 0
+        return session.lanes[place] if place < len(session.lanes) else None
+
+    def open(self, session: Session, source: str, colour: str) -> tuple[Any, ...]:
+        """Show the last step of an answer, and give the slider as many steps as it has."""
+        self.halt(session)
+        run = self.find(session, source)
+        count = len(run.frames) if run is not None else 0
+        slider = gr.update(maximum=max(2, count), value=max(1, count), interactive=count > 1)
+        return slider, *self.turn_to(session, source, count, colour)
+
+    def turn_to(self, session: Session, source: str, step: float, colour: str) -> tuple[str, str, str, str]:
+        """One step: its line, its canvas, the legend and its candidates."""
+        run = self.find(session, source)
+        view = View(colour, steps=run.frames[-1].nfe if run is not None and run.frames else None)
+        if run is None or not run.frames:
+            return (
+                note("nothing is recorded yet: ask something first"),
+                canvas(None, Words(None), view),
+                legend(view),
+                "",
+            )
+        frame = run.frames[max(1, min(int(step or 1), len(run.frames))) - 1]
+        drawn = canvas(frame, run.words, view, run.stops)
+        return frame_line(frame, len(run.frames)), drawn, legend(view), candidates(frame, run.words)
+
+    def run_on(
+        self, session: Session, source: str, step: float, colour: str, speed: float
+    ) -> Iterator[tuple[Any, ...]]:
+        """Play from a step on; from the first one if it is the last."""
+        self.halt(session)
+        run, mine = self.find(session, source), session.playing
+        count = 0 if run is None else len(run.frames)
+        first = 1 if int(step or 1) >= count else int(step or 1)
+        for at in range(first, count + 1):
+            yield at, *self.turn_to(session, source, at, colour)
+            time.sleep(max(0.05, min(2.0, speed or 0.4)))
+            if session.playing != mine:
+                return
+
+    def halt(self, session: Session) -> None:
+        """End whatever is playing."""
+        session.playing += 1

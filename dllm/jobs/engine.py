@@ -1,0 +1,86 @@
+"""Where a checkpoint decodes: here, spread over processes, or on workers elsewhere (`dllm.integrations.ray`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from dllm.jobs.plan import Job, Task
+from dllm.jobs.rows import Problem, Row
+from dllm.jobs.running import Event, decode
+from dllm.models.parallel import agreed, leave, world
+
+
+class Engine(Protocol):
+    """A loaded checkpoint that carries out jobs, one after the other. Use it as a context manager.
+
+    tokenizer  of the checkpoint, to show what is written; None where there is none
+    """
+
+    tokenizer: Any
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def tasks(self, job: Job, rows: Sequence[Row]) -> tuple[list[Task], list[Problem]]:
+        """The rows that can be decoded, and what is wrong with the others."""
+
+    def warm(self, job: Job, task: Task) -> None:
+        """Decode a task for nothing, so that what is timed afterwards finds everything loaded."""
+
+    def decode(self, job: Job, tasks: Sequence[Task]) -> Iterator[Event]:
+        """What becomes of tasks, in their order; see `dllm.jobs.decode`."""
+
+
+class Local:
+    """Decodes in this process.
+
+    name, loading  as `dllm.load` takes them
+    """
+
+    def __init__(self, name: str | Path, loading: Mapping[str, Any] | None = None) -> None:
+        self.name, self.loading = name, dict(loading or {})
+
+    def __enter__(self) -> Local:
+        from dllm.models import load
+
+        self.model = load(self.name, **self.loading)
+        self.tokenizer = self.model.tokenizer
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self.model
+
+    def tasks(self, job: Job, rows: Sequence[Row]) -> tuple[list[Task], list[Problem]]:
+        return job.tasks(job.guided(self.model), rows)
+
+    def warm(self, job: Job, task: Task) -> None:
+        for _ in self.decode(job, [task]):
+            pass
+
+    def decode(self, job: Job, tasks: Sequence[Task]) -> Iterator[Event]:
+        return decode(job.guided(self.model), tasks, job.batch_size)
+
+
+class Spread(Local):
+    """Decodes in all processes that `torchrun` started, each with a slice of the model.
+
+    All are given the same rows, and all of them decode the tasks that the leading process is given: it alone knows what
+    is in its files already.
+    """
+
+    def __enter__(self) -> Spread:
+        self.loading["tensor_parallel"] = True
+        super().__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        leave()
+
+    def decode(self, job: Job, tasks: Sequence[Task]) -> Iterator[Event]:
+        places = agreed([task.row.place for task in tasks] if world().leads else [], self.model.device)
+        known = {task.row.place: task for task in tasks}
+        return super().decode(job, [known[place] for place in places])

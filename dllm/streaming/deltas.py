@@ -1,0 +1,164 @@
+"""From a stream of steps to what became final in each: tokens and text by request, in batches of any size.
+
+Final is the longest prefix of an answer that no later step can change. A policy that does not edit never changes what
+is decided, so that is everything before the first pending column; where it edits, everything before the window, which
+never moves back. A text with holes is told whole, what was given included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dllm.baseline import Autoregressive
+from dllm.errors import ConfigError
+from dllm.prompts import Prompt, to_requests
+from dllm.recipes import default_strategy
+from dllm.requests import Request
+from dllm.results import Collector
+from dllm.sampler import steps
+from dllm.strategy import Strategy
+from dllm.streaming.causal import causally
+from dllm.streaming.delta import Delta
+from dllm.streaming.drafts import drafted
+from dllm.streaming.text import Growing
+from dllm.types import Step
+
+
+class Deltas:
+    """Makes deltas from steps: `for step in steps(…): for delta in deltas.add(step)`, and `deltas.finish()` after it.
+
+    drafts  tell every step of a request, with what is not final yet as a draft
+    """
+
+    def __init__(self, model: Any, requests: Sequence[Request], strategy: Strategy, drafts: bool = False) -> None:
+        self.collector = Collector(model, requests, strategy)
+        self.requests, self.drafts = list(requests), drafts
+        self.edits = bool(getattr(strategy.policy, "edits", False))
+        self.texts: dict[int, Growing] = {}
+        self.told: dict[int, int] = {}
+        self.bound: dict[int, int] = {}
+
+    def add(self, step: Step) -> list[Delta]:
+        """What a step made final; the requests that it found finished come first."""
+        found = [self.last(place) for place in self.collector.add(step)]
+        view = View.of(step, self.edits)
+        busy = ((step.window.end > step.window.start) | step.window.commit).tolist()
+        for row, place in enumerate(step.place.tolist()):
+            if not busy[row]:
+                continue
+            text, ids = self.grow(place, row, view)
+            if self.drafts:
+                growing = self.texts[place]
+                pending = () if growing.ended else view.draft(row, self.bound[place], growing.stops)
+                found.append(Delta(place, text, ids, draft=drafted(growing, pending), pending=pending))
+            elif text or ids:
+                found.append(Delta(place, text, ids))
+        return found
+
+    def finish(self) -> list[Delta]:
+        """The last deltas, when the stream of steps has ended."""
+        left = [place for place in range(len(self.requests)) if place not in self.collector.found]
+        if left:
+            self.collector.results()
+        return [self.last(place) for place in left]
+
+    def grow(self, place: int, row: int, view: View) -> tuple[str, tuple[int, ...]]:
+        """What a step made final in a row: text, and tokens that were not given."""
+        request = self.requests[place]
+        if place not in self.texts:
+            self.texts[place] = Growing(self.collector.stopper, place)
+            self.bound[place], self.told[place] = 0 if request.holes else request.start, 0
+        first, bound = self.bound[place], view.bound[row]
+        if bound <= first:
+            return "", ()
+        self.bound[place] = bound
+        before, tail = view.between(row, first, bound)
+        text, ids = self.texts[place].grow([token for token, _ in before], tail)
+        new = (*(token for token, given in before if not given), *ids)
+        self.told[place] += len(new)
+        return text, new
+
+    def last(self, place: int) -> Delta:
+        """The rest of a request whose result is known."""
+        said = self.texts[place].text if place in self.texts else ""
+        return Delta.last(place, self.collector.found[place], said, self.told.get(place, 0), self.drafts)
+
+
+class View(NamedTuple):
+    """A step's canvas on the host: everything (b, t), and by row where its text begins, its end, and how far it is
+    final."""
+
+    tokens: Tensor
+    pending: Tensor
+    given: Tensor
+    text: list[int]
+    limit: list[int]
+    bound: list[int]
+
+    @classmethod
+    def of(cls, step: Step, edits: bool) -> View:
+        canvas = step.canvas
+        pending, limit = canvas.pending.cpu(), canvas.rows.limit
+        t = pending.shape[1]
+        head = step.window.start if edits else torch.where(pending, torch.arange(t), t).amin(1)
+        bound = torch.minimum(head, limit).tolist()
+        return cls(canvas.tokens.cpu(), pending, canvas.rows.given, canvas.rows.text.tolist(), limit.tolist(), bound)
+
+    def between(self, row: int, first: int, bound: int) -> tuple[list[tuple[int, bool]], list[int]]:
+        """A row's tokens in the columns first .. bound: up to the last given one, with whether it was given; behind."""
+        turn = min(max(self.text[row], first), bound)
+        before = zip(self.tokens[row, first:turn].tolist(), self.given[row, first:turn].tolist(), strict=True)
+        return list(before), self.tokens[row, turn:bound].tolist()
+
+    def draft(self, row: int, first: int, stops: set[int]) -> tuple[int | None, ...]:
+        """A row's tokens from the column `first` on, up to its first end token; None where pending."""
+        span = slice(first, self.limit[row])
+        found: list[int | None] = []
+        for column, (token, pending) in enumerate(
+            zip(self.tokens[row, span].tolist(), self.pending[row, span].tolist(), strict=True), start=first
+        ):
+            found.append(None if pending else token)
+            if not pending and token in stops and column >= self.text[row]:
+                break
+        return tuple(found)
+
+
+def stream(
+    model: Any,
+    prompts: Prompt | Sequence[Prompt],
+    strategy: Strategy | Any = None,
+    *,
+    max_new_tokens: int = 128,
+    batch_size: int | None = None,
+    seed: int = 0,
+    drafts: bool = False,
+) -> Iterator[Delta]:
+    """Decode prompts and tell what becomes final, as it does: `decode` in pieces, with the same arguments and results.
+
+    drafts  one delta for every step of a request, with the rest of the text as it stands
+
+    Each request ends with one delta that is `done`. A plain causal model's text is final token by token.
+
+    Raises `RequestError` or `ConfigError` before any forward, `NumericsError` if the model gives no numbers.
+    """
+    requests = to_requests(model, prompts, max_new_tokens, seed)
+    causal = hasattr(model, "generate")
+    plan = strategy if strategy is not None else Autoregressive() if causal else default_strategy(model)
+    if not requests:
+        return
+    if causal and isinstance(plan, Autoregressive):
+        yield from causally(model, requests, plan, batch_size, drafts)
+    elif not causal and isinstance(plan, Strategy):
+        deltas = Deltas(model, requests, plan, drafts)
+        for step in steps(model, requests, plan, batch_size=batch_size):
+            yield from deltas.add(step)
+        yield from deltas.finish()
+    else:
+        raise ConfigError(
+            f"{plan} does not fit this {type(model).__name__}: a plain causal model decodes by "
+            "Autoregressive(), a diffusion model by a Strategy"
+        )

@@ -1,0 +1,125 @@
+"""Accuracy against speed, drawn: every cell a point, the Pareto front a line (extra `plot`)."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dllm.errors import ConfigError
+from dllm.sweeps.front import front
+
+Row = Mapping[str, Any]
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#8a8a8a")
+"""Told apart by people of every colour vision (Okabe and Ito), on white and on black."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+INK, FAINT = "#010203", "#040506"
+"""Stand for the page's colours of text and of lines, which depend on whether it is dark."""
+SPEEDS = {"tokens_per_forward": "generated tokens per forward", "tokens_per_second": "generated tokens per second"}
+
+
+def part(row: Row, name: str) -> str:
+    """The class of a part of a row's strategy: "Threshold"; of a plain causal model's plan "Autoregressive"."""
+    found = re.search(rf"\b{name}=(\w+)", row["strategy"])
+    return found.group(1) if found else row["strategy"].partition("(")[0]
+
+
+def series(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """What colours and what shapes tell of each row: of several models the model, else policy and cache."""
+    caches = [part(row, "cache") for row in rows]
+    if len({row["model"] for row in rows}) > 1:
+        return [row["model"] for row in rows], caches
+    return [part(row, "policy") for row in rows], caches
+
+
+def fronts(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The Pareto front of each measure of speed, slowest first."""
+    scored = [row for row in rows if row["accuracy"] is not None]
+    return {speed: front(scored, lambda r: r[speed], lambda r: r["accuracy"]) for speed in SPEEDS}  # noqa: B023
+
+
+def draw(rows: Sequence[Row], numbers: Sequence[int]) -> Any:
+    """A matplotlib figure: a panel for each measure of speed; points of a front carry their numbers.
+
+    rows  with known accuracy, at least one
+    """
+    plt = pyplot()
+    style = {
+        "svg.fonttype": "none", "text.parse_math": False, "font.size": 10, "font.family": "sans-serif",
+        "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": FAINT,
+    }  # fmt: skip
+    with plt.rc_context(style):
+        figure, panels = plt.subplots(1, len(SPEEDS), figsize=(11, 4.6), sharey=True, layout="constrained")
+        colours, shapes = series(rows)
+        look = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(colours))}
+        mark = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(dict.fromkeys(shapes))}
+        best = fronts(rows)
+        for panel, (speed, label) in zip(panels, SPEEDS.items(), strict=True):
+            line = best[speed]
+            panel.plot([r[speed] for r in line], [r["accuracy"] for r in line], color=FAINT, zorder=1)
+            for row, number, colour, shape in zip(rows, numbers, colours, shapes, strict=True):
+                spread = [[row["accuracy"] - row["accuracy_low"]], [row["accuracy_high"] - row["accuracy"]]]
+                leads = any(row is one for one in line)
+                seen = {"ms": 9, "mec": INK, "zorder": 3} if leads else {"ms": 6, "alpha": 0.65, "zorder": 2}
+                seen |= {"marker": mark[shape], "color": look[colour], "elinewidth": 0.6}
+                panel.errorbar(row[speed], row["accuracy"], yerr=spread, **seen)
+                if leads:
+                    at = (row[speed], row["accuracy"])
+                    panel.annotate(str(number), at, (7, 6), textcoords="offset points", weight="bold", zorder=4)
+            panel.set_xlabel(label)
+            panel.grid(color=FAINT, alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+        panels[0].set_ylabel("accuracy (share answered right)")
+        handles = legend(plt, look, "o") + (legend(plt, mark, None) if len(mark) > 1 else [])
+        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
+        for panel in panels:
+            panel.patch.set_visible(False)
+        figure.patch.set_visible(False)
+    return figure
+
+
+def legend(plt: Any, names: Mapping[str, str], marker: str | None) -> list[Any]:
+    """Keys for colours (with `marker`), or for shapes."""
+    return [
+        plt.Line2D([], [], linestyle="", marker=marker or value, color=value if marker else INK, label=name)
+        for name, value in names.items()
+    ]
+
+
+def pyplot() -> Any:
+    """matplotlib's drawing functions, without a window. Raises ConfigError where it is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise ConfigError("matplotlib is not installed: pip install 'dllm[plot]'") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def svg(figure: Any, salt: str) -> str:
+    """A figure as an SVG element whose text and lines take the page's colours. `salt` keeps ids of figures apart."""
+    plt = pyplot()
+    file = io.StringIO()
+    with plt.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none", "text.parse_math": False}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    plt.close(figure)
+    element = file.getvalue()
+    element = element[element.index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    for size in ("width", "height"):  # the page decides how large it is
+        element = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", element, count=1)
+    element = element.replace(INK, "var(--ink)").replace(FAINT, "var(--faint)")
+    return re.sub(r'\bid="([A-Za-z0-9.]+_\d+)"', rf'id="\1-{salt}"', element)
+
+
+def plots(groups: Iterable[tuple[str, Sequence[Row], Sequence[int]]]) -> dict[str, str]:
+    """The SVG of each named group of rows with their numbers; of groups without any known accuracy none."""
+    found = {}
+    for i, (name, rows, numbers) in enumerate(groups):
+        kept = [(row, number) for row, number in zip(rows, numbers, strict=True) if row["accuracy"] is not None]
+        if kept:
+            found[name] = svg(draw([row for row, _ in kept], [number for _, number in kept]), f"g{i}")
+    return found

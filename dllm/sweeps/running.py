@@ -1,0 +1,179 @@
+"""A sweep carried out: every cell that is not in the table yet is decoded, counted and added to it.
+
+A cell's samples lie in a file of their own, written row by row as `dllm decode --output` does, so that a sweep that is
+killed and run again loses no finished row; the cell's row in the table is counted from that file alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dllm import jobs
+from dllm.errors import DllmError
+from dllm.jobs import Engine, Journal, Problem, Task
+from dllm.metrics import certified_share, tokens_per_forward, tokens_per_second
+from dllm.sweeps.cells import Cell, Checkpoint
+from dllm.sweeps.grid import Sweep
+from dllm.sweeps.intervals import wilson
+from dllm.sweeps.questions import Question
+from dllm.sweeps.table import NAME, Table
+
+SAMPLES = "samples"
+"""The folder of the cells' own files, beside the table."""
+
+
+class Begun(NamedTuple):
+    """A cell is begun: of its rows so many are in its file already."""
+
+    cell: Cell
+    rows: int
+    kept: int
+
+
+class Decoded(NamedTuple):
+    """A row of a cell is in its file."""
+
+    cell: Cell
+    more: dict[str, Any]
+
+
+class Ended(NamedTuple):
+    """A cell's row is in the table; its rows that could not be decoded count as wrong."""
+
+    cell: Cell
+    row: dict[str, Any]
+    problems: list[Problem]
+
+
+class Failed(NamedTuple):
+    """A cell could not be decoded and is not in the table."""
+
+    cell: Cell
+    error: DllmError
+
+
+Event = Begun | Decoded | Ended | Failed
+
+
+def run(sweep: Sweep, folder: Path, engine: Callable[[Checkpoint], Engine]) -> Iterator[Event]:
+    """Decode the cells that are not in the table of `folder` yet.
+
+    engine  opens a checkpoint, once for all cells that need it; it is not opened for none
+
+    Raises ConfigError before any work where a cell cannot work or the folder holds something else.
+    """
+    sweep.check()
+    with Table(folder / NAME) as table:
+        (folder / SAMPLES).mkdir(exist_ok=True)
+        todo = [cell for cell in sweep.cells if cell.key not in table]
+        for checkpoint, cells in groupby(todo, key=lambda cell: cell.checkpoint):
+            yield from run_checkpoint(list(cells), folder, table, engine(checkpoint))
+
+
+def run_checkpoint(cells: list[Cell], folder: Path, table: Table, engine: Engine) -> Iterator[Event]:
+    """Decode cells of one checkpoint; one that fails does not keep the others from being decoded."""
+    warm = False
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(engine)
+        except DllmError as error:
+            yield from (Failed(cell, error) for cell in cells)
+            return
+        for cell in cells:
+            try:
+                for event in run_cell(cell, folder, engine, warm):
+                    if isinstance(event, Ended):
+                        table.append(event.row)
+                    yield event
+                warm = True
+            except DllmError as error:
+                yield Failed(cell, error)
+
+
+def run_cell(cell: Cell, folder: Path, engine: Engine, warm: bool) -> Iterator[Event]:
+    """Decode what is missing of a cell, and count it."""
+    questions = {question.row.place: question for question in cell.questions.read()}
+    path = folder / SAMPLES / cell.file
+    with Journal(path, cell.record()["checkpoint"] | {"seed": cell.job.seed, "cell": cell.key}) as journal:
+        tasks, problems = engine.tasks(cell.job, [question.row for question in questions.values()])
+        if not tasks:
+            raise DllmError(f"no row can be decoded; line {problems[0].line}: {problems[0].message}")
+        todo = journal.resume(tasks)
+        yield Begun(cell, len(questions), len(tasks) - len(todo))
+        if todo and not warm:
+            engine.warm(cell.job, todo[0])
+        last = time.perf_counter()
+        for event in engine.decode(cell.job, todo):
+            if isinstance(event, jobs.Done):
+                now = time.perf_counter()
+                more = answered(questions[event.task.row.place], event) | {"wall_seconds": now - last}
+                journal.write(event, more)
+                last = time.perf_counter()
+                yield Decoded(cell, more)
+            elif isinstance(event, jobs.Failed):
+                problems.append(Problem(event.task.row.line, str(event.error)))
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    yield Ended(cell, summary(cell, lines, tasks, list(questions.values())), problems)
+
+
+def answered(question: Question, done: jobs.Done) -> dict[str, Any]:
+    """What a sample's line says of its answer."""
+    return {
+        "answer": question.answer,
+        "check": question.check,
+        "correct": question.correct(done.result.text),
+    }
+
+
+def summary(
+    cell: Cell, lines: Sequence[Mapping[str, Any]], tasks: Sequence[Task], questions: Sequence[Question]
+) -> dict[str, Any]:
+    """The cell's row of the table, from the lines of its file.
+
+    Its seconds are wall time from one written row to the next, without what an interrupted run did in vain.
+    """
+    scored = sum(question.check is not None for question in questions)
+    correct = sum(line["correct"] is True for line in lines)
+    low, high = wilson(correct, scored) if scored else (None, None)
+    tokens, nfe = sum(len(line["output_ids"]) for line in lines), sum(line["nfe"] for line in lines)
+    parallel = sum(line["parallel"] for line in lines)
+    certified = round(sum((line["certified"] or 0) * line["parallel"] for line in lines))
+    seconds = sum(line["wall_seconds"] for line in lines)
+    first = lines[0] if lines else {}
+    return {
+        "cell": cell.key,
+        "model": cell.checkpoint.title,
+        "prompts": cell.questions.name,
+        "name": cell.label,
+        "rows": len(questions),
+        "failed": len(questions) - len(lines),
+        "scored": scored,
+        "correct": correct,
+        "accuracy": correct / scored if scored else None,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "tokens": tokens,
+        "nfe": nfe,
+        "tokens_per_forward": tokens_per_forward(tokens, nfe),
+        "queries": sum(line["queries"] for line in lines),
+        "parallel": parallel,
+        "certified": certified,
+        "certified_share": certified_share(certified, parallel),
+        "seconds": seconds,
+        "tokens_per_second": tokens_per_second(tokens, seconds),
+        "max_new_tokens": cell.job.max_new_tokens,
+        "seed": cell.job.seed,
+        "batch_size": cell.job.batch_size,
+        "options": dict(cell.given),
+        "strategy": repr(tasks[0].plan),
+        "samples": f"{SAMPLES}/{cell.file}",
+        "device": first.get("device"),
+        "dtype": first.get("dtype"),
+        "versions": first.get("versions"),
+    }

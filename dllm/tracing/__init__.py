@@ -1,0 +1,1 @@
+"""What `dllm.trace` is made of; the format is described there."""

@@ -1,0 +1,143 @@
+"""Reading a trace: every line is looked at before anything is made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dllm.errors import DllmError
+from dllm.tracing.recording import FORMAT
+
+NEEDED = {
+    "run": ("strategy", "columns", "requests"),
+    "request": ("prompt", "max_new_tokens", "holes"),
+    "row": ("request", "nfe", "fresh", "range", "columns", "tokens", "p1", "p2", "commit", "parallel", "certified"),
+    "result": ("request", "text", "output_ids", "when", "nfe", "parallel", "certified"),
+}
+"""Fields without which a part of a trace cannot be used."""
+
+
+class TraceError(DllmError):
+    """A file that is no trace, is damaged, or is newer than this version can read."""
+
+
+@dataclass
+class Run:
+    """Requests that were decoded together.
+
+    strategy  repr of all parts
+    columns   width of the canvas
+    requests  what was asked, in order
+    steps     in order, each with its rows
+    results   of the requests that were finished
+    """
+
+    strategy: str
+    columns: int
+    requests: list[dict[str, Any]]
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Trace:
+    """A trace as it was written; see `dllm.trace` for the fields.
+
+    header  its first line
+    runs    in order
+    pieces  the text of each token that occurs
+    """
+
+    header: dict[str, Any]
+    runs: list[Run]
+    pieces: dict[int, str]
+
+
+def read(path: str | Path) -> Trace:
+    """The trace in a file. Raises OSError, and TraceError that names the line for anything but a whole trace."""
+    with Path(path).open("rb") as file:
+        return parse(file, str(path))
+
+
+def parse(lines: Iterable[bytes], name: str) -> Trace:
+    """The trace that some lines are."""
+    found: Trace | None = None
+    ended: int | None = None
+    for number, line in enumerate(lines, start=1):
+        where = f"{name}:{number}"
+        value = decoded(line, where)
+        if found is None:
+            found = Trace(opened(value, name), [], {})
+        elif ended is not None:
+            raise TraceError(f"{where}: comes behind the end of the trace")
+        elif "end" in value:
+            ended = value["end"]
+        else:
+            take(found, value, where)
+    if found is None:
+        raise TraceError(f"{name} is empty: it is no trace")
+    count = sum(len(run.steps) for run in found.runs)
+    if ended != count:
+        raise TraceError(f"{name} has {count} steps and ends too early: it was cut short; record it again")
+    return found
+
+
+def decoded(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        raise TraceError(f"{where}: not JSON; this is no trace of dllm, or it is damaged") from None
+    if not isinstance(value, dict):
+        raise TraceError(f"{where}: not an object of JSON; this is no trace of dllm, or it is damaged")
+    return value
+
+
+def opened(value: dict[str, Any], name: str) -> dict[str, Any]:
+    """The header, if it is one that we can read."""
+    version = value.get("dllm_trace")
+    if not isinstance(version, int):
+        raise TraceError(f"{name} is no trace of dllm: record one with `dllm decode --trace FILE`")
+    if version > FORMAT:
+        raise TraceError(f"{name} has format {version}, and this dllm reads up to {FORMAT}: update dllm")
+    return value
+
+
+def take(trace: Trace, value: dict[str, Any], where: str) -> None:
+    """Add a line to a trace."""
+    try:
+        trace.pieces |= {int(token): str(piece) for token, piece in value.get("pieces", {}).items()}
+        if "run" in value:
+            run = whole(value["run"], "run")
+            for request in run["requests"]:
+                whole(request, "request")
+            trace.runs.append(Run(str(run["strategy"]), int(run["columns"]), list(run["requests"])))
+        elif "result" in value:
+            trace.runs[-1].results.append(whole(value["result"], "result"))
+        else:
+            for row in value["rows"]:
+                sound(whole(row, "row"), trace.runs[-1])
+            trace.runs[-1].steps.append(value)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise TraceError(f"{where}: not a line of a trace ({error!r}); the file is damaged") from None
+
+
+def whole(value: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A part of a trace that has all its fields. Raises KeyError."""
+    for name in NEEDED[kind]:
+        value[name]
+    return value
+
+
+def sound(row: dict[str, Any], run: Run) -> None:
+    """Raise ValueError or IndexError for a row that points out of its run."""
+    run.requests[row["request"]]
+    lists = [row[name] for name in ("columns", "tokens", "p1", "p2")]
+    if len(set(map(len, lists))) != 1:
+        raise ValueError("its lists differ in length")
+    if any(not 0 <= column < run.columns for column in (*row["columns"], *row["commit"], *row.get("revoke", ()))):
+        raise ValueError("a column outside the canvas")
+    if not set(row["commit"]) <= set(row["columns"]):
+        raise ValueError("a commit of what was not predicted")

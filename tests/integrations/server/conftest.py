@@ -1,0 +1,122 @@
+"""Servers on loopback, in a thread of the tests' own process, and models that are slow or break."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("fastapi")
+
+import httpx
+import openai
+
+import dllm
+from dllm.integrations.server.api import Setting
+from dllm.integrations.server.engine import Engine
+from dllm.integrations.server.limits import Limits
+from dllm.integrations.server.serving import Server, bind, make_server
+
+QUESTIONS = [
+    "Tom has 3 apples and buys 4 more. How many apples has he?",
+    "Zoe has 7 cards. Tom has 4 more cards than Zoe. How many cards do they have together?",
+    "How many are 3 and 4?",
+    "Anna has 12 pens and gives 5 away. How many pens has she?",
+]
+
+
+@dataclass
+class Site:
+    """A server that runs."""
+
+    url: str
+    engine: Engine
+    server: Server
+    thread: threading.Thread
+
+    def client(self, **more: Any) -> openai.OpenAI:
+        return openai.OpenAI(**{"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0} | more)
+
+    def http(self, **more: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, **more)
+
+    def settle(self) -> None:
+        """Wait until nothing is decoded."""
+        until(lambda: self.engine.idle)
+
+
+def until(true: Callable[[], bool], seconds: float = 15.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+@contextmanager
+def site(model: Any, rows: int = 4, runs: int = 2, **given: Any) -> Iterator[Site]:
+    """A server for a model; `given` are fields of Setting and Limits."""
+    own = {name: given.pop(name) for name in list(given) if name in Limits.__dataclass_fields__}
+    limits = Limits(**own)
+    engine = Engine(model, rows, runs, limits.waiting)
+    found = bind("127.0.0.1", 0)
+    server = make_server(engine, Setting("tiny", limits, **given), "warning")
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [found]}, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    try:
+        yield Site(f"http://127.0.0.1:{found.getsockname()[1]}", engine, server, thread)
+    finally:
+        server.should_exit = True
+        thread.join(15)
+        assert not thread.is_alive()
+
+
+class Odd:
+    """A model that does all as another, but may be slow, and breaks on some tokens.
+
+    pause   seconds added to every forward
+    poison  a row that holds this token in its query gets no numbers
+    bomb    a forward over this token raises
+    """
+
+    def __init__(self, model: Any, pause: float = 0.0, poison: int = -1, bomb: int = -1) -> None:
+        self.model, self.pause, self.poison, self.bomb = model, pause, poison, bomb
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def with_block(self, size: int) -> Odd:
+        return Odd(self.model.with_block(size), self.pause, self.poison, self.bomb)
+
+    def forward(self, query: Any, store: Any) -> Tensor:
+        time.sleep(self.pause)
+        if bool((query.tokens == self.bomb).any()):
+            raise RuntimeError("the bomb")
+        out = self.model.forward(query, store)
+        return torch.where((query.tokens == self.poison).any(1).view(-1, 1, 1), torch.nan, out)
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Any:
+    return dllm.load("embedded")
+
+
+@pytest.fixture(scope="package")
+def here(embedded: Any) -> Iterator[Site]:
+    """A server of the embedded model."""
+    with site(embedded) as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
+def slow(embedded: Any) -> Iterator[Site]:
+    """Likewise, with 10 ms more a forward, two rows and three that may wait."""
+    with site(Odd(embedded, pause=0.01), rows=2, runs=1, waiting=3) as found:
+        yield found

@@ -1,0 +1,150 @@
+"""The engine without a network: who gets a row, what breaks alone, and that nothing is kept for ever."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import dllm
+from dllm import Request, Sampling, Strategy
+from dllm.integrations.server.engine import DrainingError, Engine, FullError
+from dllm.integrations.server.tickets import News, Ticket
+from tests.integrations.server.conftest import Odd, until
+from tests.tiny import model
+
+PLAIN = Strategy(dllm.TopK(k=1), dllm.Blocks(8), dllm.NoCache())
+
+
+class Caller:
+    """One ticket, and what it was told."""
+
+    def __init__(self, request: Request, strategy: Strategy = PLAIN) -> None:
+        self.heard: queue.Queue[News] = queue.Queue()
+        self.ticket = Ticket(request, strategy, 64, self.heard.put)
+
+    def result(self) -> Any:
+        while True:
+            news = self.heard.get(timeout=15)
+            if news.error is not None:
+                raise news.error
+            if news.result is not None:
+                return news.result
+
+
+@contextmanager
+def running(tiny: Any, **more: Any) -> Iterator[Engine]:
+    engine = Engine(tiny, **{"rows": 2, "runs": 1, "waiting": 500} | more)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def callers(prompts: Sequence[tuple[int, ...]], *strategies: Strategy) -> list[Caller]:
+    strategies = strategies or (PLAIN,)
+    return [Caller(Request(p, 5 + i % 4, seed=i), strategies[i % len(strategies)]) for i, p in enumerate(prompts)]
+
+
+def test_strategies_take_turns_and_none_starves() -> None:
+    kinds = [Strategy(dllm.Threshold(t), dllm.Blocks(8), dllm.PrefixCache(), Sampling(1.0)) for t in (0.1, 0.5, 0.9)]
+    prompts = [(3, 1 + i % 20, 7) for i in range(18)]
+    tiny = model("bidirectional-shift")
+    with running(tiny) as engine:
+        asked = callers(prompts, *kinds)
+        engine.submit([caller.ticket for caller in asked])
+        engine.start()
+        for caller in asked:
+            (alone,) = dllm.decode(tiny, [caller.ticket.request], caller.ticket.strategy)
+            assert caller.result().output_ids == alone.output_ids
+        until(lambda: engine.idle)
+        assert len(engine.runs) == 0
+
+
+def test_who_came_first_is_not_passed_by_others_for_ever() -> None:
+    """While the first strategy gets ever new calls, one of another is served."""
+    other = Strategy(dllm.Threshold(0.5), dllm.Blocks(8), dllm.NoCache())
+    with running(model("bidirectional"), rows=1) as engine:
+        first = callers([(3, 4)] * 20)
+        rare = Caller(Request((9, 9), 6, seed=1), other)
+        later = callers([(5, 6)] * 20)
+        order: list[str] = []
+        for name, group in (("first", first), ("rare", [rare]), ("later", later)):
+            for caller in group:
+                caller.ticket.tell = lambda news, n=name: order.append(n) if news.last else None  # type: ignore[misc]
+        engine.submit([caller.ticket for caller in [*first, rare, *later]])
+        engine.start()
+        until(lambda: len(order) == 41)
+        assert order == ["first"] * 20 + ["rare"] + ["later"] * 20
+
+
+def test_a_row_that_breaks_does_so_alone() -> None:
+    tiny = model("bidirectional")
+    prompts = [(3, 4), (8, 7, 9), (5, 6, 11), (2, 2), (12, 7)]
+    with running(Odd(tiny, poison=7), rows=3) as engine:
+        engine.start()
+        asked = callers(prompts)
+        engine.submit([caller.ticket for caller in asked])
+        for caller, prompt in zip(asked, prompts, strict=True):
+            if 7 in prompt:
+                with pytest.raises(dllm.NumericsError):
+                    caller.result()
+            else:
+                (alone,) = dllm.decode(tiny, [caller.ticket.request], PLAIN)
+                if 7 not in alone.output_ids:
+                    assert caller.result().output_ids == alone.output_ids
+
+
+def test_a_bug_fails_a_run_and_the_engine_goes_on() -> None:
+    with running(Odd(model("bidirectional"), bomb=31)) as engine:
+        engine.start()
+        asked = callers([(3, 4), (5, 6)])
+        engine.submit([caller.ticket for caller in asked])
+        for caller in asked:
+            with pytest.raises(RuntimeError, match="the bomb"):
+                caller.result()
+        engine.model.bomb = -1
+        again = Caller(Request((3, 4), 5, seed=0))
+        engine.submit([again.ticket])
+        assert len(again.result().output_ids) == 5
+
+
+def test_nothing_is_kept_for_ever() -> None:
+    with running(model("block-causal")) as engine:
+        asked = callers([(1 + i % 20, 4) for i in range(60)])
+        engine.submit([caller.ticket for caller in asked])
+        engine.start()
+        until(lambda: bool(engine.runs) and next(iter(engine.runs.values())).count > 24)
+        deltas = next(iter(engine.runs.values())).deltas
+        sizes = [len(table) for table in (deltas.here, deltas.collector.found, deltas.texts, deltas.told, deltas.bound)]
+        assert max(sizes) < 12
+        for caller in asked:
+            caller.result()
+
+
+def test_an_engine_that_drains_takes_nothing_new() -> None:
+    with running(model("bidirectional"), waiting=3) as engine:
+        asked = callers([(3, 4)] * 5)
+        with pytest.raises(FullError):
+            engine.submit([caller.ticket for caller in callers([(3, 4)] * 6)])
+        engine.submit([caller.ticket for caller in asked])
+        engine.drain()
+        with pytest.raises(DrainingError):
+            engine.submit([asked[0].ticket])
+        engine.start()
+        assert [len(caller.result().output_ids) for caller in asked] == [5, 6, 7, 8, 5]
+
+
+def test_an_engine_that_closes_says_so() -> None:
+    engine = Engine(Odd(model("bidirectional"), pause=0.02), rows=1)
+    asked = callers([(3, 4)] * 3)
+    engine.submit([caller.ticket for caller in asked])
+    engine.start()
+    until(lambda: engine.steps > 1)
+    engine.close()
+    for caller in asked:
+        with pytest.raises(DrainingError, match="stopped"):
+            caller.result()

@@ -1,0 +1,113 @@
+"""Clients that go, and readers that are slow: rows are given back, and nobody else notices."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+import dllm
+from dllm.integrations.server.mailbox import Mailbox
+from dllm.integrations.server.tickets import News, Ticket
+from dllm.requests import Request
+from tests.integrations.server.conftest import QUESTIONS, Site, until
+
+PATH = "/v1/completions"
+LONG = {"prompt": QUESTIONS[1], "max_tokens": 400, "policy": "top-k", "k": 1, "stop_ids": [477]}
+"""Four hundred forwards, for nothing ends it."""
+
+
+def steps_until(site: Site, seated: int) -> int:
+    """Steps that the engine takes before no more than so many rows are taken."""
+    before = site.engine.steps
+    until(lambda: site.engine.seated <= seated and not site.engine.waiting)
+    return site.engine.steps - before
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_hangs_up_gives_back_the_row(slow: Site, stream: bool) -> None:
+    where = httpx.URL(slow.url)
+    body = json.dumps(LONG | {"stream": stream}).encode()
+    with socket.create_connection((where.host, where.port)) as line:
+        head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        line.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        until(lambda: slow.engine.seated == 1)
+        if stream:
+            line.recv(1000)
+    assert steps_until(slow, 0) < 40
+    slow.settle()
+
+
+def test_who_waits_may_leave_too(slow: Site) -> None:
+    with slow.http() as http, http.stream("POST", PATH, json=LONG | {"n": 2, "stream": True}):
+        until(lambda: slow.engine.seated == 2)
+        with http.stream("POST", PATH, json=LONG | {"n": 3, "stream": True}):
+            until(lambda: len(slow.engine.waiting) == 3)
+        until(lambda: not slow.engine.waiting)
+        assert slow.engine.seated == 2
+    slow.settle()
+    with slow.http() as http:
+        left = [line for line in http.get("/metrics").text.splitlines() if 'answers_total{end="left"}' in line]
+    assert float(left[0].split()[1]) >= 5
+
+
+def test_others_do_not_notice(slow: Site, embedded: Any) -> None:
+    (alone,) = dllm.decode(embedded, QUESTIONS[0], max_new_tokens=48)
+    with slow.http() as http:
+        with http.stream("POST", PATH, json=LONG | {"stream": True}) as other:
+            next(other.iter_bytes())
+        messages = [{"role": "user", "content": QUESTIONS[0]}]
+        found = http.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 48}).json()
+    assert found["choices"][0]["message"]["content"] == alone.text
+    slow.settle()
+
+
+def test_a_slow_reader_gets_everything(here: Site) -> None:
+    body = {"prompt": QUESTIONS[1], "max_tokens": 48, "n": 4, "temperature": 1.0, "seed": 3}
+    with here.http() as http:
+        whole = [choice["text"] for choice in http.post(PATH, json=body).json()["choices"]]
+        with http.stream("POST", PATH, json=body | {"stream": True, "drafts": True}) as found:
+            here.settle()
+            time.sleep(0.1)
+            lines = [line[6:] for line in found.iter_lines() if line.startswith("data: ")]
+    assert lines.pop() == "[DONE]"
+    texts = [""] * 4
+    for line in lines:
+        for choice in json.loads(line)["choices"]:
+            texts[choice["index"]] += choice["text"]
+    assert texts == whole
+
+
+async def gather() -> tuple[list[tuple[int, News]], list[tuple[int, News]]]:
+    box = Mailbox()
+    for index, text in ((1, "a"), (0, "x"), (1, "b")):
+        box.put(index, News(text, draft=text.upper()))
+    first = await box.fetch()
+    box.teller(1)(News("c", error=ValueError("bad")))
+    return first, await box.fetch()
+
+
+def test_what_was_not_fetched_is_one_piece() -> None:
+    import asyncio
+
+    first, second = asyncio.run(gather())
+    assert first == [(0, News("x", "X")), (1, News("ab", "B"))]
+    assert [(i, news.text, str(news.error)) for i, news in second] == [(1, "c", "bad")]
+
+
+def test_what_was_told_is_not_told_again() -> None:
+    heard: list[str] = []
+    ticket = Ticket(Request((1,)), None, 128, lambda news: heard.append(news.text))  # type: ignore[arg-type]
+    ticket.say(News("one "))
+    ticket.say(News("two "))
+    ticket.restart()
+    ticket.say(News("one t"))
+    ticket.say(News("wo three"))
+    assert heard == ["one ", "two ", "three"]
+    ticket.restart()
+    with pytest.raises(ArithmeticError, match="differently"):
+        ticket.say(News("one two four"))

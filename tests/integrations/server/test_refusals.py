@@ -1,0 +1,152 @@
+"""What a server does not let in: bodies it cannot read, calls beyond its limits, callers without a key."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from dllm.errors import ConfigError
+from dllm.integrations.server.api import Setting
+from dllm.integrations.server.engine import Engine
+from dllm.integrations.server.limits import Limits
+from tests.integrations.server.conftest import QUESTIONS, Site, site, until
+
+JSON = {"content-type": "application/json"}
+PATH = "/v1/completions"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "not JSON: EOF"),
+        (b"{", "not JSON: EOF"),
+        (b'{"prompt": NaN}', "prompt: Input should be a valid string"),
+        (b"[" * 5000, "not JSON: recursion"),
+        (b'{"prompt": "\xff\xfe"}', "not JSON: invalid unicode"),
+        (b'{"prompt": "\\ud800"}', "not JSON: .*surrogate|not JSON: .*escape"),
+        (b'"text"', "the body: Input should be an object"),
+        (b"{}", "prompt: Field required"),
+        (b'{"prompt": 7}', "prompt: "),
+        (b'{"prompt": []}', "prompt is empty"),
+        (b'{"prompt": [[]]}', "prompt is empty"),
+        (b'{"prompt": [[1], "a"]}', "prompt"),
+        (b'{"prompt": [99999]}', "prompt id 99999 is outside the vocabulary of 478"),
+        (b'{"prompt": [-1]}', "prompt id -1 is outside"),
+        (b'{"prompt": "a", "max_tokens": ' + b"9" * 5000 + b"}", "not JSON: number out of range"),
+        (b'{"prompt": "a", "suffix": "b"}', "suffix='b' is not supported"),
+    ],
+)
+def test_malformed_bodies(here: Site, body: bytes, message: str) -> None:
+    with here.http() as http:
+        found = http.post(PATH, content=body, headers=JSON)
+    assert found.status_code == 400
+    error = found.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert re.search(message, error["message"]), error["message"]
+
+
+def test_other_paths_and_ways(here: Site) -> None:
+    with here.http() as http:
+        assert http.get("/v1/embeddings").json()["error"]["message"] == "GET /v1/embeddings: Not Found"
+        assert http.get(PATH).status_code == 405
+        found = http.post(PATH, content=b"prompt=a", headers={"content-type": "application/x-www-form-urlencoded"})
+        assert (found.status_code, found.json()["error"]["type"]) == (415, "invalid_request_error")
+        assert "application/json" in found.json()["error"]["message"]
+
+
+def test_a_page_of_the_web_cannot_call_a_local_server(embedded: Any) -> None:
+    with site(embedded, hosts=("localhost", "127.0.0.1", "[::1]")) as found, found.http() as http:
+        assert http.get("/v1/models", headers={"host": "evil.example:8000"}).status_code == 421
+        for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"):
+            assert http.get("/v1/models", headers={"host": host}).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def tight(embedded: Any) -> Iterator[Site]:
+    """Small bodies, soon."""
+    with site(embedded, body=2000, patience=0.3, columns=100, key="sesame") as found:
+        yield found
+
+
+def test_long_bodies(tight: Site) -> None:
+    with tight.http(headers={"Authorization": "Bearer sesame"} | JSON) as http:
+        found = http.post(PATH, content=b'{"prompt": "' + b"a" * 3000 + b'"}')
+        assert (found.status_code, found.json()["error"]["code"]) == (413, "request_too_large")
+        parts = (b"a" * 1000 for _ in range(50))
+        assert http.post(PATH, content=parts).status_code == 413, "without a content-length too"
+
+
+def test_late_bodies(tight: Site) -> None:
+    where = httpx.URL(tight.url)
+    with socket.create_connection((where.host, where.port)) as line:
+        head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer sesame\r\n"
+        line.sendall((head + "content-type: application/json\r\ncontent-length: 50\r\n\r\n{").encode())
+        line.settimeout(10)
+        assert b" 408 " in line.recv(1000).partition(b"\r\n")[0]
+
+
+def test_long_prompts(tight: Site) -> None:
+    client = tight.client(api_key="sesame")
+    with pytest.raises(openai.BadRequestError, match="201, but at most 100 fit") as caught:
+        client.completions.create(model="tiny", prompt=[5] * 200, max_tokens=1)
+    assert caught.value.code == "context_length_exceeded"
+    assert client.completions.create(model="tiny", prompt=[5] * 90, max_tokens=10).usage
+
+
+@pytest.mark.parametrize("given", ["", "Bearer", "Bearer sesam", "Basic sesame", "Bearer sésame"])
+def test_keys(tight: Site, given: str) -> None:
+    headers = {"Authorization": given.encode()} if given else {}
+    with tight.http(headers=headers) as http:  # type: ignore[arg-type]
+        for path in ("/v1/models", "/metrics", "/nowhere"):
+            found = http.get(path)
+            assert (found.status_code, found.headers["www-authenticate"]) == (401, "Bearer")
+            assert found.json()["error"]["code"] == "invalid_api_key"
+        assert http.post(PATH, content=b"{", headers=JSON).status_code == 401, "before the body is read"
+        assert http.get("/health").json() == {"status": "ok"}
+
+
+def test_a_key_opens(tight: Site) -> None:
+    with pytest.raises(openai.AuthenticationError, match="wrong API key"):
+        tight.client().models.list()
+    assert list(tight.client(api_key="sesame").models.list())
+
+
+def test_too_many_at_once(slow: Site) -> None:
+    """Two rows, and three may wait: of eight calls three or more are told to come later, and the others are served."""
+    outcomes = []
+
+    def call() -> None:
+        with slow.http() as http:
+            found = http.post(PATH, json={"prompt": QUESTIONS[0], "max_tokens": 64})
+            outcomes.append((found.status_code, found.headers.get("retry-after")))
+
+    callers = [threading.Thread(target=call) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert outcomes.count((200, None)) >= 5
+    assert outcomes.count((429, "1")) == 8 - outcomes.count((200, None)) > 0
+    with slow.http() as http:
+        found = http.post(PATH, json={"prompt": QUESTIONS[0], "n": 6})
+        assert (found.status_code, found.json()["error"]["code"]) == (429, "queue_full")
+        assert found.json()["error"]["type"] == "rate_limit_error"
+    slow.settle()
+    until(lambda: not slow.engine.waiting)
+
+
+def test_what_cannot_be_set_up(embedded: Any) -> None:
+    with pytest.raises(ConfigError, match="Limits\\(body=0\\): must be a positive number"):
+        Limits(body=0)
+    with pytest.raises(ConfigError, match="Engine\\(rows=0\\)"):
+        Engine(embedded, rows=0)
+    with pytest.raises(ConfigError, match="plain causal language model"):
+        Engine(type("Causal", (), {"generate": None, "name": "gpt2"})())
+    assert Setting("a").limits.new_tokens == 128

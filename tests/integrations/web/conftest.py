@@ -1,0 +1,47 @@
+"""One library with the embedded model and a tiny causal one, for all tests of the page."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from dllm.integrations.web.library import Library, Named
+from dllm.integrations.web.runs import Run
+from dllm.jobs import Outline
+from dllm.models import AutoregressiveModel
+from dllm.types import BlockCausal
+
+CAUSAL = "tiny causal"
+
+
+@pytest.fixture(scope="session")
+def library() -> Library:
+    found = Library([Named("embedded")], longest=256)
+    embedded = found.model("embedded")
+    found.models[CAUSAL] = causal(embedded.tokenizer)
+    found.named[CAUSAL] = Named(CAUSAL)
+    found.outlines[CAUSAL] = Outline("autoregressive", BlockCausal(1), 512)
+    return found
+
+
+def causal(tokenizer) -> AutoregressiveModel:
+    """A random model over the embedded one's vocabulary."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=478, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=512,
+    )  # fmt: skip
+    return AutoregressiveModel(LlamaForCausalLM(config), tokenizer, (0,), name=CAUSAL)
+
+
+def finished(run: Run, patience: float = 30.0) -> Run:
+    """The run, once it is over."""
+    end = time.monotonic() + patience
+    while not run.over and time.monotonic() < end:
+        time.sleep(0.01)
+    assert run.over, run.state
+    return run

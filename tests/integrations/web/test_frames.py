@@ -1,0 +1,89 @@
+"""Frames say what the stream of steps says, and recording changes no answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from dllm import results
+from dllm.integrations.web.controls import Choice
+from dllm.integrations.web.figures import measured
+from dllm.integrations.web.runs import State
+from dllm.options import Options
+from dllm.prompts import encode
+from dllm.requests import Request
+from tests.integrations.web.conftest import CAUSAL, finished
+
+QUESTION = [{"role": "user", "content": "Tom has 3 apples and buys 4 more. How many apples has Tom?"}]
+POLICIES = ("threshold", "factor", "wino", "top-k(k=2)", "saber")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("top", ["0", "3"])
+def test_a_recorded_answer_is_the_plain_one(library, policy, top):
+    name, _, rest = policy.partition("(")
+    parts = {"policy": (name, tuple(rest.strip("k=)") if rest else "" for _ in range(bool(rest))))}
+    run = finished(library.begin(Choice("embedded", parts=parts, max_new_tokens="48", top=top), QUESTION))
+    model = library.model("embedded")
+    request = Request(encode(model, QUESTION), 48, seed=0)
+    plain = results.decode(model, request, Options(policy=policy).strategy(model, 48))[0]
+    assert run.state is State.DONE, run.error
+    assert (run.result.output_ids, run.result.nfe, run.result.when) == (plain.output_ids, plain.nfe, plain.when)
+    last = run.frames[-1]
+    length = len(plain.output_ids)
+    assert tuple(last.tokens[:length]) == plain.output_ids
+    assert tuple(last.when[:length]) == plain.when
+    assert all(len(guess.top) == max(1, int(top)) for frame in run.frames for guess in frame.guesses.values())
+
+
+def test_what_is_new_was_pending_and_was_guessed(library):
+    run = finished(library.begin(Choice("embedded", max_new_tokens="48"), QUESTION))
+    pending = set(range(48))
+    for frame in run.frames:
+        assert frame.new <= pending
+        assert frame.new <= set(frame.guesses)
+        assert all(frame.tokens[i] == frame.guesses[i].token for i in frame.new)
+        assert all(frame.sure[i] == frame.guesses[i].confidence for i in frame.new)
+        assert all(guess.top[0][1] >= guess.top[-1][1] for guess in frame.guesses.values())
+        pending -= frame.new
+    seconds = [frame.seconds for frame in run.frames]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+
+
+def test_columns_that_move_are_followed(library):
+    """A scheduler of variable length changes how many columns there are."""
+    parts = {"scheduler": ("variable", ("16",))}
+    run = finished(library.begin(Choice("embedded", recipe="daedal", parts=parts, max_new_tokens="64"), QUESTION))
+    if run.state is State.FAILED:
+        pytest.skip(run.error)
+    assert all(len(frame.sure) == len(frame.tokens) for frame in run.frames)
+
+
+def test_a_causal_model_is_told_token_by_token(library):
+    run = finished(library.begin(Choice(CAUSAL, max_new_tokens="12", stop="never"), QUESTION))
+    assert run.state is State.DONE, run.error
+    assert [frame.decided for frame in run.frames] == list(range(1, len(run.frames) + 1))
+    assert tuple(run.frames[-1].tokens[: len(run.result.output_ids)]) == run.result.output_ids
+    assert run.result.nfe == len(run.result.output_ids)
+    for frame in run.frames:
+        (guess,) = frame.guesses.values()
+        assert guess.top[0][0] == guess.token and 0 < guess.confidence <= 1
+
+
+@pytest.mark.parametrize("label", ["embedded", CAUSAL])
+def test_a_run_can_be_stopped(library, label):
+    run = library.begin(Choice(label, parts={"policy": ("top-k", ("1",))}, max_new_tokens="256"), QUESTION)
+    while not run.frames:
+        assert not run.over, run.error
+    run.stop()
+    finished(run)
+    assert run.state in (State.STOPPED, State.DONE)
+    assert run.state is State.STOPPED or len(run.frames) < 256
+    assert measured(run).tokens == run.frames[-1].decided or run.state is State.DONE
+
+
+def test_a_watcher_sees_every_frame_in_slow_motion_and_the_last_one_always(library):
+    run = library.begin(Choice("embedded", max_new_tokens="32"), QUESTION)
+    assert list(run.watch(pause=0.001))[-1] == len(run.frames)
+    shown = [n for n in run.watch(pause=0.001) if n]
+    assert sorted(set(shown)) == list(range(1, len(run.frames) + 1))
+    assert list(run.watch())[-1] == len(run.frames)

@@ -1,0 +1,88 @@
+"""What the tabs do when their buttons are pressed, without a browser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+gradio = pytest.importorskip("gradio", reason="the page needs gradio: pip install 'dllm[web]'")
+
+from dllm.integrations.web.conversation import Conversation  # noqa: E402
+from dllm.integrations.web.page import look, page  # noqa: E402
+from dllm.integrations.web.race import PACES, Race  # noqa: E402
+from dllm.integrations.web.replay import SOURCES, Replay  # noqa: E402
+from dllm.integrations.web.runs import State  # noqa: E402
+from dllm.integrations.web.talk import Session  # noqa: E402
+from tests.integrations.web.conftest import CAUSAL, finished  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def tabs(library) -> dict[str, Any]:
+    with gradio.Blocks(analytics_enabled=False):
+        session = gradio.State(Session())
+        with gradio.Tab("replay") as tab:
+            replay = Replay(session, tab)
+        return {"talk": Conversation(library, session), "replay": replay, "race": Race(library, session)}
+
+
+def values(panel) -> list[Any]:
+    return [component.value for component in panel.inputs]
+
+
+def test_a_conversation_goes_on(tabs):
+    talk, session = tabs["talk"], Session()
+    for text in ("Compute 8 + 6.", "And 2 + 2?"):
+        *_, last = talk.answer(text, session, "confidence", True, 0.0, *values(talk.panel))
+        assert session.run.state is State.DONE, session.run.error
+        assert "dllm-cell" in last[1] and ">NFE<" in last[3]
+    assert [message["role"] for message in session.messages] == ["user", "assistant", "user"]
+    talk.forget(session)
+    assert session.messages == [] and session.run is None
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_prompt_is_told_and_nothing_runs(tabs, text):
+    session = Session()
+    (said,) = tabs["talk"].answer(text, session, "confidence", True, 0.0, *values(tabs["talk"].panel))
+    assert "the prompt is empty" in said[2] and session.run is None
+
+
+def test_a_visitor_who_leaves_ends_the_answer(tabs):
+    talk, session = tabs["talk"], Session()
+    stream = talk.answer("Compute 8 + 6.", session, "step", True, 0.3, *values(talk.panel))
+    next(stream), next(stream)
+    stream.close()
+    assert session.run.asked_to_stop
+    finished(session.run)
+
+
+def test_a_replay_shows_any_step(tabs):
+    talk, replay, session = tabs["talk"], tabs["replay"], Session()
+    assert "nothing is recorded" in replay.open(session, SOURCES[0], "step")[1]
+    *_, _ = talk.answer("Compute 8 + 6.", session, "step", True, 0.0, *values(talk.panel))
+    count = len(session.run.frames)
+    slider, line, *_ = replay.open(session, SOURCES[0], "step")
+    assert slider["maximum"] == max(2, count) and f"step {count} of {count}" in line
+    for step in (-3, 0, 1, count, count + 9, None):
+        line, drawn, _, table = replay.turn_to(session, SOURCES[0], step, "confidence")
+        assert "step" in line and "dllm-cell" in drawn and "<table" in table
+    played = [at for at, *_ in replay.run_on(session, SOURCES[0], count, "step", 0.05)]
+    assert played == list(range(1, count + 1))
+
+
+def test_a_race_of_a_causal_and_a_diffusion_model(tabs, library):
+    race, session = tabs["race"], Session()
+    settings = [value for panel in race.panels for value in values(panel)]
+    assert CAUSAL in settings, "a causal model is the second lane where there is one"
+    *_, last = race.run("Compute 8 + 6.", "24", "0", PACES[1], "step", session, *settings)
+    assert "times as fast" in last[0] and "models differ" in last[0]
+    assert [run.state for run in session.lanes] == [State.DONE, State.DONE]
+    (said,) = race.run("Compute 8 + 6.", "no", "0", PACES[1], "step", session, *settings)
+    assert "lane A: length no: must be a whole number" in said[0]
+
+
+def test_the_page_asks_for_nothing_from_outside(library):
+    made = page(library)
+    assert not made.analytics_enabled
+    assert "http" not in look()["css"] and "@import" not in look()["css"]

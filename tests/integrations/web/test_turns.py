@@ -1,0 +1,66 @@
+"""Visitors take turns, in order, and can give up."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from dllm.integrations.web.controls import Choice
+from dllm.integrations.web.runs import State
+from dllm.integrations.web.talk import Session
+from dllm.integrations.web.turns import Turns
+from tests.integrations.web.conftest import finished
+
+
+def test_first_come_first_served():
+    turns, served, inside = Turns(), [], []
+
+    def visit(name):
+        with turns.turn(lambda before: True) as come:
+            assert come
+            inside.append(name)
+            assert len(inside) == 1, "two at a time"
+            time.sleep(0.01)
+            served.append(inside.pop())
+
+    threads = []
+    with turns.turn(lambda before: True):
+        for name in range(5):
+            threads.append(threading.Thread(target=visit, args=(name,)))
+            threads[-1].start()
+            while len(turns.queue) < name + 2:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(10)
+    assert served == list(range(5)) and not turns.queue
+
+
+def test_who_gives_up_leaves_the_queue():
+    turns = Turns()
+    with turns.turn(lambda before: True) as come:
+        assert come
+        with turns.turn(lambda before: False) as other:
+            assert not other
+        assert len(turns.queue) == 1
+
+
+def test_answers_of_several_visitors_do_not_mix(library):
+    questions = [f"Compute {n} + {n}." for n in (1, 2, 3, 4)]
+    alone = [
+        finished(library.begin(Choice("embedded"), [{"role": "user", "content": q}])).result.output_ids
+        for q in questions
+    ]
+    runs = [library.begin(Choice("embedded"), [{"role": "user", "content": q}]) for q in questions]
+    assert [finished(run).result.output_ids for run in runs] == alone
+    assert all(run.state is State.DONE for run in runs)
+
+
+def test_a_session_keeps_what_was_answered_and_forgets_what_was_not(library):
+    session = Session()
+    session.messages = session.ask("Compute 1 + 1.")
+    session.run = finished(library.begin(Choice("embedded"), session.messages))
+    again = session.ask("And 2 + 2?")
+    assert [message["role"] for message in again] == ["user", "assistant", "user"]
+    assert again[1]["content"] == session.run.result.text
+    session.messages, session.run = again, None
+    assert [message["role"] for message in session.ask("Once more")] == ["user", "assistant", "user"]

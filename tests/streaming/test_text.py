@@ -1,0 +1,72 @@
+"""What is handed out of a growing text is never taken back, and nothing is missing at the end."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dllm.stopping import Stopper
+from dllm.streaming.text import Growing, begun
+from tests.streaming.tokenizers import STRINGS, TOKENIZERS
+from tests.tiny import STOP, VOCABULARY
+
+CHUNKS = st.lists(st.lists(st.integers(0, VOCABULARY - 1), max_size=4), max_size=20)
+TOKENS = {name: make() for name, make in TOKENIZERS.items()}
+
+
+def stopper(name: str, strings: tuple[str, ...]) -> Stopper:
+    return Stopper(torch.tensor([[STOP]]), strings, TOKENS[name])
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("stops", [False, True])
+@settings(max_examples=150)
+@given(chunks=CHUNKS)
+def test_pieces_make_the_text(name: str, stops: bool, chunks: list[list[int]]) -> None:
+    stop = stopper(name, STRINGS[name] if stops else ())
+    growing, ids = Growing(stop, 0), []
+    for chunk in chunks:
+        before = growing.text
+        new, own = growing.grow([], chunk)
+        assert growing.text == before + new
+        ids += own
+    tail, stopped = stop.cut(0, [token for chunk in chunks for token in chunk])
+    text = stop.text(tail)
+    assert ids == tail and growing.ended == stopped
+    assert text is not None and text.startswith(growing.text), "what was said stands"
+    assert not growing.ended or growing.text == text
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=80)
+@given(before=st.lists(st.integers(0, VOCABULARY - 3), min_size=1, max_size=8), chunks=CHUNKS)
+def test_what_was_given_belongs_to_a_text_with_holes(name: str, before: list[int], chunks: list[list[int]]) -> None:
+    stop = stopper(name, ())
+    growing = Growing(stop, 0)
+    growing.grow(before, [])
+    for chunk in chunks:
+        growing.grow([], chunk)
+    tail, _ = stop.cut(0, [token for chunk in chunks for token in chunk])
+    assert (stop.text(tail, before) or "").startswith(growing.text)
+
+
+def test_a_character_comes_when_it_is_whole() -> None:
+    tokens = TOKENS["byte-level"]
+    euro = tokens.convert_tokens_to_ids(["â", "Ĥ", "¬"])
+    growing = Growing(stopper("byte-level", ()), 0)
+    assert [growing.grow([], [token])[0] for token in euro] == ["", "", "€"]
+
+
+def test_a_run_of_bytes_comes_when_it_has_ended() -> None:
+    tokens = TOKENS["byte-fallback"]
+    growing = Growing(stopper("byte-fallback", ()), 0)
+    pieces = ["<0xE2>", "<0x82>", "<0xAC>", "b"]
+    assert [growing.grow([], [token])[0] for token in tokens.convert_tokens_to_ids(pieces)] == ["", "", "", "€b"]
+
+
+def test_the_beginning_of_a_stop_string_waits() -> None:
+    assert begun("one two", ("two three",)) == 3
+    assert begun("aab", ("abc", "aabd")) == 3
+    assert begun("one", ("two",)) == 0 and begun("one", ()) == 0

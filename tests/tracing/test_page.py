@@ -1,0 +1,64 @@
+"""The page of a trace in a real browser: it replays, by slider, keys and clicks, and asks nobody for anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dllm
+from dllm import trace
+from tests.streaming.test_deltas import REQUESTS, talking
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Any]:
+    """The page, opened from disk on a phone in dark mode; what goes wrong on it is in `page.wrong`."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    certain = dllm.Strategy(dllm.TopK(k=2), dllm.Blocks(8), dllm.NoCache())
+    trace.record(tmp_path / "run.jsonl", talking("bidirectional", "byte-level"), REQUESTS[:2], certain, top=3)
+    (tmp_path / "run.html").write_text(trace.page(trace.read(tmp_path / "run.jsonl")), encoding="utf-8")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        found = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+        found.wrong = []
+        found.on("pageerror", lambda error: found.wrong.append(str(error)))
+        found.on("console", lambda told: told.type == "error" and found.wrong.append(told.text))
+        found.on("request", lambda asked: asked.url.startswith("file:") or found.wrong.append(asked.url))
+        found.goto((tmp_path / "run.html").as_uri())
+        yield found
+        browser.close()
+
+
+def test_it_replays(page: Any) -> None:
+    status = page.locator("#status")
+    assert "step 0 of 7 · 0 of 13 tokens" in status.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert "step 1 of 7 · 2 of 13 tokens" in status.inner_text()
+    assert page.locator("#canvas .new").count() == 2
+    page.locator("#canvas .new").first.click()
+    assert page.locator("#detail tr").count() == 3, "its candidates"
+    page.locator("#slider").fill("3")
+    assert "step 3 of 7" in status.inner_text()
+    page.keyboard.press("End")
+    assert "13 of 13 tokens" in status.inner_text() and "░" not in page.locator("#canvas").inner_text()
+    page.locator("#heat button").first.click()
+    assert "13 of 13" not in status.inner_text(), "to the step in which that token was decided"
+    page.locator("#table tr").nth(1).click()
+    assert "step 2 of 7" in status.inner_text()
+    page.keyboard.press("Home")
+    page.select_option("#speed", "32")
+    page.click("#play")
+    status.filter(has_text="step 7 of 7").wait_for(timeout=20000)
+    page.select_option("#request", "1")
+    assert "step 0 of" in status.inner_text() and "· 0 of" in status.inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing is wider than a phone"
+    assert page.wrong == []

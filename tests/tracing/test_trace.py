@@ -1,0 +1,129 @@
+"""A trace holds all that happened: its canvas is the loop's, its certificates can be computed again, damage is seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dllm
+from dllm import trace
+from dllm.tracing.watched import watched
+from tests.streaming.test_deltas import REQUESTS, STRATEGIES, talking
+
+ids = [f"{type(s.policy).__name__}-{type(s.scheduler).__name__}" for s in STRATEGIES]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=ids)
+def test_replayed_and_checked(strategy: dllm.Strategy, tmp_path: Path) -> None:
+    tiny = talking("bidirectional", "byte-level")
+    results = trace.record(tmp_path / "run.jsonl", tiny, REQUESTS, strategy, batch_size=3)
+    found = trace.read(tmp_path / "run.jsonl")
+    (run,) = found.runs
+    assert run.strategy == repr(strategy) and len(run.results) == len(REQUESTS)
+    verdict = trace.check(found)
+    assert verdict.faults == () and verdict.results == len(REQUESTS)
+    for kept in run.results:
+        result = results[kept["request"]]
+        assert tuple(kept["output_ids"]) == result.output_ids and kept["text"] == result.text
+    assert list(tmp_path.iterdir()) == [tmp_path / "run.jsonl"]
+
+
+def test_certificates_are_those_of_the_results(tmp_path: Path) -> None:
+    tiny = talking("block-causal", None)
+    sure = dllm.Strategy(dllm.Certified(), dllm.Blocks(8), dllm.PrefixCache())
+    results = trace.record(tmp_path / "run.jsonl", tiny, REQUESTS[:3], sure)
+    found = trace.read(tmp_path / "run.jsonl")
+    assert trace.check(found).faults == ()
+    assert [r["certified"] for r in sorted(found.runs[0].results, key=lambda r: r["request"])] == [
+        r.certified for r in results
+    ]
+
+
+def test_candidates_are_kept_and_change_nothing(tmp_path: Path) -> None:
+    tiny = talking("bidirectional", None)
+    plain = dllm.decode(tiny, REQUESTS[:2], STRATEGIES[0])
+    results = trace.record(tmp_path / "run.jsonl", tiny, REQUESTS[:2], STRATEGIES[0], top=3)
+    assert [r.output_ids for r in results] == [r.output_ids for r in plain]
+    for step in trace.read(tmp_path / "run.jsonl").runs[0].steps:
+        for row in step["rows"]:
+            assert [len(column) for column in row["top"]] == [3] * len(row["columns"])
+            for column, p1 in zip(row["top"], row["p1"], strict=True):
+                assert column[0][1] == pytest.approx(p1, rel=1e-3)
+                assert tiny.mask_id not in [token for token, _ in column]
+    assert repr(watched(STRATEGIES[0])) == repr(STRATEGIES[0])
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> list[Any]:
+    """The lines of a trace."""
+    certain = dllm.Strategy(dllm.TopK(k=3), dllm.Blocks(8), dllm.NoCache())
+    trace.record(tmp_path / "good.jsonl", talking("bidirectional", None), REQUESTS[:2], certain)
+    return [json.loads(line) for line in (tmp_path / "good.jsonl").read_text().splitlines()]
+
+
+def put(folder: Path, lines: list[Any]) -> Path:
+    file = folder / "bad.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("certified", True), ("p1", None), ("tokens", None), ("nfe", 99), ("parallel", False)]
+)
+def test_a_lie_is_found(field: str, value: Any, lines: list[Any], tmp_path: Path) -> None:
+    (row,) = [row for line in lines if "rows" in line for row in line["rows"] if row["request"] == 1][-1:]
+    if field == "p1":
+        row["p1"], row["p2"] = [1.0] * len(row["p1"]), [0.0] * len(row["p1"])
+    elif field == "tokens":
+        row["tokens"] = [(token + 1) % 30 for token in row["tokens"]]
+    else:
+        row[field] = value
+    assert trace.check(trace.read(put(tmp_path, lines))).faults
+
+
+def test_damage_is_told(lines: list[Any], tmp_path: Path) -> None:
+    def told(changed: list[Any]) -> str:
+        with pytest.raises(trace.TraceError) as error:
+            trace.read(put(tmp_path, changed))
+        return str(error.value)
+
+    header, *rest = lines
+    assert "format 99" in told([{**header, "dllm_trace": 99}, *rest]) and "update" in told([{"dllm_trace": 99}])
+    assert "no trace of dllm" in told(rest) and "no trace" in told([])
+    assert "cut short" in told(lines[:-1]) and "cut short" in told([header])
+    assert "behind the end" in told([*lines, lines[-1]])
+    step = next(i for i, line in enumerate(lines) if "rows" in line)
+    row = lines[step]["rows"][0]
+    bad = f"bad.jsonl:{step + 1}"
+    for change in ({"columns": [1]}, {"commit": [9999]}, {"request": 7}, {"p1": "x"}):
+        changed = [*lines]
+        changed[step] = {**lines[step], "rows": [{**row, **change}]}
+        assert bad in told(changed), change
+    (tmp_path / "bad.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(trace.TraceError, match="not JSON"):
+        trace.read(tmp_path / "bad.jsonl")
+
+
+def test_nothing_is_overwritten_or_left_behind(tmp_path: Path) -> None:
+    tiny, path = talking("bidirectional", None), tmp_path / "run.jsonl"
+    with pytest.raises(dllm.RequestError):
+        trace.record(path, tiny, [dllm.Request((99,), 4)], STRATEGIES[0])
+    assert not list(tmp_path.iterdir())
+    path.write_text("mine")
+    with pytest.raises(dllm.ConfigError, match="exists already"):
+        trace.record(path, tiny, REQUESTS[:1], STRATEGIES[0])
+    assert path.read_text() == "mine" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_page_holds_the_trace_and_nothing_that_runs(lines: list[Any], tmp_path: Path) -> None:
+    lines[1]["run"]["strategy"] = "</script><script>alert(1)</script><!--"
+    lines[1]["pieces"] = {"3": "<img src=x onerror=alert(1)>"}
+    found = trace.read(put(tmp_path, lines))
+    page = trace.page(found)
+    assert page.count("<script") == 2 and "<img" not in page and "alert(1)</script>" not in page
+    assert "http://" not in page.replace("http-equiv", "") and "https://" not in page and "default-src 'none'" in page
+    inside = page.split('id="data">')[1].split("</script>")[0]
+    assert json.loads(inside)["runs"][0]["steps"] == found.runs[0].steps
