@@ -18,7 +18,6 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,7 +65,8 @@ from dllm import (
 )
 from dllm.cli.listing import brief
 from dllm.prompts import to_requests
-from experiments.embedded_text import Example, examples, is_correct
+from experiments import common
+from experiments.embedded_text import Example, is_correct
 
 NEW = 96
 CERTIFIED = {"certified", "factor", "error budget", "sequence budget", "one a step"}
@@ -163,16 +163,14 @@ def main(
     """Decode held-out problems by every policy, with and without caches; a table on stderr, JSON lines in a file."""
     torch.set_num_threads(threads)
     loaded = dllm.load(model)
-    problems = list(islice(examples("report", held=True, kinds=("word",)), count))
+    problems = common.problems(count)
     facts = {
         "model": model, "count": count, "dllm": dllm.__version__, "torch": torch.__version__,
         "transformers": transformers.__version__, "machine": platform.processor() or platform.machine(),
         "threads": threads,
     }  # fmt: skip
-    done = {(r["strategy"], r["count"], r["model"]): r for r in read(output)}
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        console.width = 130
+    done = {(r["strategy"], r["count"], r["model"]): r for r in common.read(output)}
+    console = common.screen()
     rows: list[dict[str, Any]] = []
     for name, cache, strategy in track(list(cells()), console=console, description="decoding"):
         key = (repr(strategy), count, model)
@@ -190,19 +188,6 @@ def main(
         draw(rows, plot)
     for row in rows:
         sys.stdout.write(json.dumps({k: v for k, v in row.items() if k != "texts"}) + "\n")
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Cells that an earlier run did; a line that was cut short is left out."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text().splitlines():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
 
 
 def show(console: Console, rows: list[dict[str, Any]]) -> None:
@@ -238,17 +223,13 @@ def front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Accuracy over tokens per forward, one panel a cache."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    """Accuracy over tokens per forward, one panel a cache; the policies of the front are named."""
+    pyplot = common.plotting()
     caches = list(dict.fromkeys(r["cache"] for r in rows))
     names = list(dict.fromkeys(r["policy"] for r in rows))
-    colours = {name: plt.get_cmap("tab20")(i % 20) for i, name in enumerate(names)}
+    colours = {name: pyplot.get_cmap("tab20")(i % 20) for i, name in enumerate(names)}
     marks = {name: "*" if name in CERTIFIED else "osD^v<>"[i // 20 + i % 3] for i, name in enumerate(names)}
-    figure, panels = plt.subplots(1, len(caches), figsize=(5 * len(caches) + 3, 5.5), sharey=True, squeeze=False)
+    figure, panels = pyplot.subplots(1, len(caches), figsize=(5 * len(caches) + 3, 6), sharey=True, squeeze=False)
     for panel, cache in zip(panels[0], caches, strict=True):
         here = [r for r in rows if r["cache"] == cache]
         best = front(here)
@@ -259,16 +240,22 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 row["tokens_per_forward"], row["accuracy"], color=colours[name], marker=marks[name],
                 s=140 if marks[name] == "*" else 45, edgecolors="black", linewidths=0.4, zorder=2,
             )  # fmt: skip
-        panel.set(title=f"{cache} cache" if cache != "none" else "no cache", xlabel="tokens per forward")
-        panel.grid(alpha=0.3)
+        for row in (r for i, r in enumerate(best) if i == 0 or r["policy"] != best[i - 1]["policy"]):
+            panel.annotate(
+                row["policy"], (row["tokens_per_forward"], row["accuracy"]), (7, 5), textcoords="offset points",
+                fontsize=8, rotation=30,
+            )  # fmt: skip
+        panel.set(title=f"{cache} cache" if cache != "none" else "no cache", xlabel="generated tokens per forward")
+        panel.set_xlim(0, 1.2 * max(r["tokens_per_forward"] for r in rows))
     panels[0][0].set_ylabel("share of problems solved")
+    panels[0][0].set_ylim(top=0.06 + max(r["accuracy"] for r in rows))
     handles = [
-        plt.Line2D([], [], linestyle="", marker=marks[n], color=colours[n], markeredgecolor="black", label=n)
+        pyplot.Line2D([], [], linestyle="", marker=marks[n], color=colours[n], markeredgecolor="black", label=n)
         for n in names
     ]
     figure.legend(handles=handles, loc="center right", fontsize=8, title="policy (stars: guaranteed)")
     figure.tight_layout(rect=(0, 0, 1 - 2.6 / figure.get_figwidth(), 1))
-    figure.savefig(path, dpi=140)
+    common.save(figure, path)
 
 
 if __name__ == "__main__":

@@ -10,34 +10,29 @@ Method:   greedy decoding of held-out word problems, one or two tokens a step an
 Read:     "forwards", "queries", "seconds" and "processor" are ratios to decoding without speculation: below 1 is saved,
           above 1 is paid. Where query tokens keep the processor busy, seconds follow queries; where a forward costs the
           same however many it runs (a small batch on an accelerator), forwards.
-Run:      python -m experiments.speculation --count 20 --plot speculation.png > speculation.jsonl
+Run:      python -m experiments.speculation --count 20 --output experiments/results/speculation.jsonl
 """
 
 from __future__ import annotations
 
-import json
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
-from rich.console import Console
 from rich.progress import track
-from rich.table import Column, Table
 
 import dllm
 from dllm import Blocks, DualCache, NoCache, PrefixCache, Result, Speculative, Strategy, Threshold, TopK
 from dllm.prompts import to_requests
 from dllm.requests import Request
 from dllm.types import Cache, Policy, Scheduler
-from experiments.embedded_text import examples
+from experiments import common
+from experiments.common import CountOption, ModelOption, OutputOption, RepeatsOption, Row, ThreadsOption
 
+LABELS = {"forwards": "forwards", "queries": "query tokens", "processor": "processor time"}
 DRAFTS = (1, 2, 4, 8)
 
 
@@ -101,70 +96,65 @@ def measure(
     return found
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
+def draw(rows: list[Row], output: Path) -> None:
     """The ratios over the number of drafts, a panel for each cache, for one token a step."""
-    try:
-        import matplotlib
-    except ImportError:
-        Console(stderr=True).print("no plot: pip install matplotlib")
-        return
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
+    pyplot = common.plotting()
     rows = [row for row in rows if row["rule"] == "one a step"]
     caches = list(dict.fromkeys(row["cache"] for row in rows))
-    figure, panels = pyplot.subplots(1, len(caches), figsize=(4 * len(caches), 3.6), sharey=True, layout="constrained")
+    figure, panels = pyplot.subplots(1, len(caches), figsize=(4 * len(caches), 4), sharey=True, layout="constrained")
     for panel, cache in zip(panels, caches, strict=True):
         here = [row for row in rows if row["cache"] == cache]
         for name, style in (("forwards", "o-"), ("queries", "s--"), ("processor", "^:")):
-            panel.plot([row["drafts"] for row in here], [row[f"{name}_ratio"] for row in here], style, label=name)
-        panel.axhline(1, color="0.8", zorder=0)
-        panel.set(title=f"cache: {cache}", xlabel="drafts", xscale="log", yscale="log", xticks=DRAFTS)
-        panel.set_xticks(DRAFTS, [str(drafts) for drafts in DRAFTS], minor=False)
+            panel.plot(
+                [row["drafts"] for row in here], [row[f"{name}_ratio"] for row in here], style, label=LABELS[name]
+            )
+        panel.axhline(1, color="0.4", linewidth=1, zorder=0)
+        panel.set(title=f"cache: {cache}", xlabel="drafts beside each canvas (1: none)", xscale="log", yscale="log")
+        panel.set_xticks(DRAFTS, [str(drafts) for drafts in DRAFTS])
+        panel.set_yticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
         panel.minorticks_off()
-    panels[0].set_ylabel("ratio to decoding without speculation")
+    panels[0].set_ylabel("× decoding without speculation")
     panels[0].legend()
-    figure.savefig(path)
+    figure.suptitle("Lossless speculation, one token a step: below 1 is saved, above 1 is paid")
+    common.save(figure, output)
 
 
 def main(
-    model: Annotated[str, typer.Option(help="Checkpoint to decode with.")] = "embedded",
-    count: Annotated[int, typer.Option(help="Held-out word problems.")] = 20,
-    new: Annotated[int, typer.Option(help="New tokens at most.")] = 96,
+    model: ModelOption = "embedded",
+    count: CountOption = 20,
+    new: Annotated[int, typer.Option(help="New tokens at most.")] = common.NEW,
     batch_size: Annotated[int, typer.Option(help="Rows decoded together.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Timed runs of each, in turn.")] = 3,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-    plot: Annotated[Path | None, typer.Option(help="Where to draw the ratios.")] = None,
+    repeats: RepeatsOption = 3,
+    threads: ThreadsOption = 1,
+    output: OutputOption = Path("speculation.jsonl"),
 ) -> None:
-    """Decode held-out problems with ever more drafts: a table on stderr, one JSON object a row on stdout."""
-    torch.set_num_threads(threads)
-    loaded = dllm.load(model)
-    problems = islice(examples("report", held=True, kinds=("word",)), count)
-    requests = to_requests(loaded, [p.prompt for p in problems], new)
-    facts = {
-        "model": model, "count": count, "new": new, "batch_size": batch_size, "repeats": repeats, "threads": threads,
-        "device": str(loaded.device), "dllm": dllm.__version__, "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
-    }  # fmt: skip
-    console = Console(stderr=True)
-    table = Table(
-        "cache", Column("rule", no_wrap=True), "drafts", "same", "forwards", "queries", "seconds", "processor"
-    )
-    rows = []
+    """Decode held-out problems with ever more drafts."""
+    loaded: Any = common.load(model, threads)
+    requests = to_requests(loaded, [p.prompt for p in common.problems(count)], new)
+    journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
+    rows: list[Row] = []
     for rule, cache, strategy, tokens in track(list(settings()), console=console, description="decoding"):
         ways = [speculating(strategy, drafts, tokens) for drafts in DRAFTS]
-        for drafts, found in zip(DRAFTS, measure(loaded, requests, ways, batch_size, repeats), strict=True):
-            row = {"rule": rule, "cache": cache, "drafts": drafts, **found, **facts}
-            rows.append(row)
-            sys.stdout.write(json.dumps(row) + "\n")
-            sys.stdout.flush()
-            ratios = (f"{row[f'{name}_ratio']:.2f}" for name in ("forwards", "queries", "seconds", "processor"))
-            table.add_row(
-                cache, rule, str(drafts), "yes" if row["same"] else "NO", *ratios, end_section=drafts == DRAFTS[-1]
-            )
-    console.print(table)
-    if plot is not None:
-        draw(rows, plot)
+        asked = {"rule": rule, "cache": cache, "count": count, "new": new, "batch_size": batch_size, "repeats": repeats}
+        rows += journal.rows(
+            [{**asked, "drafts": drafts} for drafts in DRAFTS],
+            measure,
+            loaded,
+            requests,
+            ways,
+            batch_size,
+            repeats,
+        )
+    names = ("forwards", "queries", "seconds", "processor")
+    common.table(
+        console,
+        ("cache", "rule", "drafts", "same", *names),
+        [
+            [r["cache"], r["rule"], r["drafts"], "yes" if r["same"] else "NO", *(r[f"{name}_ratio"] for name in names)]
+            for r in rows
+        ],
+    )
+    draw(rows, output)
 
 
 if __name__ == "__main__":
