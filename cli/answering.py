@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -30,8 +33,8 @@ class Answer:
 
         drawn = self.live and isinstance(self.plan, Strategy)
         try:
-            with Screen(self.console if drawn else None, self.model.tokenizer) as screen:
-                for delta in self.deltas(screen):
+            with patient() as breathe, Screen(self.console if drawn else None, self.model.tokenizer) as screen:
+                for delta in self.deltas(screen, breathe):
                     self.text += delta.text
                     self.result = delta.result or self.result
                     if not drawn:
@@ -40,18 +43,21 @@ class Answer:
             self.stopped = True
         self.write(self.text if drawn else "", end="\n")
 
-    def deltas(self, screen: Screen) -> Iterator[Any]:
-        """What becomes final; every step is drawn on the way."""
+    def deltas(self, screen: Screen, breathe: Callable[[], None]) -> Iterator[Any]:
+        """What becomes final; every step is drawn on the way, and between two of them it may be stopped."""
         from dllm.sampler import steps
         from dllm.strategy import Strategy
         from dllm.streaming import Deltas, stream
 
         if not isinstance(self.plan, Strategy):
-            yield from stream(self.model, self.request, self.plan)
+            for delta in stream(self.model, self.request, self.plan):
+                breathe()
+                yield delta
             return
         deltas = Deltas(self.model, [self.request], self.plan)
         for step in steps(self.model, [self.request], self.plan):
             screen.show(step)
+            breathe()
             yield from deltas.add(step)
         yield from deltas.finish()
 
@@ -60,6 +66,34 @@ class Answer:
         file = self.console.file
         file.write((visible(text) if self.console.is_terminal else text) + end)
         file.flush()
+
+
+@contextmanager
+def patient() -> Iterator[Callable[[], None]]:
+    """Within, Ctrl-C takes effect where the given function is called, which then raises KeyboardInterrupt.
+
+    Raised just anywhere it is lost now and then: Python drops what a callback or a destructor raises. The second
+    Ctrl-C is not waited for.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def note(*_: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    def breathe() -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield breathe
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def visible(text: str) -> str:

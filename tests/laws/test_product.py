@@ -20,14 +20,14 @@ class TestProduct(Laws):
 
 
 class TestCredit(Laws):
-    """A processor that remembers, with a policy of each habit, all schedulers and caches; a third of them, but for
+    """A processor that remembers, with a policy of each habit, all schedulers and caches; a quarter of them, but for
     `--every-cell`."""
 
     parts = (CreditDecoding(),)
 
     def chosen(self, config: pytest.Config) -> list[Cell]:
         found = super().chosen(config)
-        return found if config.getoption("--every-cell") else found[::3]
+        return found if config.getoption("--every-cell") else found[::4]
 
 
 @pytest.mark.parametrize("part", [*POLICIES, *EDITING, *SCHEDULERS, *CACHES], ids=str)
