@@ -33,7 +33,13 @@ def terminal() -> Iterator[Callable[..., Any]]:
         run = "import sys; sys.argv[0] = 'dllm'; import torch; torch.set_num_threads(1); "
         run += "from dllm.cli.main import run; run()"
         child = Child(
-            sys.executable, ["-c", run, *map(str, args)], encoding="utf-8", codec_errors="replace", timeout=90, dimensions=(24, 80), **more
+            sys.executable,
+            ["-c", run, *map(str, args)],
+            encoding="utf-8",
+            codec_errors="replace",
+            timeout=90,
+            dimensions=(24, 80),
+            **more,
         )
         child.logfile_read = io.StringIO()
         children.append(child)
