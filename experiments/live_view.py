@@ -20,6 +20,7 @@ import statistics
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -46,8 +47,15 @@ def terminal() -> Console:
 
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
-    threading.Thread(target=lambda: [None for _ in iter(lambda: os.read(ours, 65536), b"")], daemon=True).start()
+    threading.Thread(target=drain, args=(ours,), daemon=True).start()
     return Console(file=os.fdopen(theirs, "w"), force_terminal=True)
+
+
+def drain(end: int) -> None:
+    """Read until the other end is closed, which Linux tells as an error."""
+    with suppress(OSError):
+        while os.read(end, 65536):
+            pass
 
 
 def turn(model: Any, strategy: dllm.Strategy, length: int, console: Console | None) -> float:
