@@ -7,7 +7,7 @@ what it would show without them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,9 +37,7 @@ class History:
         """The strategy, made to go on from what is kept. One whose cache stores nothing is left as it is."""
         if not isinstance(strategy.cache, StoredCache):
             return strategy
-        return Strategy(
-            strategy.policy, strategy.scheduler, Continued(strategy.cache, self), strategy.sampling, strategy.stopping
-        )
+        return replace(strategy, cache=Continued(strategy.cache, self))
 
     def clear(self) -> None:
         self.tokens, self.store, self.reused = [], None, 0

@@ -19,6 +19,7 @@ import json
 import platform
 import statistics
 import sys
+import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -30,7 +31,7 @@ from rich.table import Table
 import dllm
 from dllm import Blocks, DualCache, PrefixCache, Request, Stopping, Strategy, Threshold, TopK
 from dllm.bench import SHAPES, measure_rates, random_model, time_autoregressive, time_strategy
-from dllm.bench.floor import Rates
+from dllm.bench.floor import Rates, wait
 from dllm.bench.timing import run
 from dllm.models.compiled import CompiledModel
 from dllm.types import Cache
@@ -115,10 +116,6 @@ def versions(model: Any, compile: bool) -> list[tuple[str, Any]]:
 
 
 def seconds(work: Any, device: torch.device) -> float:
-    import time
-
-    from dllm.bench.floor import wait
-
     wait(device)
     start = time.perf_counter()
     work()

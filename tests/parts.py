@@ -8,14 +8,12 @@ from itertools import product
 from dllm import (
     KLASS,
     WINO,
-    Blocks,
     BudgetedThreshold,
     Capped,
     CertaintyPrior,
     Certified,
     DelayedCache,
     Dilated,
-    DualCache,
     EarlyCommit,
     EntropyBound,
     EqualSplit,
@@ -28,7 +26,6 @@ from dllm import (
     LocalLeap,
     Margin,
     NegativeEntropy,
-    NoCache,
     PositionCalibrated,
     PrefixCache,
     Random,
@@ -43,8 +40,8 @@ from dllm import (
     TimeSchedule,
     TopK,
     VicinityCache,
-    Whole,
 )
+from dllm.testing import cells
 from dllm.types import Cache, Policy, Scheduler
 from tests.tiny import GEOMETRIES
 
@@ -75,24 +72,9 @@ POLICIES: list[Policy] = [
 EDITING: list[Policy] = [Saber(), WINO(0.3, 0.3), JointThreshold(0.5, 0.3, post=1), ReMDM(3, Capped(0.5))]
 """They meet every scheduler, and every second cache: one of each kind, refreshed now and then."""
 
-SCHEDULERS: list[Scheduler] = [
-    Blocks(8),
-    Blocks(8, sub_block=4),
-    Blocks(8, commit=True),
-    Blocks(8, sub_block=2, commit=True),
-    Blocks(8, first_alone=True),
-    Whole(),
-]
+SCHEDULERS: list[Scheduler] = [*cells.SCHEDULERS]
 
-CACHES: list[Cache] = [
-    NoCache(),
-    PrefixCache(),
-    PrefixCache(refresh=2),
-    DualCache(),
-    DualCache(refresh=3),
-    DualCache(while_first=True),
-    Speculative(PrefixCache(), drafts=3),
-]
+CACHES: list[Cache] = [*cells.CACHES, Speculative(PrefixCache(), drafts=3)]
 
 POSITION_CACHES: list[Cache] = [
     VicinityCache(before=3, after=2, warmup=2),

@@ -27,12 +27,9 @@ from dllm import (
 )
 from dllm.models.tabular import TabularModel
 from dllm.testing import laws
-from tests.tiny import GEOMETRIES, MASK, STOP, model, network
+from dllm.testing.cells import REQUESTS
+from tests.tiny import GEOMETRIES, MASK, model, network
 
-REQUESTS = [
-    Request((3, 7, 1, 22, 9), 13, seed=1),
-    Request((5, 2, 8, 8, 8, 1, 0, 4, 17, 20, 11), 8, seed=2, stop_ids=(STOP,)),
-]
 STRATEGIES = [
     Strategy(Threshold(0.6), Blocks(8), DualCache()),
     Strategy(Threshold(0.6), Blocks(8, sub_block=4), PrefixCache(refresh=2)),
