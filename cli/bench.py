@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,12 @@ def bench(
     new: Annotated[int, typer.Option(help="New tokens.")] = 128,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, …", show_default=False)] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.", show_default=False)] = None,
+    quantize: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Weights: none, int8, int8-dynamic or int4 (dllm[quant]); give several.", show_default="none"
+        ),
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the forwards (on CUDA as graphs).")] = False,
     autoregressive: Annotated[
         bool, typer.Option("--autoregressive", help="Also time greedy autoregressive decoding on the same weights.")
@@ -50,40 +57,78 @@ def bench(
     with plainly():
         import torch
 
-        from dllm.bench import measure_rates, time_autoregressive, time_strategy
-        from dllm.requests import Request
-
         if threads is not None:
             torch.set_num_threads(threads)
-        found = made(shape, model, dtype, device, compile)
-        place, precision = found.device, next(found.network.parameters()).dtype
-        rates = measure_rates(place, precision)
-        say(f"{place}: copies {rates.bytes / 1e9:.1f} GB/s, multiplies {rates.operations / 1e12:.2f} Tflop/s", "dim")
+        ways = [None if way == "none" else way for way in quantize or ["none"]]
+        for way in ways:
+            check_way(way, device)
         rows: list[dict[str, Any]] = []
-        about = {
-            "model": model or shape, "dtype": str(precision), "device": name_of(place), "compiled": compile,
-            "new_tokens": new, "torch": torch.__version__, "threads": torch.get_num_threads(), "repeats": repeats,
-            "bytes_per_second": rates.bytes, "operations_per_second": rates.operations,
-        }  # fmt: skip
-        draw = torch.Generator().manual_seed(0)
-        for columns in context or [128]:
-            for b in batch or [1]:
-                ids = torch.randint(found.vocabulary - 1, (b, columns), generator=draw)
-                if autoregressive:
-                    for compiled in (False, True) if compile else (False,):
-                        speed = time_autoregressive(found.network, ids.to(place), new, repeats, compiled)
-                        what = {"strategy": "autoregressive" + (" (compiled)" if compiled else "")}
-                        rows.append(about | what | {"batch": b, "context": columns, "tokens_per_second": speed})
-                        tell(rows[-1], output)
-                for plan in strategies(found, strategy, new):
-                    requests = [Request(tuple(row), new, stop_ids=()) for row in ids.tolist()]
-                    timing = time_strategy(found, requests, plan, rates, repeats)
-                    rows.append(about | {"strategy": repr(plan), "batch": b, "context": columns} | timing.row())
-                    tell(rows[-1], output)
+        for way in ways:
+            found = made(shape, model, dtype, device, compile, way)
+            about = {"model": model or shape, "quantize": way, "compiled": compile, "new_tokens": new}
+            for row in timings(
+                found, batch or [1], context or [128], new, strategies(found, strategy, new), autoregressive, repeats
+            ):
+                rows.append(about | row)
+                tell(rows[-1], output)
+            del found
         show(rows)
 
 
-def made(shape: str, model: str | None, dtype: str | None, device: str | None, compile: bool) -> Any:
+def timings(
+    model: Any,
+    batch: list[int],
+    context: list[int],
+    new: int,
+    strategies: list[Any],
+    autoregressive: bool,
+    repeats: int,
+) -> Iterator[dict[str, Any]]:
+    """Rows of one model."""
+    import torch
+
+    from dllm.bench import measure_rates, time_autoregressive, time_strategy
+    from dllm.models.compiled import CompiledModel
+    from dllm.models.quantizing import stored_bytes
+    from dllm.requests import Request
+
+    place, precision = model.device, model.dtype
+    rates = measure_rates(place, precision)
+    say(f"{place}: copies {rates.bytes / 1e9:.1f} GB/s, multiplies {rates.operations / 1e12:.2f} Tflop/s", "dim")
+    about = {
+        "dtype": str(precision), "device": name_of(place), "torch": torch.__version__,
+        "threads": torch.get_num_threads(), "repeats": repeats,
+        "weights": sum(stored_bytes(p) for p in model.network.parameters()),
+        "bytes_per_second": rates.bytes, "operations_per_second": rates.operations,
+    }  # fmt: skip
+    draw = torch.Generator().manual_seed(0)
+    for columns in context:
+        for b in batch:
+            ids = torch.randint(model.vocabulary - 1, (b, columns), generator=draw)
+            here = about | {"batch": b, "context": columns}
+            if autoregressive:
+                for compiled in (False, True) if isinstance(model, CompiledModel) else (False,):
+                    speed = time_autoregressive(model.network, ids.to(place), new, repeats, compiled)
+                    name = "autoregressive" + (" (compiled)" if compiled else "")
+                    yield here | {"strategy": name, "tokens_per_second": speed}
+            for plan in strategies:
+                requests = [Request(tuple(row), new, stop_ids=()) for row in ids.tolist()]
+                timing = time_strategy(model, requests, plan, rates, repeats)
+                yield here | {"strategy": repr(plan)} | timing.row()
+
+
+def check_way(way: str | None, device: str | None) -> None:
+    """Raises ConfigError for a way to quantise that cannot work here, before anything is timed."""
+    from dllm.models.placing import usable_device
+    from dllm.models.quantizing import recipe
+
+    if way is not None:
+        recipe(way, usable_device(device, None))
+
+
+def made(
+    shape: str, model: str | None, dtype: str | None, device: str | None, compile: bool, quantize: str | None
+) -> Any:
     """The model to be timed."""
     from dllm.bench import SHAPES, random_model
     from dllm.models import load
@@ -94,12 +139,13 @@ def made(shape: str, model: str | None, dtype: str | None, device: str | None, c
         raise ConfigError(f"--shape {shape}: choose from {', '.join(SHAPES)}")
     place = usable_device(device, None)
     if model is not None:
-        found: Any = load(model, dtype=dtype, device=device)
+        found: Any = load(model, dtype=dtype, device=device, quantize=quantize)
     else:
         import torch
 
         default = torch.float32 if place.type == "cpu" else torch.bfloat16
-        found = random_model(SHAPES[shape], place, default if dtype is None else usable_dtype(dtype, place))
+        precision = default if dtype is None else usable_dtype(dtype, place)
+        found = random_model(SHAPES[shape], place, precision, quantize=quantize)
     return CompiledModel.of(found) if compile else found
 
 
@@ -132,10 +178,25 @@ def show(rows: list[dict[str, Any]]) -> None:
 
     from dllm.cli.listing import WIDE
 
-    head = ("strategy", "batch", "context", "tokens/s", "TPF", "window ms", "x", "refresh ms", "x", "run x", "outside")
+    head = (
+        "strategy",
+        "weights",
+        "batch",
+        "context",
+        "tokens/s",
+        "TPF",
+        "window ms",
+        "x",
+        "refresh ms",
+        "x",
+        "run x",
+        "outside",
+    )
     table = Table(*head, header_style="bold")
     for row in rows:
-        cells = [short(row["strategy"]), str(row["batch"]), str(row["context"]), f"{row['tokens_per_second']:.1f}"]
+        weights = f"{row['weights'] / 2**20:.0f} MiB" + (f" {row['quantize']}" if row["quantize"] else "")
+        cells = [short(row["strategy"]), weights, str(row["batch"]), str(row["context"])]
+        cells.append(f"{row['tokens_per_second']:.1f}")
         if "window" in row:
             cells += [
                 f"{row['tokens_per_forward']:.2f}",

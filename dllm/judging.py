@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from dllm.policies.scores import among
 from dllm.sampling import Proposer
 from dllm.types import Canvas, Guess, Policy, Signal, State, Verdict, Window
 
@@ -67,17 +68,15 @@ def enforce_progress(verdict: Verdict, window: Window) -> Tensor:
     """What to commit (b, k) of the pending slots: the verdict, and the best slot of every row, or of every group of a
     row, that would commit nothing."""
     accept = verdict.accept & window.pending
-    score = verdict.score.masked_fill(~window.pending, -torch.inf)
-    rest = torch.zeros_like(window.pending[:, 0])
-    if verdict.rest is not None:
-        rest = verdict.rest & ~window.forced.to(verdict.rest.device)
+    score = among(verdict.score, window.pending)
+    works = None if verdict.rest is None else ~verdict.rest | window.forced.to(verdict.rest.device)
     if window.groups is not None:
-        return accept | best_of_groups(score, accept, window) & ~rearrange(rest, "b -> b 1")
-    stuck = window.pending.any(1) & ~accept.any(1) & ~rest
+        best_ones = best_of_groups(score, accept, window)
+        return accept | (best_ones if works is None else best_ones & rearrange(works, "b -> b 1"))
+    stuck = window.pending.any(1) & ~accept.any(1)
+    stuck = stuck if works is None else stuck & works
     best = score.argmax(1, keepdim=True)
-    best = torch.where(window.pending.gather(1, best), best, window.pending.long().argmax(1, keepdim=True))
-    forced = torch.zeros_like(accept).scatter(1, best, rearrange(stuck, "b -> b 1"))
-    return accept | forced
+    return accept | torch.zeros_like(accept).scatter_(1, best, rearrange(stuck, "b -> b 1"))
 
 
 def best_of_groups(score: Tensor, accept: Tensor, window: Window) -> Tensor:

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import RequestError
-from dllm.types import Canvas, Model, Rows
+from dllm.types import Canvas, Model, Rows, text_start
 
 
 @dataclass(frozen=True)
@@ -100,4 +100,5 @@ def lay_out(model: Model, requests: Sequence[Request], t: int | None = None, sto
     pending = ~given & (torch.arange(t) < rearrange(end, "b -> b 1"))
     start = torch.tensor([r.start for r in requests])
     seeds = torch.tensor([r.seed or 0 for r in requests])
-    return Canvas(tokens.to(model.device), pending.to(model.device), Rows(start, limit, length, seeds, given, stops))
+    rows = Rows(start, limit, length, seeds, given, text_start(given), stops)
+    return Canvas(tokens.to(model.device), pending.to(model.device), rows)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
@@ -102,27 +102,20 @@ class Proposer:
         marginal; nor is an end token in a hole.
         """
         b, k = window.columns.shape
-        where = Where.of(canvas, window, draws)
+        where = Where(canvas, window, draws, window.slots)
         hidden = rearrange(seen.hidden, "b k d -> (b k) d")[window.slots]
         parts = []
         size = max(1, CHUNK // self.vocabulary)
         for begin in range(0, len(hidden), size):
             span = slice(begin, begin + size)
-            here = where.part(span)
+            here = where if len(hidden) <= size else where.part(span)
             logits = without_ends(self.head(hidden[span]).float(), here, canvas)
             logits, states = self.process(logits, here, canvas, states)
             parts.append(guess_slots(logits, here, self.sampling, self.needs, self.mask_id))
         if not parts:
             return nothing(b, k, seen.hidden.device), states
 
-        def spread(*flat: Tensor | None) -> Tensor | None:
-            if flat[0] is None:
-                return None
-            values = torch.cat(flat) if len(flat) > 1 else flat[0]  # type: ignore[arg-type]
-            full = values.new_zeros(b * k, *values.shape[1:])
-            return full.index_copy_(0, window.slots, values).unflatten(0, (b, k))
-
-        guess = Guess(*map(spread, *parts))  # type: ignore[arg-type]
+        guess = Guess(*spread([gathered(planes) for planes in zip(*parts, strict=True)], window.slots, b, k))  # type: ignore[arg-type]
         if seen.shadow is not None:
             guess = guess._replace(shadow=self.shadow(seen.shadow, canvas, window))
         return guess, states
@@ -167,19 +160,24 @@ class Proposer:
 
 def guess_slots(logits: Tensor, where: Where, sampling: Sampling, needs: Signal, mask_id: int | None) -> Guess:
     """The guess for n slots from their logits (n, v) float32, as planes (n,)."""
-    norm = logits.logsumexp(-1, keepdim=True)  # softmax would cost less here but errs ten times as much in float32
-    probabilities = (logits - norm).exp() if needs & (Signal.PROBABILITIES | Signal.ENTROPY) else None
-    entropy = torch.special.entr(probabilities).sum(-1) if Signal.ENTROPY in needs else None
-    probabilities = probabilities if Signal.PROBABILITIES in needs else None
-    current = None
+    blank = None
+    if mask_id is not None:
+        blank = logits[:, mask_id : mask_id + 1].clone()
+        logits[:, mask_id] = -torch.inf
+    best, second, mode = two_best(logits)
+    wanted = needs & (Signal.PROBABILITIES | Signal.ENTROPY | Signal.CURRENT)
+    norm = normaliser(logits, best, blank, spend=not wanted and not sampling.temperature)
+    p1, p2 = (torch.cat((best, second), -1) - norm).exp().unbind(-1)
+    probabilities = entropy = current = None
+    if needs & (Signal.PROBABILITIES | Signal.ENTROPY):
+        probabilities = (logits - norm).exp()
+        if blank is not None:
+            probabilities[:, mask_id] = (blank - norm).exp().squeeze(-1)
+        entropy = torch.special.entr(probabilities).sum(-1) if Signal.ENTROPY in needs else None
+        probabilities = probabilities if Signal.PROBABILITIES in needs else None
     if Signal.CURRENT in needs:
         current = (logits.gather(-1, where.token.unsqueeze(-1)) - norm).exp().squeeze(-1)
         current = torch.where(where.pending, 0, current)
-    if mask_id is not None:
-        logits[:, mask_id] = -torch.inf
-    best, places = two_best(logits)
-    p1, p2 = (best - norm).exp().unbind(-1)
-    mode = places[:, 0]
     tokens, confidence = mode, p1
     if sampling.temperature > 0:
         tokens, confidence = draw(logits, norm, where, sampling)
@@ -189,22 +187,38 @@ def guess_slots(logits: Tensor, where: Where, sampling: Sampling, needs: Signal,
     return Guess(tokens, confidence, mode, p1, p2, entropy, probabilities, noise, current)
 
 
-def two_best(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The two largest logits (n, 2) and where they are.
+def two_best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two largest logits, (n, 1) each, and the token (n,) of the largest; the first of several.
 
-    Maxima are many times cheaper than a selection on a CPU. So the vocabulary is cut in groups: the two largest lie in
-    the two groups whose maxima are largest, and only these are searched.
+    Maxima are many times cheaper than a selection on a CPU. So the vocabulary is cut in groups: the largest lies in the
+    group whose maximum is largest, and the second there too or at the maximum of another one.
     """
     v = logits.shape[1]
     if logits.device.type != "cpu" or v % GROUP or v < 4 * GROUP:
         best = logits.topk(2)
-        return best.values, best.indices
+        return *best.values.split(1, -1), best.indices[:, 0]
     groups = logits.unflatten(1, (-1, GROUP))
-    likely = groups.amax(-1).topk(2).indices
-    members = groups.gather(1, repeat(likely, "n g -> n g w", w=GROUP)).flatten(1)
-    best = members.topk(2)
-    group = likely.gather(1, best.indices // GROUP)
-    return best.values, group * GROUP + best.indices % GROUP
+    peaks = groups.amax(-1)
+    best, group = peaks.max(1, keepdim=True)
+    members = groups.gather(1, rearrange(group, "n 1 -> n 1 1").expand(-1, 1, GROUP)).squeeze(1)
+    place = members.argmax(1, keepdim=True)
+    peaks.scatter_(1, group, members.scatter_(1, place, -torch.inf).amax(1, keepdim=True))
+    return best, peaks.amax(1, keepdim=True), (group * GROUP + place).squeeze(1)
+
+
+def normaliser(logits: Tensor, best: Tensor, blank: Tensor | None, *, spend: bool) -> Tensor:
+    """Logarithm (n, 1) of the sum of all exponentials, that of the ruled-out mask's logit `blank` (n, 1) among them.
+
+    best   (n, 1)  the largest of `logits` (n, v)
+    spend  the logits may be overwritten: nobody needs them any more
+
+    `logsumexp` would look for the largest again. Softmax costs less on a CPU but errs ten times as much in float32.
+    """
+    peak = best if blank is None else torch.maximum(best, blank)
+    total = (logits.sub_(peak) if spend else logits - peak).exp_().sum(-1, keepdim=True)
+    if blank is not None:
+        total += (blank - peak).exp_()
+    return total.log_().add_(peak)
 
 
 def draw(logits: Tensor, norm: Tensor, where: Where, sampling: Sampling) -> tuple[Tensor, Tensor]:
@@ -221,7 +235,7 @@ def draw(logits: Tensor, norm: Tensor, where: Where, sampling: Sampling) -> tupl
 def without_ends(logits: Tensor, where: Where, canvas: Canvas) -> Tensor:
     """Logits (n, v) without the row's end tokens in columns that have given ones behind them: there no text ends."""
     rows, v = canvas.rows, logits.shape[1]
-    if rows.stops is None or bool((rows.text == rows.prompt).all()):
+    if rows.stops is None or not rows.stops.shape[1] or bool((rows.text == rows.prompt).all()):
         return logits
     hole = where.column < rows.text.to(logits.device)[where.row]
     stops = rows.stops.to(logits.device)[where.row]
@@ -246,6 +260,21 @@ def uniform(where: Where, stream: int) -> Tensor:
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return ((x >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+
+
+def gathered(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The planes of all chunks as one."""
+    return parts[0] if len(parts) == 1 or parts[0] is None else torch.cat(parts)  # type: ignore[arg-type]
+
+
+def spread(planes: Sequence[Tensor | None], slots: Tensor, b: int, k: int) -> list[Tensor | None]:
+    """Planes (n, …) of some slots as (b, k, …), zeros elsewhere; what is the same plane stays the same."""
+    full: dict[int, Tensor] = {}
+    for plane in planes:
+        if plane is not None and id(plane) not in full:
+            zeros = plane.new_zeros(b * k, *plane.shape[1:])
+            full[id(plane)] = zeros.index_copy_(0, slots, plane).unflatten(0, (b, k))
+    return [None if plane is None else full[id(plane)] for plane in planes]
 
 
 def nothing(b: int, k: int, device: torch.device) -> Guess:

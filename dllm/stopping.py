@@ -60,6 +60,8 @@ class Stopper:
 
         Rows that their policy holds are left open: their end may still be edited away.
         """
+        if not self.ids.shape[1] and not self.strings:
+            return canvas
         t = canvas.tokens.shape[1]
         column = torch.arange(t, device=canvas.tokens.device)
         head = torch.where(canvas.pending, column, t).amin(1)

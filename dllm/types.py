@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Flag, auto
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -30,6 +31,7 @@ class Rows(NamedTuple):
     seed    (b,) int64   seed of the row's own random numbers
     given   (b, t) bool  columns that the caller gave: the prompt, and with infilling also columns behind it; never
                          written
+    text    (b,) int64   first column behind all that was given (`text_start`)
     stops   (b, s) int64 ids that end the row, padded with -1; None: those of the model
     """
 
@@ -38,12 +40,13 @@ class Rows(NamedTuple):
     length: Tensor
     seed: Tensor
     given: Tensor
+    text: Tensor
     stops: Tensor | None = None
 
-    @property
-    def text(self) -> Tensor:
-        """(b,) int64  first column behind all that was given: the end of the prompt."""
-        return (self.given * torch.arange(1, self.given.shape[1] + 1)).amax(1)
+
+def text_start(given: Tensor) -> Tensor:
+    """First column (b,) behind all the columns given (b, t): the end of the prompt."""
+    return (given * torch.arange(1, given.shape[1] + 1)).amax(1)
 
 
 class Canvas(NamedTuple):
@@ -116,10 +119,8 @@ class Window(NamedTuple):
         """A copy of `plane` (b, t) with `values` written at the slots `where` (b, k)."""
         t = plane.shape[1]
         columns = torch.where(where & self.valid, self.columns, t)
-        if not isinstance(values, Tensor):
-            values = torch.full(columns.shape, values, dtype=plane.dtype, device=plane.device)
         padded = torch.nn.functional.pad(plane, (0, 1))
-        return padded.scatter(1, columns, values.to(plane.dtype))[:, :t]
+        return padded.scatter_(1, columns, values.to(plane.dtype) if isinstance(values, Tensor) else values)[:, :t]
 
 
 class Signal(Flag):
@@ -305,6 +306,17 @@ class Store(Protocol):
         """Forget every row that is not listed (host indices)."""
 
 
+class Part(NamedTuple):
+    """Some rows of a store.
+
+    rows  (r,) int64  their places
+    of    int         rows that the store holds in all
+    """
+
+    rows: Tensor
+    of: int
+
+
 class Query(NamedTuple):
     """Columns to run through the model, and what they may look at.
 
@@ -316,6 +328,8 @@ class Query(NamedTuple):
     start    int or None       the first column, if `columns` is start .. start+q in every row without padding
     extra    int               the last `extra` of the q slots are not stored; they are the last keys that are looked at
     given    (r, q) bool       columns that the caller gave
+    part     Part or None      which of the store's rows these are; None: all, in order. Only a model that has `apart`
+                               is asked about some
     """
 
     tokens: Tensor
@@ -326,10 +340,15 @@ class Query(NamedTuple):
     start: int | None
     extra: int = 0
     given: Tensor | None = None
+    part: Part | None = None
 
 
 class Model(Protocol):
-    """A model family as the loop sees it. Only here is it known how logits and columns are related."""
+    """A model family as the loop sees it. Only here is it known how logits and columns are related.
+
+    A model may also have `apart` (int): how many columns cost about as much as one more forward. Where more padding
+    than that is saved, rows with much to run go through the model apart from those with little.
+    """
 
     geometry: Geometry
     needs_left: int
@@ -401,40 +420,60 @@ class Cache(Protocol):
     def step(self, model: Model, canvas: Canvas, window: Window, state: State, /) -> tuple[Seen, State]: ...
 
 
-class Where(NamedTuple):
-    """Where n slots lie, each (n,).
+@dataclass(frozen=True, eq=False)
+class Where:
+    """Where n slots lie: some of a window's. What is asked of them is looked up when it is asked.
 
-    row, column  int64
-    seed, draw   int64  the row's seed and its number of windows so far
-    greedy       bool   must be decided greedily
-    token        int64  what the canvas holds there
-    pending      bool
+    slots  (n,) int64  flat indices into the window's (b k)
+    draws  (b,) int64  each row's number of windows so far
     """
 
-    row: Tensor
-    column: Tensor
-    seed: Tensor
-    draw: Tensor
-    greedy: Tensor
-    token: Tensor
-    pending: Tensor
+    canvas: Canvas
+    window: Window
+    draws: Tensor
+    slots: Tensor
 
-    @classmethod
-    def of(cls, canvas: Canvas, window: Window, draws: Tensor) -> Where:
-        device = window.columns.device
-        row = torch.div(window.slots, window.columns.shape[1], rounding_mode="floor")
-        return cls(
-            row,
-            window.columns.flatten()[window.slots],
-            canvas.rows.seed.to(device)[row],
-            draws.to(device)[row],
-            window.commit.to(device)[row],
-            window.take(canvas.tokens).flatten()[window.slots],
-            window.pending.flatten()[window.slots],
-        )
+    @cached_property
+    def row(self) -> Tensor:
+        """(n,) int64"""
+        return torch.div(self.slots, self.window.columns.shape[1], rounding_mode="floor")
+
+    @cached_property
+    def column(self) -> Tensor:
+        """(n,) int64"""
+        return self.window.columns.flatten()[self.slots]
+
+    @cached_property
+    def pending(self) -> Tensor:
+        """(n,) bool"""
+        return self.window.pending.flatten()[self.slots]
+
+    @cached_property
+    def token(self) -> Tensor:
+        """(n,) int64  what the canvas holds there"""
+        return self.window.take(self.canvas.tokens).flatten()[self.slots]
+
+    @property
+    def seed(self) -> Tensor:
+        """(n,) int64  the row's seed"""
+        return self._of_row(self.canvas.rows.seed)
+
+    @property
+    def draw(self) -> Tensor:
+        """(n,) int64  the row's number of windows so far"""
+        return self._of_row(self.draws)
+
+    @property
+    def greedy(self) -> Tensor:
+        """(n,) bool  must be decided greedily"""
+        return self._of_row(self.window.commit)
+
+    def _of_row(self, values: Tensor) -> Tensor:
+        return values.to(self.slots.device)[self.row]
 
     def part(self, span: slice) -> Where:
-        return Where(*(x[span] for x in self))
+        """The slots of a span."""
+        return Where(self.canvas, self.window, self.draws, self.slots[span])
 
 
 @runtime_checkable

@@ -3,7 +3,8 @@
 Question: on one GPU with real shapes in bfloat16: (1) a window step of LLaDA-8B against reading its weights once, and a
           whole decode against the published loop; (2) Fast-dLLM v2 at three tokens a denoising forward, commits
           included, against autoregressive decoding by transformers, plain and compiled, over batch and sub-block sizes;
-          (3) rows that do not wait against batches in lock-step on prompts and answers of mixed lengths.
+          (3) rows that do not wait against batches in lock-step on prompts and answers of mixed lengths, with rows that
+          have much to run (a prompt) going through the model apart from the others, and always together.
 Method:   random weights of the shape, so no download; nothing ends early. Everything that is compared runs in this
           process, one after the other, warmed up; medians of `repeats`. A threshold of 2 commits one token a step and
           `TopK(3)` three, so that the figures are about speed alone. The floor of a step is that of `dllm bench`.
@@ -21,6 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -38,6 +40,7 @@ from dllm.types import Cache
 from experiments.baselines.fast_dllm_v1 import generate
 
 NEVER = Stopping(())
+NO_SAVING = 2**31
 Row = dict[str, Any]
 
 
@@ -94,7 +97,8 @@ def waiting(model: Any, new: int, repeats: int, rows: int, compile: bool) -> Ite
         requests.append(Request(tuple(ids.tolist()), length))
     tokens = sum(request.max_new_tokens for request in requests)
     strategy = Strategy(TopK(k=3), Blocks(model.geometry.size), PrefixCache(), stopping=NEVER)
-    for name, candidate in versions(model, compile):
+    together = replace(model, apart=NO_SAVING)
+    for name, candidate in [("eager, rows always together", together), *versions(model, compile)]:
 
         def lock_step(candidate: Any = candidate) -> float:
             batches = [requests[i : i + rows] for i in range(0, len(requests), rows)]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dllm.models.quantizing import stored_bytes
 from dllm.types import Step
 
 
@@ -67,7 +68,7 @@ def floor(model: Any, step: Step) -> Work:
     """
     network = model.network
     config = network.config
-    size = next(network.parameters()).element_size()
+    size = network.get_input_embeddings().weight.element_size()
     head = network.get_output_embeddings().weight.numel()
     table = network.get_input_embeddings().weight.numel()
     tied = network.get_output_embeddings().weight is network.get_input_embeddings().weight
@@ -77,10 +78,11 @@ def floor(model: Any, step: Step) -> Work:
     keys = int((ends * (step.queries > 0)).sum())
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    weights = sum(stored_bytes(p) for p in network.parameters()) - size * (table + (0 if tied else head))
     stored = 2 * config.num_hidden_layers * heads * width
     pairs = int((ends * step.queries).sum())
     attention = 4 * config.num_hidden_layers * config.num_attention_heads * width * pairs
     return Work(
-        bytes=size * (body + (head if slots else 0) + stored * keys),
+        bytes=weights + size * ((head if slots else 0) + stored * keys),
         operations=2 * (body * columns + head * slots) + attention,
     )

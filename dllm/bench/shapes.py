@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dllm.errors import ConfigError
+from dllm.models import quantizing
 from dllm.models.transformer import TransformerModel
 from dllm.types import Bidirectional, BlockCausal, Geometry
 
@@ -58,11 +59,16 @@ SHAPES: dict[str, Shape] = {
 
 
 def random_model(
-    shape: Shape, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, sharpness: float = 25.0
+    shape: Shape,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    sharpness: float = 25.0,
+    quantize: str | None = None,
 ) -> TransformerModel:
     """A model of that shape with random weights; the last id is the mask.
 
     sharpness  factor on the head's weights, which spreads the confidences so that thresholds mean something
+    quantize   a way to quantise the weights (`dllm.models.quantizing`), or None
     """
     import transformers
 
@@ -87,6 +93,8 @@ def random_model(
         ) from None
     with torch.no_grad():
         network.get_output_embeddings().weight.mul_(sharpness)
+    if quantize is not None:
+        quantizing.quantize(network, quantize)
     return TransformerModel(
         network, shape.geometry, needs_left=shape.needs_left, mask_id=shape.vocabulary - 1, family=shape.stock
     )

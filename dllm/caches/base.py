@@ -16,6 +16,7 @@ most with `SlidingCache` and `DelayedCache`, which run again whatever the last w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from dllm.caches.prefill import pieces
 from dllm.errors import ConfigError
-from dllm.types import BlockCausal, Canvas, Geometry, Model, Query, Seen, Store, Window
+from dllm.types import BlockCausal, Canvas, Geometry, Model, Part, Query, Seen, Store, Window
 
 NEVER = 2**31
 """Forwards since a refresh that did not happen: more than any cache waits."""
@@ -157,8 +158,10 @@ class StoredCache(PlannedCache):
         refresh = self.due(window, memory)
         if block_causal:
             refresh = refresh | (memory.exact < window.block_start)
-        predicted = window.first if window.answer is None else window.end > window.start
-        left = torch.where(predicted, window.start - model.needs_left, window.start).clamp(min=0)
+        left = window.start
+        if model.needs_left:
+            predicted = window.first if window.answer is None else window.end > window.start
+            left = torch.where(predicted, left - model.needs_left, left).clamp(min=0)
         start, end, skip = self.reach(
             Reuse(
                 refresh=refresh,
@@ -173,7 +176,9 @@ class StoredCache(PlannedCache):
         runs = ((window.end > window.start) | window.commit) & (end > start)
         start, end = torch.where(runs, start, 0), torch.where(runs, end, 0)
         reach = Reach(start, end, skip)
-        fresh = runs & (start <= memory.exact) & (end >= ends) & (left_out(reach) == 0)
+        fresh = runs & (start <= memory.exact) & (end >= ends)
+        if skip is not None:
+            fresh = fresh & (left_out(reach) == 0)
         exact = torch.where(fresh, window.block_start, memory.exact) if block_causal else memory.exact
         since = torch.where(runs, torch.where(refresh, 0, memory.since) + 1, memory.since)
         return Course(reach, fresh, memory._replace(exact=exact, since=since))
@@ -204,23 +209,60 @@ def run(model: Model, canvas: Canvas, window: Window, reach: Reach, memory: Memo
     """One forward over the columns `reach` of each row."""
     b, k = window.columns.shape
     busy = reach.end > reach.start
-    skipped = left_out(reach)
-    queries = reach.end - reach.start - skipped
+    queries = reach.end - reach.start
     if not bool(busy.any()):
         nothing = torch.zeros(b, k, 1, device=canvas.tokens.device)
-        return Ran(nothing, skipped, nothing if window.shadow else None), memory
-    reach = reach if bool(skipped.any()) else reach._replace(skip=None)
+        return Ran(nothing, torch.zeros_like(queries), nothing if window.shadow else None), memory
+    if reach.skip is not None:
+        skipped = left_out(reach)
+        queries = queries - skipped
+        reach = reach if bool(skipped.any()) else reach._replace(skip=None)
     active, memory = rows_to_run(window, busy, memory)
     reach = store_ahead(model, canvas, window, active, reach, memory)
-    query = aim(model.geometry, canvas, active, reach)
-    q = query.tokens.shape[1]
-    out = model.forward(shadowed(model, canvas, window, active, query) if window.shadow else query, memory.store)
-    columns = of_rows(window.columns, active) - model.needs_left
-    hidden = spread(find(out[:, :q], columns, query, even=reach.skip is None), active, b)
-    shadow = spread(out[:, q:], active, b) if window.shadow else None
+    parts = apart(model, active, reach)
+    shown = [look(model, canvas, window, rows, reach, memory, some=len(rows) < len(active)) for rows in parts]
+    hidden = spread([states for states, _ in shown], parts, b)
+    shadow = spread([states for _, states in shown], parts, b) if window.shadow else None
     if window.shadow:
         queries = queries + torch.where(busy, window.end - window.start, 0)
-    return Ran(hidden, queries * getattr(model, "lanes", 1), shadow), memory
+    lanes = getattr(model, "lanes", 1)
+    return Ran(hidden, queries if lanes == 1 else queries * lanes, shadow), memory
+
+
+def apart(model: Model, rows: Tensor, reach: Reach) -> list[Tensor]:
+    """Which rows (host indices) go through the model together: all, or those with few columns to run and those with
+    many, if that saves more columns than the model's `apart`."""
+    worth = getattr(model, "apart", None)
+    if worth is None or len(rows) == 1:
+        return [rows]
+    size = of_rows(reach.end - reach.start, rows)
+    most, n = int(size.max()), len(rows)
+    if n * most - int(size.sum()) <= worth:
+        return [rows]
+    size, order = size.sort()
+    count = torch.arange(1, n)
+    cost = torch.where(size[:-1] > 0, count * size[:-1], 0) + (n - count) * most
+    few = int(cost.argmin()) + 1
+    if n * most - int(cost[few - 1]) <= worth:
+        return [rows]
+    parts = order[:few][size[:few] > 0], order[few:]
+    return [rows[part.sort().values] for part in parts if len(part)]
+
+
+def look(
+    model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: Reach, memory: Memory, *, some: bool
+) -> tuple[Tensor, Tensor]:
+    """States (r, k, d) of the window's slots in some rows, and those of their shadow slots, if there are any.
+
+    some  these are not all rows of the store
+    """
+    query = aim(model.geometry, canvas, rows, reach)
+    q = query.tokens.shape[1]
+    if some and memory.store is not None:
+        query = query._replace(part=Part(torch.searchsorted(memory.rows, rows), len(memory.rows)))
+    out = model.forward(shadowed(model, canvas, window, rows, query) if window.shadow else query, memory.store)
+    columns = of_rows(window.columns, rows) - model.needs_left
+    return find(out[:, :q], columns, query, even=reach.skip is None), out[:, q:]
 
 
 def store_ahead(model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: Reach, memory: Memory) -> Reach:
@@ -239,8 +281,7 @@ def store_ahead(model: Model, canvas: Canvas, window: Window, rows: Tensor, reac
 
 def left_out(reach: Reach) -> Tensor:
     """Columns (b,) of each row's range that are not run (host)."""
-    if reach.skip is None:
-        return torch.zeros_like(reach.end)
+    assert reach.skip is not None
     return reach.end - reach.start - covered(reach, reach.skip.shape[1]).sum(1)
 
 
@@ -277,12 +318,14 @@ def of_rows(plane: Tensor, rows: Tensor) -> Tensor:
     return plane if len(rows) == len(plane) else plane[rows.to(plane.device, non_blocking=True)]
 
 
-def spread(states: Tensor, rows: Tensor, b: int) -> Tensor:
-    """States (r, k, d) of some rows as (b, k, d), zeros elsewhere."""
-    if len(rows) == b:
-        return states
-    full = states.new_zeros(b, *states.shape[1:])
-    return full.index_copy(0, rows.to(full.device, non_blocking=True), states)
+def spread(states: Sequence[Tensor], rows: Sequence[Tensor], b: int) -> Tensor:
+    """States (r, k, d) of some rows, part by part, as (b, k, d); zeros elsewhere."""
+    if len(rows[0]) == b:
+        return states[0]
+    full = states[0].new_zeros(b, *states[0].shape[1:])
+    for some, there in zip(states, rows, strict=True):
+        full.index_copy_(0, there.to(full.device, non_blocking=True), some)
+    return full
 
 
 def aim(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: Reach) -> Query:
@@ -291,7 +334,7 @@ def aim(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: Reach) -> Query
     tokens, given = of_rows(canvas.tokens, rows), of_rows(canvas.rows.given, rows)
     device = tokens.device
     first: int | None = None
-    if reach.skip is None and bool((start == start[0]).all() and (end == end[0]).all()):
+    if reach.skip is None and (len(rows) == 1 or bool((start == start[0]).all() and (end == end[0]).all())):
         first, stop = int(start[0]), int(end[0])
         line = torch.arange(first, stop)
         width, mask = sight(geometry, line.expand(len(rows), -1), start, end, length)
@@ -315,7 +358,7 @@ def sight(geometry: Geometry, columns: Tensor, start: Tensor, end: Tensor, lengt
     A column sees no less than one left of it, so the ends of a row's range tell whether all in it see the same.
     """
     edges = geometry.reach(torch.stack([start, (end - 1).clamp(min=0)], 1), length)
-    asked = edges[end > start]
+    asked = edges if len(edges) == 1 else edges[end > start]
     width = int(asked[:, 1].max())
     if int(asked[:, 0].min()) == width:
         return width, None

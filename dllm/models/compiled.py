@@ -94,6 +94,7 @@ class CompiledModel(TransformerModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.apart = 2**31  # all rows in every forward, or there would be more shapes
         if len(set((getattr(self.network, "hf_device_map", None) or {"": 0}).values())) > 1:
             raise ConfigError(f"{self.name or self.family}: spread over several devices, which cannot be compiled")
         graphs = self.device.type == "cuda"

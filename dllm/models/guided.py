@@ -48,6 +48,7 @@ class Guided:
     scale: float
 
     lanes = 2
+    apart = None
 
     def __post_init__(self) -> None:
         said = f"Guided(scale={self.scale})"

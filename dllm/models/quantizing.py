@@ -16,14 +16,38 @@ int4          weights in int4, groups of 128; CUDA and bfloat16 only
 
 
 def quantization(way: str, device: torch.device) -> Any:
-    """The `quantization_config` of a way to quantise. Raises ConfigError where it is unknown or cannot work here."""
+    """The `quantization_config` of a way to quantise, as `from_pretrained` takes it; see `recipe`."""
+    made = recipe(way, device)
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(made)
+
+
+def quantize(network: Any, way: str) -> None:
+    """Quantise a network's linear layers in place, but for its head, as loading a checkpoint does; see `recipe`."""
+    made = recipe(way, next(network.parameters()).device)
+    from torchao.quantization import quantize_
+
+    head = network.get_output_embeddings()
+    quantize_(network, made, lambda module, name: isinstance(module, torch.nn.Linear) and module is not head)
+
+
+def stored_bytes(parameter: torch.Tensor) -> int:
+    """Bytes that a parameter holds: of a quantised one its levels and scales."""
+    if not hasattr(parameter, "__tensor_flatten__"):
+        return parameter.numel() * parameter.element_size()
+    names, _ = parameter.__tensor_flatten__()
+    return sum(stored_bytes(getattr(parameter, name)) for name in names)
+
+
+def recipe(way: str, device: torch.device) -> Any:
+    """torchao's configuration of a way to quantise. Raises ConfigError where it is unknown or cannot work here."""
     if way not in WAYS:
         raise ConfigError(f"quantize={way!r}: choose from {', '.join(WAYS)}")
     if way == "int4" and device.type != "cuda":
         raise ConfigError(f"quantize='int4': there are int4 products for CUDA only, not for {device}; take int8")
     try:
         from torchao import quantization as torchao
-        from transformers import TorchAoConfig
     except ImportError:
         raise ConfigError(f"quantize={way!r} needs torchao: pip install 'dllm[quant]'") from None
     made = {
@@ -31,4 +55,4 @@ def quantization(way: str, device: torch.device) -> Any:
         "int8-dynamic": lambda: torchao.Int8DynamicActivationInt8WeightConfig(version=2),
         "int4": lambda: torchao.Int4WeightOnlyConfig(group_size=128),
     }
-    return TorchAoConfig(made[way]())
+    return made[way]()

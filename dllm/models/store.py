@@ -40,23 +40,39 @@ class KeyValueStore:
         """Write key and value (r, h, q, d) of one layer and return all keys and values that the query may read."""
         assert self._query is not None, "aim() comes before a forward"
         while len(self.layers) <= layer_idx:
-            shape = (*key.shape[:2], self.columns + 1, key.shape[-1])
-            self.layers.append((key.new_zeros(shape), value.new_zeros((*shape[:3], value.shape[-1]))))
+            part = self._query.part
+            shape = (len(key) if part is None else part.of, key.shape[1], self.columns + 1)
+            self.layers.append((key.new_zeros(*shape, key.shape[-1]), value.new_zeros(*shape, value.shape[-1])))
         seen = [self._read(kept, new) for kept, new in zip(self.layers[layer_idx], (key, value), strict=True)]
         return seen[0], seen[1]
 
     def _read(self, kept: Tensor, new: Tensor) -> Tensor:
         """Store `new` (r, h, q, d), but for the query's extra slots, and return all that may be read."""
         assert self._query is not None
-        extra, start = self._query.extra, self._query.start
+        extra, start, part = self._query.extra, self._query.start, self._query.part
         stored = new[:, :, : new.shape[2] - extra] if extra else new
-        if start is not None:
+        seen = kept[:, :, : self._query.width]
+        if part is not None:
+            rows = part.rows.to(new.device, non_blocking=True)
+            self._put(kept, rows, stored)
+            seen = seen.index_select(0, rows)
+        elif start is not None:
             kept[:, :, start : start + stored.shape[2]] = stored
         else:
             assert self._index is not None
             kept.scatter_(2, rearrange(self._index, "r q -> r 1 q 1").to(new.device).expand_as(stored), stored)
-        seen = kept[:, :, : self._query.width]
         return torch.cat([seen, new[:, :, -extra:]], 2) if extra else seen
+
+    def _put(self, kept: Tensor, rows: Tensor, stored: Tensor) -> None:
+        """Store keys or values (r, h, q, d) in some rows (r,)."""
+        assert self._query is not None
+        start = self._query.start
+        if start is not None:
+            kept[:, :, start : start + stored.shape[2]].index_copy_(0, rows, stored)
+        else:
+            assert self._index is not None
+            index = self._index.to(rows.device)
+            kept[rearrange(rows, "r -> r 1"), :, index] = rearrange(stored, "r h q d -> r q h d")
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         return 0

@@ -11,6 +11,9 @@ from dllm.models.families import Family
 from dllm.models.outside import blame
 
 FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""What a checkpoint names as its class when `tokenizer.json` says all. For some model types, Qwen2 among them,
+`AutoTokenizer` takes the type's own class all the same, which replaces what the file says of how to split."""
 
 
 def read_tokenizer(folder: Path, family: Family) -> Any:
@@ -25,7 +28,8 @@ def read_tokenizer(folder: Path, family: Family) -> Any:
     import transformers
 
     tokenizer = None
-    for stock in filter(None, ("AutoTokenizer", family.tokenizer)):
+    plain = (folder / FILES[0]).is_file() and _config(folder).get("tokenizer_class") in PLAIN
+    for stock in filter(None, ("PreTrainedTokenizerFast" if plain else None, "AutoTokenizer", family.tokenizer)):
         try:
             with blame(
                 f"{folder}: its tokenizer cannot be read", "; repair it, or pass tokenizer=False to work with ids"
@@ -35,7 +39,7 @@ def read_tokenizer(folder: Path, family: Family) -> Any:
         except CheckpointError as error:
             failure = error
     if tokenizer is None:
-        if _needs_code(folder):
+        if _config(folder).get("auto_map"):  # says that its tokenizer is a class of its own
             return None
         raise failure
     if family.chat_template and not tokenizer.chat_template and family.chat_token in tokenizer.get_vocab():
@@ -43,7 +47,6 @@ def read_tokenizer(folder: Path, family: Family) -> Any:
     return tokenizer
 
 
-def _needs_code(folder: Path) -> bool:
-    """Whether a checkpoint says that its tokenizer is a class of its own."""
+def _config(folder: Path) -> dict[str, Any]:
     file = folder / "tokenizer_config.json"
-    return file.is_file() and bool(read_json(file).get("auto_map"))
+    return read_json(file) if file.is_file() else {}

@@ -12,6 +12,9 @@ from dllm.errors import ConfigError
 from dllm.models.store import KeyValueStore
 from dllm.types import BlockCausal, Geometry, Query
 
+APART = {"cpu": 64, "cuda": 512}
+"""Columns that cost about as much as reading the weights once more."""
+
 
 @dataclass(eq=False)
 class TransformerModel:
@@ -28,6 +31,8 @@ class TransformerModel:
     tokenizer   the checkpoint's tokenizer, or None
     chunk       block-causal families: most columns of a row that go through the network at once while a prompt is
                 stored, so that a long one needs no more memory than its keys and values; it counts as one forward
+    apart       columns that cost about as much as one more forward: where more padding is saved, rows of a batch that
+                run many columns go through the network apart from the others. None: what suits the device; 0: always
     """
 
     network: Any
@@ -40,12 +45,15 @@ class TransformerModel:
     name: str = ""
     tokenizer: Any = None
     chunk: int | None = 4096
+    apart: int | None = field(default=None, kw_only=True)
     max_columns: int = field(init=False)
 
     def __post_init__(self) -> None:
         config = self.network.config
         config.is_causal = False
         self.network.eval()
+        if self.apart is None:
+            self.apart = APART["cuda" if self.device.type == "cuda" else "cpu"]
         self.max_columns = int(getattr(config, "max_position_embeddings", 0) or 2**31)
         self.vocabulary = int(config.vocab_size)
         self._decoder = self.network.get_decoder()

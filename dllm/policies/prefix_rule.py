@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dllm.policies.scores import Score
+from dllm.policies.scores import Score, among
 from dllm.types import Canvas, Guess, Signal, State, Verdict, Window
 
 
@@ -32,9 +32,7 @@ class Ranked(NamedTuple):
 
 def rank(score: Tensor, pending: Tensor) -> Ranked:
     """Rank the pending slots (b, k) by descending score (b, k)."""
-    score = score.masked_fill(~pending, -torch.inf)
-    order = score.sort(dim=1, descending=True, stable=True).indices
-    order = order.gather(1, (~pending).gather(1, order).long().sort(dim=1, stable=True).indices)
+    order = among(score, pending).sort(dim=1, descending=True, stable=True).indices
     k = score.shape[1]
     places = torch.arange(k, device=score.device)
     return Ranked(

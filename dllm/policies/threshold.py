@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from dllm.errors import ConfigError
-from dllm.policies.prefix_rule import PrefixRule, Ranked
+from dllm.policies.prefix_rule import ScoreRule
 from dllm.policies.scores import Confidence, Score
-from dllm.types import Guess
+from dllm.types import Guess, State, Verdict, Window
 
 
 @dataclass(frozen=True)
-class Threshold(PrefixRule):
+class Threshold(ScoreRule):
     """Commit every pending slot whose score reaches `tau`, and always the best one (the loop sees to that).
 
     tau 0 commits the whole window at once; tau above 1 commits one slot a step.
@@ -33,5 +31,7 @@ class Threshold(PrefixRule):
         if not self.tau >= 0 or math.isinf(self.tau):
             raise ConfigError(f"Threshold(tau={self.tau}): tau must be 0 or more; above 1 commits one token a step")
 
-    def holds(self, ranked: Ranked, score: Tensor, guess: Guess, /) -> Tensor:
-        return score > self.tau if self.strict else score >= self.tau
+    def step(self, guess: Guess, window: Window, state: State, /) -> tuple[Verdict, State]:
+        score = self.score(guess, window)
+        reached = score > self.tau if self.strict else score >= self.tau
+        return Verdict(reached & window.pending, score), state

@@ -153,8 +153,11 @@ def advance(
     done = finished(canvas, sight, entering)
     if bool(done.all()):
         return None, plan
-    commit = ~done & entering & (block > plan.stored) if how.commit else torch.zeros_like(done)
-    entered = entering & ~commit & ~done
+    commit = never = torch.zeros_like(done)
+    entered = entering & ~done
+    if how.commit:
+        commit = entered & (block > plan.stored)
+        entered = entered & ~commit
 
     block_end = torch.minimum(block_end, rows.length)
     sub = how.sub_block or t
@@ -162,24 +165,30 @@ def advance(
     start = torch.where(held, plan.range, start)
     end = torch.minimum(start + sub, block_end)
     moved = (start != plan.range) | entering
-    alone = entered & (head == block) & how.first_alone
-    end = torch.where(alone, block + 1, end)
-
-    decides = pending.gather(1, block.clamp(max=t - 1).unsqueeze(1)).squeeze(1) & plan.shift
-    start = torch.where(commit, block, start)
-    end = torch.where(commit, block + decides.long(), end)
+    alone = never
+    if how.first_alone:
+        alone = entered & (head == block)
+        end = torch.where(alone, block + 1, end)
+    if how.commit:
+        decides = pending.gather(1, block.clamp(max=t - 1).unsqueeze(1)).squeeze(1) & plan.shift
+        start = torch.where(commit, block, start)
+        end = torch.where(commit, block + decides.long(), end)
+        block_end = torch.where(commit, block, block_end)
     step = torch.where(moved, 0, plan.step + 1)
+    elsewhere = done | commit
     plan = plan._replace(
         block=torch.where(entered, block, plan.block),
         stored=torch.where(commit, block, plan.stored),
-        range=torch.where(done | commit, plan.range, start),
-        step=torch.where(done | commit, plan.step, step),
+        range=torch.where(elsewhere, plan.range, start),
+        step=torch.where(elsewhere, plan.step, step),
     )
+    if bool(done.any()):
+        start, end, block, block_end = (torch.where(done, 0, column) for column in (start, end, block, block_end))
     where = Range(
-        start=torch.where(done, 0, start),
-        end=torch.where(done, 0, end),
-        block_start=torch.where(done, 0, block),
-        block_end=torch.where(done, 0, torch.where(commit, block, block_end)),
+        start=start,
+        end=end,
+        block_start=block,
+        block_end=block_end,
         entered=entered,
         commit=commit,
         forced=commit | alone,

@@ -14,7 +14,7 @@ from dllm.lengths import move
 from dllm.schedulers import blocks
 from dllm.schedulers.base import look, narrow, open_window
 from dllm.schedulers.blocks import Blocks, advance, size_of_blocks
-from dllm.types import Bidirectional, Canvas, Geometry, Guess, Model, Window
+from dllm.types import Bidirectional, Canvas, Geometry, Guess, Model, Window, text_start
 
 
 class Plan(NamedTuple):
@@ -207,7 +207,8 @@ class VariableLength:
         length = plan.geometry.extent(limit)
         gap = torch.where(at == rows.length, length - rows.length, gap)
         moved = shift(canvas.tokens.shape[1], at, gap, rows.length, length).to(canvas.tokens.device, non_blocking=True)
-        rows = rows._replace(limit=limit, length=length, given=move(rows.given, moved, False))
+        given = move(rows.given, moved, False)
+        rows = rows._replace(limit=limit, length=length, given=given, text=text_start(given))
         tokens, pending = move(canvas.tokens, moved, plan.blank), move(canvas.pending, moved, True)
         return canvas._replace(tokens=tokens, pending=pending, rows=rows), moved
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+
+import pytest
 
 
 def test_rows(dllm, tmp_path):
@@ -24,3 +27,21 @@ def test_unknown_shape(dllm):
     result = dllm("bench", "--shape", "huge")
     assert result.exit_code == 2
     assert "choose from llada-8b" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_way_to_quantise_is_checked_before_anything_is_timed(dllm):
+    result = dllm("bench", "--model", "embedded", "--quantize", "none", "--quantize", "int3")
+    assert result.exit_code == 2
+    assert "choose from int8" in result.stderr and not result.stdout
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao (extra quant)")
+def test_quantised_weights_beside_the_others(dllm):
+    result = dllm(
+        "bench", "--shape", "small-blocks", "--new", 8, "--context", 8, "--repeats", 1, "--quantize", "none",
+        "--quantize", "int8",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    plain, small = (json.loads(line) for line in result.stdout.splitlines())
+    assert (plain["quantize"], small["quantize"]) == (None, "int8")
+    assert small["weights"] < plain["weights"] and small["window_floor"] <= plain["window_floor"]

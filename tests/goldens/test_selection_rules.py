@@ -21,7 +21,8 @@ def window_over(tokens: torch.Tensor, pending: torch.Tensor) -> tuple[Canvas, Wi
     b, t = tokens.shape
     ones = torch.ones(b, dtype=torch.int64)
     none = torch.zeros(b, dtype=torch.bool)
-    canvas = Canvas(tokens, pending, Rows(ones * 0, ones * t, ones * t, ones * 0, torch.zeros(b, t, dtype=torch.bool)))
+    given = torch.zeros(b, t, dtype=torch.bool)
+    canvas = Canvas(tokens, pending, Rows(ones * 0, ones * t, ones * t, ones * 0, given, ones * 0))
     window = Window(
         columns=torch.arange(t).expand(b, t),
         valid=torch.ones_like(pending),

@@ -35,7 +35,7 @@ def board(
     t = t or int(where.max()) + 1
     full = torch.ones(b, dtype=torch.int64)
     whole = torch.zeros(b, t, dtype=torch.bool).scatter(1, where, pending)
-    rows = Rows(full * 0, full * t, full * t, full * 0, torch.zeros(b, t, dtype=torch.bool))
+    rows = Rows(full * 0, full * t, full * t, full * 0, torch.zeros(b, t, dtype=torch.bool), full * 0)
     canvas = Canvas(torch.zeros(b, t, dtype=torch.int64), whole, rows)
     window = Window(
         columns=where,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -79,14 +80,19 @@ def test_sparse_is_dense(geometry: str, values: tuple[float, float, float]) -> N
             torch.testing.assert_close(got.guess.confidence, want.guess.confidence, atol=1e-5, rtol=1e-4)
 
 
+def at(column: int, pending: bool = True) -> Where:
+    """A slot of row 0."""
+    where: Any = SimpleNamespace(row=torch.tensor([0]), column=torch.tensor([column]), pending=torch.tensor([pending]))
+    return cast(Where, where)
+
+
 def test_few_places_hold_all_that_counts() -> None:
     """A column that is predicted otherwise every time overflows its places, and float32 does not see it."""
     canvas = Canvas(torch.zeros(1, 200).long(), torch.ones(1, 200).bool(), None)  # type: ignore[arg-type]
     sparse, dense = CreditDecoding(beta=0.5), Dense(beta=0.5)
     assert sparse.places(200) == 24 < VOCABULARY
     states = [processor.init(canvas, replace(model("bidirectional"))) for processor in (sparse, dense)]
-    at = torch.tensor([0])
-    where = Where(at, at + 9, at, at, at.bool(), at, ~at.bool())
+    where = at(9)
     generator = torch.Generator().manual_seed(0)
     for i in range(120):
         logits = torch.randn(1, VOCABULARY, generator=generator)
@@ -131,16 +137,11 @@ def test_a_column_keeps_its_credit_while_it_is_not_predicted() -> None:
     canvas = Canvas(torch.zeros(1, 9).long(), torch.ones(1, 9).bool(), None)  # type: ignore[arg-type]
     state = processor.init(canvas, model("bidirectional"))
     logits = torch.randn(1, VOCABULARY, generator=torch.Generator().manual_seed(3))
-    at = torch.tensor([0])
-
-    def where(column: int, pending: bool = True) -> Where:
-        return Where(at, at + column, at, at, at.bool(), at, torch.tensor([pending]))
-
-    _, state = processor.step(logits, where(2), canvas, state)
+    _, state = processor.step(logits, at(2), canvas, state)
     kept = state.credit[0, 2].clone()
-    out, state = processor.step(logits, where(3), canvas, state)
+    out, state = processor.step(logits, at(3), canvas, state)
     assert torch.equal(state.credit[0, 2], kept)
-    untouched, state = processor.step(logits, where(3, pending=False), canvas, state)
+    untouched, state = processor.step(logits, at(3, pending=False), canvas, state)
     assert torch.equal(untouched, logits)
     assert not torch.equal(out, logits)
     assert state.credit[0, 4:].sum() == 0
