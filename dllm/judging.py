@@ -8,9 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dllm.policies.scores import among
 from dllm.sampling import Proposer
-from dllm.types import Canvas, Guess, Policy, Signal, State, Verdict, Window
+from dllm.types import Canvas, Guess, Policy, Signal, State, Verdict, Window, among
 
 
 class Change(NamedTuple):

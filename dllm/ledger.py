@@ -21,10 +21,11 @@ def enter(ledger: Ledger, window: Window, guess: Guess, change: Change, seen: Se
     A token that replaces another is never certified; what is revoked is undecided again.
     """
     commit = change.commit
-    new = commit & window.pending
+    new = commit if change.revoke is None else commit & window.pending
     parallel = new.sum(1) >= 2
-    greedy = (guess.tokens == guess.mode) | ~new
-    sure = theory.certified(guess.p1, guess.p2, new) & greedy.all(1) & seen.fresh.to(commit.device) & parallel
+    sure = theory.certified(guess.p1, guess.p2, new) & seen.fresh.to(commit.device) & parallel
+    if guess.tokens is not guess.mode:
+        sure = sure & ((guess.tokens == guess.mode) | ~new).all(1)
     entry = rearrange(4 * nfe.to(commit.device), "b -> b 1") + new * rearrange(2 * parallel + sure.long(), "b -> b 1")
     book = window.put(ledger.book, entry, commit)
     return Ledger(book if change.revoke is None else window.put(book, 0, change.revoke))

@@ -123,6 +123,11 @@ class Window(NamedTuple):
         return padded.scatter_(1, columns, values.to(plane.dtype) if isinstance(values, Tensor) else values)[:, :t]
 
 
+def among(score: Tensor, pending: Tensor) -> Tensor:
+    """The score (b, k) with minus infinity where a slot is not pending, and only there."""
+    return score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~pending, -torch.inf)
+
+
 class Signal(Flag):
     """What a policy may ask of the logits beyond the candidate, its confidence and the two largest probabilities."""
 

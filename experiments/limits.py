@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from enum import StrEnum
 from typing import Annotated, Any
 
 import torch
@@ -42,6 +43,14 @@ from experiments.baselines.fast_dllm_v1 import generate
 NEVER = Stopping(())
 NO_SAVING = 2**31
 Row = dict[str, Any]
+
+
+class Question(StrEnum):
+    """(1), (2) and (3)."""
+
+    WHOLE = "whole"
+    BLOCKS = "blocks"
+    WAITING = "waiting"
 
 
 def whole(model: Any, rates: Rates, context: int, new: int, repeats: int, compile: bool) -> Iterator[Row]:
@@ -136,8 +145,10 @@ def main(
     repeats: Annotated[int, typer.Option(help="Counted runs of each.")] = 3,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cuda" if torch.cuda.is_available() else "cpu",
     compile: Annotated[bool, typer.Option(help="Compiled forwards beside the eager ones.")] = True,
+    only: Annotated[list[Question] | None, typer.Option(help="Ask only this; repeatable.", show_default="all")] = None,
 ) -> None:
     """Measure all three; tables on stderr, JSON lines on stdout."""
+    asked = only or list(Question)
     place = torch.device(device)
     precision = torch.bfloat16 if place.type == "cuda" else torch.float32
     rates = measure_rates(place, precision)
@@ -146,12 +157,17 @@ def main(
         "device": name, "dtype": str(precision), "context": context, "new_tokens": new, "torch": torch.__version__,
         "dllm": dllm.__version__, "bytes_per_second": rates.bytes, "operations_per_second": rates.operations,
     }  # fmt: skip
-    model = random_model(SHAPES[whole_shape], place, precision)
-    show(whole_shape, whole(model, rates, context, new, repeats, compile), about)
-    del model
+    if Question.WHOLE in asked:
+        model = random_model(SHAPES[whole_shape], place, precision)
+        show(whole_shape, whole(model, rates, context, new, repeats, compile), about)
+        del model
+    if asked == [Question.WHOLE]:
+        return
     model = random_model(SHAPES[block_shape], place, precision)
-    show(block_shape, blocks(model, rates, context, new, repeats, batch or [1, 8, 32], compile), about)
-    show(block_shape + ", mixed lengths", waiting(model, new, repeats, max(batch or [8]), compile), about)
+    if Question.BLOCKS in asked:
+        show(block_shape, blocks(model, rates, context, new, repeats, batch or [1, 8, 32], compile), about)
+    if Question.WAITING in asked:
+        show(block_shape + ", mixed lengths", waiting(model, new, repeats, max(batch or [8]), compile), about)
 
 
 def show(title: str, rows: Iterator[Row], about: Row) -> None:

@@ -3,37 +3,38 @@
 Question: against the published loop on the same weights, how many tokens per second; and of our time, how much is the
           model's necessary matrix products, how much the rest of its forward, how much our own?
 Method:   a LLaDA-format model with random weights (sharpened, so that confidences spread), one prompt; the published
-          loop, ours, and the bare matrix products of every forward of our run, in turn, `repeats` times; medians and
-          the median of the ratios pair by pair.
+          loop, ours, ours compiled, and the bare matrix products of every forward of our run, in turn, `repeats` times;
+          medians and the median of the ratios pair by pair.
 Read:     "times the floor" is our whole decode over its matrix products alone; 1.0 is the limit. "outside" is the share
-          of our time not spent in the model (its decoder and its head).
-Run:      python -m experiments.speed --vocabulary 126464 > speed.jsonl
+          of our time not spent in the model (its decoder and its head). In the plot a step's time is split so.
+Run:      python -m experiments.speed --output experiments/results/speed.jsonl
 """
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import dllm
 from dllm import Blocks, DualCache, FactorAsPublished, NoCache, PrefixCache, Request, Stopping, Strategy, Threshold
 from dllm.bench.timing import Clock
+from dllm.metrics import versions
 from dllm.models import TransformerModel
 from dllm.models.compiled import CompiledModel
 from dllm.types import Bidirectional, Cache, Step
+from experiments import common
 from experiments.baselines.fast_dllm_v1 import generate
+from experiments.common import OutputOption, RepeatsOption, Row, ThreadsOption
 
 CACHES: dict[str, Cache] = {"none": NoCache(), "prefix": PrefixCache(), "dual": DualCache()}
 
@@ -83,8 +84,77 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, out
 
 
+def measure(how: Row, repeats: int) -> list[Row]:
+    """The rows of one model: ours as it is and compiled, timed in turn with the published loop and the floor."""
+    network = build(*(how[name] for name in ("hidden", "layers", "heads", "vocabulary", "sharpness", "attention")))
+    prompt, new, block, cache = (how[name] for name in ("prompt", "new", "block", "cache"))
+    mask = how["vocabulary"] - 1
+    ids = torch.randint(mask, (1, prompt), generator=torch.Generator().manual_seed(1))
+    policy = Threshold(how["tau"]) if how["f"] is None else FactorAsPublished(how["f"])
+    strategy = Strategy(policy, Blocks(block), CACHES[cache], stopping=Stopping(()))
+    plain = TransformerModel(network, Bidirectional(), mask_id=mask)
+    models = [plain, CompiledModel.of(plain)] if how["compiled"] else [plain]
+    request = Request(tuple(ids[0].tolist()), new)
+
+    def ours(model: TransformerModel) -> list[Step]:
+        return list(dllm.steps(model, [request], strategy))
+
+    def published() -> tuple[Tensor, int]:
+        return generate(network, ids, new, block, mask, cache, None if how["f"] is not None else how["tau"], how["f"])
+
+    tokens, nfe = published()
+    streams = [ours(model) for model in models]
+    shapes = [(int(s.queries[0]), len(s.window.slots)) for s in streams[0]]
+    rounds = []
+    for _ in range(repeats):
+        theirs, _ = timed(published)
+        mine = []
+        for model in models:
+            with Clock(model) as clock:
+                mine.append((timed(partial(ours, model))[0], clock.inside))
+        rounds.append((theirs, mine, products(network, shapes)))
+    rows = []
+    for i, stream in enumerate(streams):
+        figures = [(theirs, *mine[i], floor) for theirs, mine, floor in rounds]
+        theirs, whole, inside, floor = (statistics.median(column) for column in zip(*figures, strict=True))
+        same = bool(torch.equal(tokens, stream[-1].canvas.tokens)) and nfe == int(stream[-1].nfe[0])
+        rows.append({
+            "strategy": repr(strategy), "same_tokens_and_nfe": same, "nfe": nfe, "tokens_per_forward": new / nfe,
+            "published_tokens_per_second": new / theirs, "tokens_per_second": new / whole,
+            "speedup": statistics.median(a / b for a, b, _, _ in figures),
+            "times_the_floor": statistics.median(b / d for _, b, _, d in figures),
+            "outside_share": statistics.median(1 - c / b for _, b, c, _ in figures),
+            "step_ms": 1e3 * whole / nfe, "model_ms": 1e3 * inside / nfe, "floor_ms": 1e3 * floor / nfe,
+            "published_step_ms": 1e3 * theirs / nfe,
+        })  # fmt: skip
+    return rows
+
+
+def draw(rows: list[Row], output: Path) -> None:
+    """Where the time of a step goes, a panel a vocabulary."""
+    pyplot = common.plotting()
+    sizes = sorted({row["vocabulary"] for row in rows})
+    figure, panels = pyplot.subplots(1, len(sizes), figsize=(6 * len(sizes), 2.6), layout="constrained", squeeze=False)
+    for panel, size in zip(panels[0], sizes, strict=True):
+        here = [row for row in rows if row["vocabulary"] == size]
+        names = ["published loop", *("ours, compiled" if row["compiled"] else "ours" for row in here)]
+        panel.barh(names[0], here[0]["published_step_ms"], color="0.6")
+        for name, row in zip(names[1:], here, strict=True):
+            parts = (row["floor_ms"], row["model_ms"] - row["floor_ms"], row["step_ms"] - row["model_ms"])
+            left = 0.0
+            for part, colour in zip(parts, ("C0", "C1", "C3"), strict=True):
+                panel.barh(name, part, left=left, color=colour)
+                left += part
+        panel.invert_yaxis()
+        panel.set(title=f"vocabulary {size:,}", xlabel="milliseconds a step")
+    for label, colour in (("matrix products alone", "C0"), ("rest of the model", "C1"), ("outside", "C3")):
+        panels[0][0].barh(0, 0, color=colour, label=label)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    common.save(figure, output)
+
+
 def main(
-    vocabulary: Annotated[int, typer.Option(help="Vocabulary of the random model.")] = 32_000,
+    vocabulary: Annotated[list[int] | None, typer.Option(help="Vocabulary; repeatable. Default 32000, 126464.")] = None,
     hidden: Annotated[int, typer.Option(help="Width.")] = 512,
     layers: Annotated[int, typer.Option(help="Layers.")] = 8,
     heads: Annotated[int, typer.Option(help="Attention heads.")] = 8,
@@ -96,59 +166,39 @@ def main(
     f: Annotated[float | None, typer.Option(help="Use the published factor rule instead.")] = None,
     sharpness: Annotated[float, typer.Option(help="Factor on the head's weights: more tokens a forward.")] = 30.0,
     attention: Annotated[float, typer.Option(help="Factor on the weights of queries and keys.")] = 4.0,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    repeats: Annotated[int, typer.Option(help="Counted runs of each, in turn.")] = 5,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile our forwards.")] = False,
+    threads: ThreadsOption = 2,
+    repeats: RepeatsOption = 3,
+    compile: Annotated[bool, typer.Option(help="Also our forwards compiled.")] = True,
+    output: OutputOption = Path("speed.jsonl"),
 ) -> None:
-    """Time the published loop, ours, and the bare matrix products, in turn; a table on stderr, JSON on stdout."""
+    """Time the published loop, ours, and the bare matrix products, in turn."""
+    if cache not in CACHES:
+        raise typer.BadParameter(f"--cache {cache}: choose from {', '.join(CACHES)}")
     torch.set_num_threads(threads)
-    network = build(hidden, layers, heads, vocabulary, sharpness, attention)
-    mask = vocabulary - 1
-    ids = torch.randint(vocabulary - 1, (1, prompt), generator=torch.Generator().manual_seed(1))
-    policy = Threshold(tau) if f is None else FactorAsPublished(f)
-    strategy = Strategy(policy, Blocks(block), CACHES[cache], stopping=Stopping(()))
-    model = TransformerModel(network, Bidirectional(), mask_id=mask)
-    model = CompiledModel.of(model) if compile else model
-    request = Request(tuple(ids[0].tolist()), new)
-
-    def ours() -> list[Step]:
-        return list(dllm.steps(model, [request], strategy))
-
-    def published() -> tuple[Tensor, int]:
-        return generate(network, ids, new, block, mask, cache, None if f is not None else tau, f)
-
-    stream, (tokens, nfe) = ours(), published()
-    same = bool(torch.equal(tokens, stream[-1].canvas.tokens)) and nfe == int(stream[-1].nfe[0])
-    shapes = [(int(s.queries[0]), len(s.window.slots)) for s in stream]
-    rows = []
-    for _ in range(repeats):
-        theirs, _ = timed(published)
-        with Clock(model) as clock:
-            mine, _ = timed(ours)
-        rows.append((theirs, mine, clock.inside, products(network, shapes)))
-    theirs, mine, inside, floor = (statistics.median(column) for column in zip(*rows, strict=True))
-    figures = {
-        "vocabulary": vocabulary, "cache": cache, "strategy": repr(strategy), "same_tokens_and_nfe": same, "nfe": nfe,
-        "tokens_per_forward": new / nfe,
-        "published_tokens_per_second": new / theirs, "tokens_per_second": new / mine,
-        "speedup": statistics.median(a / b for a, b, _, _ in rows),
-        "times_the_floor": statistics.median(b / d for _, b, _, d in rows),
-        "outside_share": statistics.median(1 - c / b for _, b, c, _ in rows),
-        "step_ms": 1e3 * mine / nfe, "floor_ms": 1e3 * floor / nfe, "model_ms": 1e3 * inside / nfe,
-        "shape": {"hidden": hidden, "layers": layers, "heads": heads, "prompt": prompt, "new": new, "block": block},
-        "sharpness": sharpness, "attention": attention, "threads": threads, "repeats": repeats, "compiled": compile,
-        "torch": torch.__version__,
+    facts = {
+        "model": "random", "versions": versions(), "device": "cpu", "threads": threads, "repeats": repeats,
         "machine": platform.processor() or platform.machine(),
     }  # fmt: skip
-    sys.stdout.write(json.dumps(figures) + "\n")
-    table = Table("figure", "value", title=f"{cache} cache, vocabulary {vocabulary:,}, {threads} threads")
-    for name in (
-        "same_tokens_and_nfe", "nfe", "published_tokens_per_second", "tokens_per_second", "speedup", "times_the_floor",
-        "outside_share", "step_ms", "model_ms", "floor_ms",
-    ):  # fmt: skip
-        value = figures[name]
-        table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))
-    Console(stderr=True).print(table)
+    journal, console, rows = common.Journal(output, facts), common.screen(), []
+    for size in vocabulary or [32_000, 126_464]:
+        how = {
+            "vocabulary": size, "hidden": hidden, "layers": layers, "heads": heads, "prompt": prompt, "new": new,
+            "block": block, "cache": cache, "tau": tau, "f": f, "sharpness": sharpness, "attention": attention,
+        }  # fmt: skip
+        keys = [{**how, "compiled": compiled} for compiled in ((False, True) if compile else (False,))]
+        with console.status(f"vocabulary {size:,}"):
+            rows += journal.rows(keys, measure, {**how, "compiled": compile}, repeats)
+    names = (
+        "tokens_per_forward", "published_tokens_per_second", "tokens_per_second", "speedup", "times_the_floor",
+        "outside_share", "same_tokens_and_nfe",
+    )  # fmt: skip
+    common.table(
+        console,
+        ("vocabulary", "compiled", *names),
+        [[str(row["vocabulary"]), str(row["compiled"]), *(row[name] for name in names)] for row in rows],
+        f"{cache} cache, {threads} threads",
+    )
+    draw(rows, output)
 
 
 if __name__ == "__main__":

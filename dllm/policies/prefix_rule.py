@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dllm.policies.scores import Score, among
-from dllm.types import Canvas, Guess, Signal, State, Verdict, Window
+from dllm.policies.scores import Score
+from dllm.types import Canvas, Guess, Signal, State, Verdict, Window, among
 
 
 class Ranked(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-import torch
 from torch import Tensor
 
 from dllm.types import Guess, Signal, Window
@@ -18,11 +17,6 @@ class Score(Protocol):
     def needs(self) -> Signal: ...
 
     def __call__(self, guess: Guess, window: Window, /) -> Tensor: ...
-
-
-def among(score: Tensor, pending: Tensor) -> Tensor:
-    """The score (b, k) with minus infinity where a slot is not pending, and only there."""
-    return score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~pending, -torch.inf)
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def test_skipped_rows_reach_the_report_and_the_card(make_base: Base, data_file: 
     data = tmp_path / "mixed.jsonl"
     data.write_text(data_file.read_text() + "\n{broken\n" + json.dumps({"prompt": "x"}) + "\n")
     events: list[Event] = []
-    folder = train(plan(make_base(), data, tmp_path / "run", steps=1, context=128), events.append)
+    folder = train(plan(make_base(), data, tmp_path / "run", steps=1, context=64), events.append)
     prepared = events[0]
     assert isinstance(prepared, Prepared)
     skipped = prepared.report.skipped

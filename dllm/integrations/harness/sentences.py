@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import io
 import tempfile
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 
 ABBREVIATIONS = ("mr", "mrs", "ms", "dr", "prof", "st", "vs", "etc", "e.g", "i.e", "u.s", "a.m", "p.m", "inc", "jr")
@@ -41,11 +41,12 @@ def prepare(data: str | None) -> str | None:
 
 
 def fetched() -> bool:
-    """Whether nltk can download the model; it tells its troubles to the terminal, whatever it is asked."""
+    """Whether nltk can download the model; it would tell its troubles to what was stderr when it was imported."""
     import nltk
 
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        return bool(nltk.download("punkt_tab", quiet=True)) and found()
+    nowhere = io.StringIO()
+    with redirect_stdout(nowhere):
+        return bool(nltk.download("punkt_tab", quiet=True, print_error_to=nowhere)) and found()
 
 
 def found() -> bool:
