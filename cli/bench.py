@@ -63,20 +63,32 @@ def bench(
         for way in ways:
             check_way(way, device)
         rows: list[dict[str, Any]] = []
+        rates: Any = None
         for way in ways:
             found = made(shape, model, dtype, device, compile, way)
+            rates = rates or measured(found)
             about = {"model": model or shape, "quantize": way, "compiled": compile, "new_tokens": new}
-            for row in timings(
-                found, batch or [1], context or [128], new, strategies(found, strategy, new), autoregressive, repeats
-            ):
+            plans = strategies(found, strategy, new)
+            for row in timings(found, rates, batch or [1], context or [128], new, plans, autoregressive, repeats):
                 rows.append(about | row)
                 tell(rows[-1], output)
             del found
         show(rows)
 
 
+def measured(model: Any) -> Any:
+    """The rates of the machine in the model's precision, told on stderr."""
+    from dllm.bench import measure_rates
+
+    rates = measure_rates(model.device, model.dtype)
+    speeds = f"copies {rates.bytes / 1e9:.1f} GB/s, multiplies {rates.operations / 1e12:.2f} Tflop/s"
+    say(f"{model.device}: {speeds}", "dim")
+    return rates
+
+
 def timings(
     model: Any,
+    rates: Any,
     batch: list[int],
     context: list[int],
     new: int,
@@ -87,14 +99,12 @@ def timings(
     """Rows of one model."""
     import torch
 
-    from dllm.bench import measure_rates, time_autoregressive, time_strategy
+    from dllm.bench import time_autoregressive, time_strategy
     from dllm.models.compiled import CompiledModel
     from dllm.models.quantizing import stored_bytes
     from dllm.requests import Request
 
     place, precision = model.device, model.dtype
-    rates = measure_rates(place, precision)
-    say(f"{place}: copies {rates.bytes / 1e9:.1f} GB/s, multiplies {rates.operations / 1e12:.2f} Tflop/s", "dim")
     about = {
         "dtype": str(precision), "device": name_of(place), "torch": torch.__version__,
         "threads": torch.get_num_threads(), "repeats": repeats,

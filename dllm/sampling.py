@@ -188,7 +188,7 @@ def guess_slots(logits: Tensor, where: Where, sampling: Sampling, needs: Signal,
 
 
 def two_best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The two largest logits, (n, 1) each, and the token (n,) of the largest; the first of several.
+    """The two largest logits, (n, 1) each, and the token (n,) of the largest (any, if several are).
 
     Maxima are many times cheaper than a selection on a CPU. So the vocabulary is cut in groups: the largest lies in the
     group whose maximum is largest, and the second there too or at the maximum of another one.

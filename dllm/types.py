@@ -146,6 +146,7 @@ class Signal(Flag):
 
 class Guess(NamedTuple):
     """What the model thinks of a window. Slots that are not pending hold zeros, unless `Signal.CURRENT` is asked for.
+    Two planes may be one tensor (greedily `tokens` and `mode`), so write into none.
 
     tokens         (b, k) int64    candidate: the arg-max, or a sample; never the mask id
     confidence     (b, k) float32  probability of the candidate
@@ -375,7 +376,7 @@ class Model(Protocol):
         ...
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits (n, v) of hidden states (n, d)."""
+        """Logits (n, v) of hidden states (n, d); they are the loop's to overwrite."""
         ...
 
 
@@ -495,5 +496,8 @@ class Processor(Protocol):
         ...
 
     def step(self, logits: Tensor, where: Where, canvas: Canvas, state: State, /) -> tuple[Tensor, State]:
-        """Logits (n, v) float32 of the slots `where`, and the state with what they show; a step may come in parts."""
+        """Logits (n, v) float32 of the slots `where`, and the state with what they show; a step may come in parts.
+
+        The logits that are returned are overwritten afterwards, so do not keep them.
+        """
         ...

@@ -161,7 +161,7 @@ def main(
         model = random_model(SHAPES[whole_shape], place, precision)
         show(whole_shape, whole(model, rates, context, new, repeats, compile), about)
         del model
-    if asked == [Question.WHOLE]:
+    if set(asked) == {Question.WHOLE}:
         return
     model = random_model(SHAPES[block_shape], place, precision)
     if Question.BLOCKS in asked:

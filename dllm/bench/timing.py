@@ -89,7 +89,7 @@ def time_strategy(
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     with Clock(model) as clock:
         total = run(model, requests, strategy, batch_size)
-    parts = apart(model, requests, strategy, batch_size)
+    parts = step_by_step(model, requests, strategy, batch_size)
     ideal = [floor(model, step).seconds(rates) for step in stream]
     narrow = [is_window(step) for step in stream]
     counts = torch.stack([step.queries > 0 for step in stream]).sum()
@@ -123,7 +123,7 @@ def run(model: Any, requests: Sequence[Request], strategy: Strategy, batch_size:
     return time.perf_counter() - start
 
 
-def apart(model: Any, requests: Sequence[Request], strategy: Strategy, batch_size: int | None) -> list[float]:
+def step_by_step(model: Any, requests: Sequence[Request], strategy: Strategy, batch_size: int | None) -> list[float]:
     """Seconds of each step, waiting for the device after each."""
     seconds, last = [], time.perf_counter()
     for _ in steps(model, requests, strategy, batch_size=batch_size):

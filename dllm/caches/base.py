@@ -206,7 +206,7 @@ class Ran(NamedTuple):
 
 
 def run(model: Model, canvas: Canvas, window: Window, reach: Reach, memory: Memory) -> tuple[Ran, Memory]:
-    """One forward over the columns `reach` of each row."""
+    """One forward of each row over its columns `reach`, all rows together or in two parts."""
     b, k = window.columns.shape
     busy = reach.end > reach.start
     queries = reach.end - reach.start
@@ -218,9 +218,8 @@ def run(model: Model, canvas: Canvas, window: Window, reach: Reach, memory: Memo
         queries = queries - skipped
         reach = reach if bool(skipped.any()) else reach._replace(skip=None)
     active, memory = rows_to_run(window, busy, memory)
-    reach = store_ahead(model, canvas, window, active, reach, memory)
-    parts = apart(model, active, reach)
-    shown = [look(model, canvas, window, rows, reach, memory, some=len(rows) < len(active)) for rows in parts]
+    parts = apart(model, active, queries)
+    shown = [look(model, canvas, window, rows, reach, memory) for rows in parts]
     hidden = spread([states for states, _ in shown], parts, b)
     shadow = spread([states for _, states in shown], parts, b) if window.shadow else None
     if window.shadow:
@@ -229,13 +228,13 @@ def run(model: Model, canvas: Canvas, window: Window, reach: Reach, memory: Memo
     return Ran(hidden, queries if lanes == 1 else queries * lanes, shadow), memory
 
 
-def apart(model: Model, rows: Tensor, reach: Reach) -> list[Tensor]:
-    """Which rows (host indices) go through the model together: all, or those with few columns to run and those with
-    many, if that saves more columns than the model's `apart`."""
+def apart(model: Model, rows: Tensor, queries: Tensor) -> list[Tensor]:
+    """Which rows (host indices) go through the model together: all, or those with few columns to run (`queries` (b,))
+    and those with many, if that saves more columns than the model's `apart`."""
     worth = getattr(model, "apart", None)
     if worth is None or len(rows) == 1:
         return [rows]
-    size = of_rows(reach.end - reach.start, rows)
+    size = of_rows(queries, rows)
     most, n = int(size.max()), len(rows)
     if n * most - int(size.sum()) <= worth:
         return [rows]
@@ -250,32 +249,38 @@ def apart(model: Model, rows: Tensor, reach: Reach) -> list[Tensor]:
 
 
 def look(
-    model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: Reach, memory: Memory, *, some: bool
+    model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: Reach, memory: Memory
 ) -> tuple[Tensor, Tensor]:
-    """States (r, k, d) of the window's slots in some rows, and those of their shadow slots, if there are any.
-
-    some  these are not all rows of the store
-    """
-    query = aim(model.geometry, canvas, rows, reach)
+    """States (r, k, d) of the window's slots in some rows, and those of their shadow slots, if there are any."""
+    reach = store_ahead(model, canvas, window, rows, reach, memory)
+    query = ask(model, canvas, rows, reach, memory)
     q = query.tokens.shape[1]
-    if some and memory.store is not None:
-        query = query._replace(part=Part(torch.searchsorted(memory.rows, rows), len(memory.rows)))
     out = model.forward(shadowed(model, canvas, window, rows, query) if window.shadow else query, memory.store)
     columns = of_rows(window.columns, rows) - model.needs_left
     return find(out[:, :q], columns, query, even=reach.skip is None), out[:, q:]
 
 
+def ask(model: Model, canvas: Canvas, rows: Tensor, reach: Reach, memory: Memory) -> Query:
+    """The query for the columns `reach` of some rows, which says which these are of those in the store."""
+    query = aim(model.geometry, canvas, rows, reach)
+    if memory.store is None or len(rows) == len(memory.rows):
+        return query
+    return query._replace(part=Part(torch.searchsorted(memory.rows, rows), len(memory.rows)))
+
+
 def store_ahead(model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: Reach, memory: Memory) -> Reach:
-    """Run what is only stored in pieces, if there is more than the model's `chunk` (block-causal models): then a long
-    prompt needs no more memory than its keys and values. What is left to run, the window with it."""
+    """Run what some rows only store in pieces, if there is more than the model's `chunk` (block-causal models): then a
+    long prompt needs no more memory than its keys and values. What is left to run, the window with it."""
     chunk, geometry = getattr(model, "chunk", None), model.geometry
     if chunk is None or memory.store is None or reach.skip is not None or not isinstance(geometry, BlockCausal):
         return reach
-    if int((reach.end - reach.start).max()) <= chunk:
+    there = torch.zeros_like(reach.end).index_fill_(0, rows, 1)
+    start, end = reach.start * there, reach.end * there
+    if int((end - start).max()) <= chunk:
         return reach
-    *earlier, (start, end) = pieces(geometry, reach.start, reach.end, window.start - model.needs_left, chunk)
+    *earlier, (start, end) = pieces(geometry, start, end, window.start - model.needs_left, chunk)
     for piece in earlier:
-        model.forward(aim(geometry, canvas, rows, Reach(*piece)), memory.store)
+        model.forward(ask(model, canvas, rows, Reach(*piece), memory), memory.store)
     return Reach(start, end)
 
 

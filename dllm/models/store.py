@@ -23,11 +23,13 @@ class KeyValueStore:
         self.layers: list[tuple[Tensor, Tensor]] = []
         self._query: Query | None = None
         self._index: Tensor | None = None
+        self._rows: dict[torch.device, Tensor] = {}
 
     def aim(self, query: Query) -> None:
         """Say which columns the coming forward writes and how many keys it reads."""
         self._query = query
         self._index = None
+        self._rows = {}
         if query.start is None:
             kept = query.columns.shape[1] - query.extra
             self._index = torch.where(query.valid, query.columns, self.columns)[:, :kept]
@@ -53,7 +55,9 @@ class KeyValueStore:
         stored = new[:, :, : new.shape[2] - extra] if extra else new
         seen = kept[:, :, : self._query.width]
         if part is not None:
-            rows = part.rows.to(new.device, non_blocking=True)
+            if new.device not in self._rows:
+                self._rows[new.device] = part.rows.to(new.device, non_blocking=True)
+            rows = self._rows[new.device]
             self._put(kept, rows, stored)
             seen = seen.index_select(0, rows)
         elif start is not None:

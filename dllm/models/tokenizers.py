@@ -27,8 +27,9 @@ def read_tokenizer(folder: Path, family: Family) -> Any:
         return None
     import transformers
 
+    config = _config(folder)
     tokenizer = None
-    plain = (folder / FILES[0]).is_file() and _config(folder).get("tokenizer_class") in PLAIN
+    plain = (folder / FILES[0]).is_file() and config.get("tokenizer_class") in PLAIN
     for stock in filter(None, ("PreTrainedTokenizerFast" if plain else None, "AutoTokenizer", family.tokenizer)):
         try:
             with blame(
@@ -39,7 +40,7 @@ def read_tokenizer(folder: Path, family: Family) -> Any:
         except CheckpointError as error:
             failure = error
     if tokenizer is None:
-        if _config(folder).get("auto_map"):  # says that its tokenizer is a class of its own
+        if config.get("auto_map"):  # says that its tokenizer is a class of its own
             return None
         raise failure
     if family.chat_template and not tokenizer.chat_template and family.chat_token in tokenizer.get_vocab():

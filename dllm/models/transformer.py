@@ -16,6 +16,11 @@ APART = {"cpu": 64, "cuda": 512}
 """Columns that cost about as much as reading the weights once more."""
 
 
+def suits(device: torch.device) -> int:
+    """What `TransformerModel.apart` is unless it is given."""
+    return APART["cuda" if device.type == "cuda" else "cpu"]
+
+
 @dataclass(eq=False)
 class TransformerModel:
     """A stock `transformers` causal-LM class that denoises.
@@ -52,8 +57,7 @@ class TransformerModel:
         config = self.network.config
         config.is_causal = False
         self.network.eval()
-        if self.apart is None:
-            self.apart = APART["cuda" if self.device.type == "cuda" else "cpu"]
+        self.apart = suits(self.device) if self.apart is None else self.apart
         self.max_columns = int(getattr(config, "max_position_embeddings", 0) or 2**31)
         self.vocabulary = int(config.vocab_size)
         self._decoder = self.network.get_decoder()

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import dllm
-from dllm import Blocks, DualCache, NoCache, PrefixCache, Request, SlidingCache, Strategy, Threshold, TopK
-from dllm.caches.base import Reach, apart
+from dllm import Blocks, DelayedCache, DualCache, NoCache, PrefixCache, Request, SlidingCache, Strategy, Threshold, TopK
+from dllm.caches.base import apart
 from dllm.results import Collector
 from dllm.testing import laws
 from tests.caches.plain import Spy
@@ -44,7 +44,9 @@ def test_results_are_those_of_single_rows(cell: tuple[str, Strategy]) -> None:
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-@pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache(), SlidingCache(before=2, written=5)])
+@pytest.mark.parametrize(
+    "cache", [NoCache(), PrefixCache(), DualCache(), SlidingCache(before=2, written=5), DelayedCache(refresh=4)]
+)
 def test_less_is_run(geometry: str, cache: Any) -> None:
     strategy = Strategy(TopK(k=1), Blocks(8), cache)
     together, split = (Spy(replace(model(geometry), apart=worth)) for worth in (10**6, 0))
@@ -87,6 +89,5 @@ def test_what_is_stored_by_some_rows_is_read_by_them_alone() -> None:
 )
 def test_which_rows_go_together(sizes: list[int], worth: int, want: list[list[int]]) -> None:
     m: Any = type("Some", (), {"apart": worth})()
-    end = torch.tensor(sizes)
-    parts = apart(m, torch.arange(len(sizes)), Reach(end * 0, end))
+    parts = apart(m, torch.arange(len(sizes)), torch.tensor(sizes))
     assert [part.tolist() for part in parts] == want

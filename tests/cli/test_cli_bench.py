@@ -44,4 +44,4 @@ def test_quantised_weights_beside_the_others(dllm):
     assert result.exit_code == 0, result.stderr
     plain, small = (json.loads(line) for line in result.stdout.splitlines())
     assert (plain["quantize"], small["quantize"]) == (None, "int8")
-    assert small["weights"] < plain["weights"] and small["window_floor"] <= plain["window_floor"]
+    assert small["weights"] < plain["weights"] and 0 < small["refresh_floor"] <= plain["refresh_floor"]

@@ -16,8 +16,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dllm.training.attention import paper_layout, sees
 from dllm.training.noise import IGNORE, complement, draw_noise, noised_labels
-from dllm.training.objective import diffusion_loss, paper_forward, shifted_loss, view_loss
-from dllm.training.views import NextToken, Packed
+from dllm.training.objective import diffusion_loss, next_token_loss, paper_forward, shifted_loss
 
 GOLDENS = Path(__file__).resolve().parents[3] / "shared" / "goldens"
 TRACES = GOLDENS / "fast_dllm_v2_training.json"
@@ -108,8 +107,6 @@ def test_the_label_of_column_zero_is_never_used() -> None:
 def test_next_token_loss_is_the_stock_causal_loss(tiny: Any) -> None:
     tokens = torch.randint(4, 20, (2, 12), generator=torch.Generator().manual_seed(1))
     labels = tokens.masked_fill(torch.arange(12) < 5, IGNORE)
-    position = torch.arange(12).expand(2, 12)
-    packed, objective = Packed(tokens, labels, torch.zeros_like(tokens), position), NextToken()
-    view = objective.view(packed, objective.noise(packed), MASK)
-    loss = view_loss(tiny, view, objective.attention_block) / (view["labels"] != IGNORE).sum()
+    loss, positions = next_token_loss(tiny, tokens, labels)
     assert loss.item() == pytest.approx(tiny(input_ids=tokens, labels=labels).loss.item(), abs=1e-5)
+    assert positions == tokens.numel()
