@@ -103,7 +103,14 @@ def train(
     epochs: Annotated[float | None, option(FIT, "Times through the data, instead of --steps.")] = None,
     lr: Annotated[float | None, option(FIT, "Peak learning rate; a cosine leads to zero. Default: 2e-5.")] = None,
     warmup: Annotated[float | None, option(FIT, "Share of the steps that lead up to it. Default: 0.03.")] = None,
-    weight_decay: Annotated[float | None, option(FIT, "Of AdamW. Default: 0.")] = None,
+    optimizer: Annotated[
+        str | None, option(FIT, "adamw (default), or muon: faster from nothing, its --lr is of AdamW's size.")
+    ] = None,
+    average: Annotated[
+        float | None,
+        option(FIT, "Export a running average of the weights, of which each update keeps this share; try 0.995."),
+    ] = None,
+    weight_decay: Annotated[float | None, option(FIT, "Of matrices. Default: 0.")] = None,
     clip: Annotated[float | None, option(FIT, "Largest gradient norm; 0: any. Default: 1.")] = None,
     lora: Annotated[
         int | None, option(FIT, "Rank of a LoRA adapter (and the mask's embedding row); 0: all weights. Default: 0.")

@@ -256,8 +256,7 @@ def look(
     query = ask(model, canvas, rows, reach, memory)
     q = query.tokens.shape[1]
     out = model.forward(shadowed(model, canvas, window, rows, query) if window.shadow else query, memory.store)
-    columns = of_rows(window.columns, rows) - model.needs_left
-    return find(out[:, :q], columns, query, even=reach.skip is None), out[:, q:]
+    return find(out[:, :q], window, rows, query, model.needs_left, even=reach.skip is None), out[:, q:]
 
 
 def ask(model: Model, canvas: Canvas, rows: Tensor, reach: Reach, memory: Memory) -> Query:
@@ -309,8 +308,18 @@ def rows_to_run(window: Window, busy: Tensor, memory: Memory) -> tuple[Tensor, M
     return memory.rows, memory
 
 
-def find(out: Tensor, columns: Tensor, query: Query, even: bool) -> Tensor:
-    """From states (r, q, d) of what was run to those of some columns (r, k, d); `even`: no column was left out."""
+def find(out: Tensor, window: Window, rows: Tensor, query: Query, left: int, even: bool) -> Tensor:
+    """States (r, k, d) of the window's slots in some rows, among those (r, q, d) of what was run.
+
+    left  the model's `needs_left`
+    even  no column was left out
+    """
+    first, k = of_rows(window.start, rows), window.columns.shape[1]
+    if query.start is not None and bool((first == first[0]).all()):
+        begin = int(first[0]) - left - query.start
+        if 0 <= begin <= out.shape[1] - k:
+            return out[:, begin : begin + k]
+    columns = of_rows(window.columns, rows) - left
     place = columns - query.columns[:, :1]
     if not even:
         ran = torch.where(query.valid, query.columns, torch.iinfo(torch.int64).max)

@@ -82,7 +82,8 @@ class Blocks:
     def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
         sight = look(canvas)
         block = plan.origin + torch.div(sight.head - plan.origin, plan.size, rounding_mode="floor") * plan.size
-        block = torch.where(sight.held, plan.block, block)
+        if canvas.held is not None:
+            block = torch.where(sight.held, plan.block, block)
         where, plan = advance(self, canvas, sight, block, block + plan.size, plan)
         steps = self.steps
         if steps is not None and self.sub_block is not None:
@@ -162,7 +163,8 @@ def advance(
     block_end = torch.minimum(block_end, rows.length)
     sub = how.sub_block or t
     start = block + torch.div(head - block, sub, rounding_mode="floor") * sub
-    start = torch.where(held, plan.range, start)
+    if canvas.held is not None:
+        start = torch.where(held, plan.range, start)
     end = torch.minimum(start + sub, block_end)
     moved = (start != plan.range) | entering
     alone = never

@@ -18,8 +18,8 @@ from dllm.version import VERSION
 
 FACTS = (
     "objective", "block", "sub_block", "complementary", "pad", "isolate", "context", "batch", "lr", "warmup",
-    "weight_decay", "clip", "lora", "lora_alpha", "lora_dropout", "lora_targets", "bf16", "gradient_checkpointing",
-    "held_out", "seed",
+    "optimizer", "average", "weight_decay", "clip", "lora", "lora_alpha", "lora_dropout", "lora_targets", "bf16",
+    "gradient_checkpointing", "held_out", "seed",
 )  # fmt: skip
 
 

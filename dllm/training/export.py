@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +22,6 @@ import torch
 from torch import Tensor
 
 from dllm.training.base import KINDS, Ground
-from dllm.training.checkpoint import swap
 from dllm.training.plan import Plan
 
 CONFIG_KEYS = (
@@ -132,6 +132,16 @@ def export(
         for path in sorted(aside.iterdir()):
             path.chmod(0o644)
             os.replace(path, folder / path.name)
+
+
+def swap(aside: Path, place: Path) -> None:
+    """Put the finished folder `aside` in the place of `place`, if that is there."""
+    old = place.with_name(place.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    aside.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _embed_template(folder: Path) -> None:

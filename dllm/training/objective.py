@@ -1,4 +1,4 @@
-"""The losses: block diffusion as published, every objective over its cheaper view, and plain next-token.
+"""The losses: block diffusion as published, and every objective over its cheaper view.
 
 Block diffusion's loss is the mean cross entropy over masked supervised positions, without a 1/t weight; the logits at
 column i - 1 predict column i (the token shift), so a label at a text's first position is never used.
@@ -87,10 +87,3 @@ def diffusion_loss(
     packed = Packed(tokens, labels, torch.zeros_like(position), position)
     view = BlockDiffusion(block).view(packed, Noise(noised, torch.ones(noised.shape)), mask_id)
     return view_loss(model, view, block) / (view["labels"] != IGNORE).sum(), view["input_ids"].numel()
-
-
-def next_token_loss(model: Any, tokens: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-    """Plain causal training on the supervised columns; returns the loss and the number of positions run."""
-    hidden = model.model(input_ids=tokens, use_cache=False).last_hidden_state
-    wanted = labels[:, 1:] != IGNORE
-    return cross_entropy(model.lm_head(hidden[:, :-1][wanted]).float(), labels[:, 1:][wanted]), tokens.numel()

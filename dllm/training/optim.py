@@ -1,17 +1,25 @@
-"""Muon for the matrices of a decoder, Adam for the rest, in float32; all state is one flat dictionary of tensors.
+"""Muon for the matrices of a network, Adam for the rest, as one optimiser with one learning rate.
 
-Source: Jordan et al. 2024, Muon (momentum, then an orthogonal update by Newton-Schulz); Kingma & Ba 2014, Adam.
-Departs from it: matrices of one shape are orthogonalised together, and in float32 (bfloat16 is slow on CPUs).
+Sources: Jordan et al. 2024, Muon (momentum, then an orthogonal update by Newton-Schulz); Liu et al. 2025, Muon is
+scalable (arXiv:2502.16982): updates of the size of AdamW's, so that one rate serves both; Kingma & Ba 2014, Adam.
+Departs from `torch.optim.Muon`: matrices of one shape are orthogonalised together, in the dtype of the weights
+(bfloat16, torch's choice, is many times slower on CPUs), and embeddings and vectors are trained by the same object.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 NS = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the Newton-Schulz iteration (Jordan et al. 2024)."""
+
+RMS = 0.2
+"""Root mean square of AdamW's updates, which Muon's are scaled to (Liu et al. 2025, section 2.2)."""
 
 
 def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
@@ -27,53 +35,84 @@ def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
     return result
 
 
-class Muon:
-    """Optimiser over named parameters: hidden matrices by Muon, embeddings and vectors by Adam.
+def divided(network: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of `Muon`: the trained matrices between embedding and head, then what Adam trains.
 
-    rate is given to each `step`, as a fraction of the two base rates, so that a schedule is the caller's business.
+    decay  weight decay of the matrices; the others have none
+    """
+    vocabulary = {
+        id(parameter)
+        for module in network.modules()
+        for parameter in module.parameters(recurse=False)
+        if isinstance(module, nn.Embedding)
+    }
+    head = getattr(network, "get_output_embeddings", lambda: None)()
+    vocabulary |= {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    inner = {id(p) for p in trained if p.ndim == 2 and id(p) not in vocabulary}
+    return [
+        {"params": [p for p in trained if id(p) in inner], "orthogonal": True, "weight_decay": decay},
+        {"params": [p for p in trained if id(p) not in inner], "orthogonal": False, "weight_decay": 0.0},
+    ]
+
+
+class Muon(torch.optim.Optimizer):
+    """Groups marked `orthogonal` by Muon, the others by Adam.
+
+    params    groups as `divided` makes them
+    lr        learning rate of both; 1e-3 and above for training from nothing
+    momentum  of Muon, Nesterov's
+    betas     of Adam
     """
 
     def __init__(
-        self, named: dict[str, Tensor], *, matrix_rate: float = 0.02, adam_rate: float = 3e-3, decay: float = 0.01
+        self, params: Any, lr: float = 1e-3, *, momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.98)
     ):
-        self.named = named
-        self.matrix_rate, self.adam_rate, self.decay = matrix_rate, adam_rate, decay
-        self.state: dict[str, Tensor] = {"count": torch.zeros(())}
-        self.groups: dict[torch.Size, list[str]] = defaultdict(list)
-        for name, tensor in named.items():
-            if tensor.ndim == 2 and "embed" not in name and "lm_head" not in name:
-                self.groups[tensor.shape].append(name)
-                self.state[f"{name}.momentum"] = torch.zeros_like(tensor)
-            else:
-                self.state[f"{name}.mean"] = torch.zeros_like(tensor)
-                self.state[f"{name}.square"] = torch.zeros_like(tensor)
+        super().__init__(params, {"lr": lr, "orthogonal": False, "weight_decay": 0.0})
+        self.momentum, self.betas = momentum, betas
 
     @torch.no_grad()
-    def step(self, rate: float, momentum: float = 0.95) -> None:
-        """Apply one update from the parameters' `.grad` and clear them; `rate` in 0..1 scales both base rates."""
-        self.state["count"] += 1
-        for shape, names in self.groups.items():
-            grads = torch.stack([_grad(self.named[name]) for name in names])
-            held = torch.stack([self.state[f"{name}.momentum"] for name in names]).lerp_(grads, 1 - momentum)
-            update = orthogonalise(grads.lerp(held, momentum)) * max(1.0, shape[0] / shape[1]) ** 0.5
-            for name, kept, change in zip(names, held, update, strict=True):
-                self.state[f"{name}.momentum"].copy_(kept)
-                self.named[name].mul_(1 - rate * self.matrix_rate * self.decay).add_(
-                    change, alpha=-rate * self.matrix_rate
-                )
-        self._adam(rate * self.adam_rate)
-        for tensor in self.named.values():
-            tensor.grad = None
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Apply one update from the parameters' `.grad`; a parameter without one stays as it is."""
+        assert closure is None, "no closure is taken"
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            (self._orthogonal if group["orthogonal"] else self._adam)(group)
 
-    def _adam(self, rate: float, first: float = 0.9, second: float = 0.98) -> None:
-        count = float(self.state["count"])
-        for name, tensor in self.named.items():
-            if f"{name}.mean" in self.state:
-                grad = _grad(tensor)
-                mean = self.state[f"{name}.mean"].lerp_(grad, 1 - first) / (1 - first**count)
-                square = self.state[f"{name}.square"].lerp_(grad * grad, 1 - second) / (1 - second**count)
-                tensor.sub_(rate * mean / (square.sqrt() + 1e-8))
+    def _orthogonal(self, group: dict[str, Any]) -> None:
+        shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                shapes[parameter.shape].append(parameter)
+        for shape, parameters in shapes.items():
+            grads = torch.stack([_grad(parameter) for parameter in parameters])
+            held = torch.stack([self._kept(parameter, "momentum") for parameter in parameters])
+            held.lerp_(grads, 1 - self.momentum)
+            update = orthogonalise(grads.lerp(held, self.momentum))
+            for parameter, kept, change in zip(parameters, held, update, strict=True):
+                self.state[parameter]["momentum"].copy_(kept)
+                parameter.add_(change, alpha=-group["lr"] * RMS * max(shape) ** 0.5)
+
+    def _adam(self, group: dict[str, Any]) -> None:
+        first, second = self.betas
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            grad = _grad(parameter)
+            count = self._kept(parameter, "step", torch.zeros(())).add_(1).item()
+            mean = self._kept(parameter, "mean").lerp_(grad, 1 - first) / (1 - first**count)
+            square = self._kept(parameter, "square").lerp_(grad * grad, 1 - second) / (1 - second**count)
+            parameter.sub_(group["lr"] * mean / (square.sqrt() + 1e-8))
+
+    def _kept(self, parameter: Tensor, name: str, start: Tensor | None = None) -> Tensor:
+        """The state `name` of a parameter, `start` (zeros of its shape) at first."""
+        held: dict[str, Tensor] = self.state[parameter]
+        if name not in held:
+            held[name] = torch.zeros_like(parameter) if start is None else start
+        return held[name]
 
 
-def _grad(tensor: Tensor) -> Tensor:
-    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+def _grad(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad

@@ -15,6 +15,7 @@ from dllm.training.views import BlockDiffusion, FullDiffusion, NextToken, Object
 RECIPES = Path(__file__).parent / "recipes"
 OBJECTIVES = ("block-diffusion", "full-attention", "next-token")
 PADDING = ("mask", "end", "none")
+OPTIMIZERS = ("adamw", "muon")
 PASSING = ("out", "log_every", "save_every", "eval_every", "keep", "report_to", "sample_prompt", "micro_batch")
 """Fields that may change between an interrupted run and the one that goes on: no weight depends on them."""
 
@@ -35,7 +36,10 @@ class Plan:
     steps, epochs           length of the run; give one of them
     batch, micro_batch      rows an update, over all processes; of which at once on each
     lr, warmup              peak learning rate, and the share of the steps that leads up to it; then a cosine to zero
-    weight_decay, clip      of AdamW; largest gradient norm, 0 for any
+    optimizer               adamw, or muon for matrices with Adam for the rest (see `Muon`)
+    average                 share of a running average of the weights that an update keeps; the average is what is
+                            evaluated and exported. 0: the weights themselves
+    weight_decay, clip      of matrices (AdamW's: all but norms and biases); largest gradient norm, 0 for any
     lora                    rank of the adapter, 0 trains all weights; lora_alpha defaults to twice the rank
     lora_targets            "all-linear", or names of modules separated by commas
     bf16                    mixed precision; None: where there is an accelerator that has it
@@ -68,6 +72,8 @@ class Plan:
     micro_batch: int = 1
     lr: float = 2e-5
     warmup: float = 0.03
+    optimizer: str = "adamw"
+    average: float = 0.0
     weight_decay: float = 0.0
     clip: float = 1.0
     lora: int = 0
@@ -90,7 +96,7 @@ class Plan:
         for name in ("base", "data", "out"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} / --{name}: not given")
-        for name, choices in (("objective", OBJECTIVES), ("pad", PADDING)):
+        for name, choices in (("objective", OBJECTIVES), ("pad", PADDING), ("optimizer", OPTIMIZERS)):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{_option(self, name)}: must be one of {', '.join(choices)}")
         for name in ("block", "context", "batch", "micro_batch", "log_every", "save_every", "eval_every", "keep"):
@@ -98,7 +104,7 @@ class Plan:
         for name in ("lora", "eval_rows", "seed", "weight_decay", "clip"):
             self._demand(name, getattr(self, name) >= 0, "must not be negative")
         self._demand("lr", 0 < self.lr < 1, "must lie between 0 and 1")
-        for name in ("warmup", "lora_dropout", "held_out"):
+        for name in ("warmup", "lora_dropout", "held_out", "average"):
             self._demand(name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)")
         self._demand("lora_alpha", self.lora_alpha is None or self.lora_alpha >= 1, "must be at least 1")
         if (self.steps is None) == (self.epochs is None):
@@ -141,10 +147,12 @@ class Plan:
 
     def check_continues(self, earlier: Mapping[str, Any]) -> None:
         """Raises ConfigError where going on from a run with `earlier` record would mix two runs."""
+        defaults = {field.name: field.default for field in fields(self)}
         for name, value in self.record().items():
-            if name not in PASSING and earlier.get(name) != value:
+            before = earlier.get(name, defaults[name])
+            if name not in PASSING and before != value:
                 raise ConfigError(
-                    f"{_option(self, name)}: the run in {self.out} was started with {earlier.get(name)!r}; "
+                    f"{_option(self, name)}: the run in {self.out} was started with {before!r}; "
                     "give the same to go on with it, or another --out"
                 )
 

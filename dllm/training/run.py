@@ -147,6 +147,8 @@ def _taught(
     """The network after all steps, from the last checkpoint on where there is one."""
     from transformers import PrinterCallback
 
+    from dllm.training.average import Average
+    from dllm.training.optim import Muon, divided
     from dllm.training.trainer import Collator, DiffusionTrainer, last_checkpoint
 
     held, checkpoint = None, last_checkpoint(Path(plan.out))
@@ -157,12 +159,21 @@ def _taught(
     rows = Lessons(material.rows, plan.task, plan.seed, steps * plan.batch)
     collator = Collator(plan.task, ground.mask_id, TILE if arguments.device.type == "cuda" else 1)
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
-    trainer = DiffusionTrainer(network, arguments, rows, held, collator, callbacks=reporters(plan, told))
+    average = Average(network, plan.average, checkpoint) if plan.average else None
+    muon = (Muon, {"params": divided(network, plan.weight_decay), "lr": plan.lr}) if plan.optimizer == "muon" else None
+    trainer = DiffusionTrainer(
+        network, arguments, rows, held, collator, average,
+        callbacks=reporters(plan, told), optimizer_cls_and_kwargs=muon,
+    )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     told.sharded = trainer.is_fsdp_enabled
+    if told.sharded and (plan.optimizer == "muon" or plan.average):
+        raise ConfigError("fsdp: --optimizer muon and --average need whole weights in each process; leave FSDP out")
     told.watch(_prepared(plan, material, network, arguments, steps, checkpoint))
     with quiet():
         trainer.train(resume_from_checkpoint=checkpoint)
+    if average is not None:
+        average.settle()
     told.story.finish(trainer.state.log_history, arguments)
     return _whole(trainer, network, ground, plan)
 

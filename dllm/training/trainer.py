@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from dllm.training.average import Average
 from dllm.training.noise import IGNORE
 from dllm.training.objective import view_loss
 from dllm.training.packing import Lessons, blank, stacked
@@ -43,6 +45,7 @@ class DiffusionTrainer(Trainer):
 
     collator  makes views, for one objective
     held      held-out rows, or None
+    average   what is evaluated instead of the weights in training, and kept in checkpoints; or None
 
     Checkpoints lie in `output_dir`/checkpoints; each is written aside and renamed when it is whole.
     """
@@ -54,12 +57,15 @@ class DiffusionTrainer(Trainer):
         lessons: Lessons,
         held: Lessons | None,
         collator: Collator,
+        average: Average | None = None,
         **more: Any,
     ) -> None:
         super().__init__(
             model=model, args=args, train_dataset=lessons, eval_dataset=held, data_collator=collator, **more
         )
-        self.collator, self.held = collator, held
+        self.collator, self.held, self.average = collator, held, average
+        if average is not None:
+            self.add_callback(average)
         self.model_accepts_loss_kwargs = True  # the loss below is already divided by the tokens of the whole update
         self.saving: Path | None = None
 
@@ -84,10 +90,14 @@ class DiffusionTrainer(Trainer):
         """The mean loss a token over all held-out rows, always with the same noise."""
         if self.held is None:
             return {}
+        with self.average.applied() if self.average is not None else nullcontext():
+            return self._evaluated(self.held)
+
+    def _evaluated(self, held: Lessons) -> dict[str, float]:
         self.model_wrapped.eval()
         sums = torch.zeros(2, dtype=torch.float64 if self.args.device.type != "mps" else torch.float32)
         sums = sums.to(self.args.device)
-        for batch in self._held_batches(self.held):
+        for batch in self._held_batches(held):
             with self.accelerator.autocast():
                 loss = view_loss(self.model_wrapped, batch, self.collator.objective.attention_block)
             sums += torch.stack((loss.detach(), (batch["labels"] != IGNORE).sum())).to(sums)
@@ -119,6 +129,8 @@ class DiffusionTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            if self.average is not None:
+                self.average.write(self.saving / f"checkpoint-{self.state.global_step}")
             publish(self.saving, out / CHECKPOINTS, self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
         self.saving = None

@@ -16,7 +16,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dllm.training.attention import paper_layout, sees
 from dllm.training.noise import IGNORE, complement, draw_noise, noised_labels
-from dllm.training.objective import diffusion_loss, next_token_loss, paper_forward, shifted_loss
+from dllm.training.objective import diffusion_loss, paper_forward, shifted_loss, view_loss
+from dllm.training.views import NextToken, Packed
 
 GOLDENS = Path(__file__).resolve().parents[3] / "shared" / "goldens"
 TRACES = GOLDENS / "fast_dllm_v2_training.json"
@@ -107,6 +108,7 @@ def test_the_label_of_column_zero_is_never_used() -> None:
 def test_next_token_loss_is_the_stock_causal_loss(tiny: Any) -> None:
     tokens = torch.randint(4, 20, (2, 12), generator=torch.Generator().manual_seed(1))
     labels = tokens.masked_fill(torch.arange(12) < 5, IGNORE)
-    loss, positions = next_token_loss(tiny, tokens, labels)
+    packed = Packed(tokens, labels, torch.zeros_like(tokens), torch.arange(12).expand(2, -1))
+    view = NextToken().view(packed, NextToken().noise(packed), MASK)
+    loss = view_loss(tiny, view, NextToken().attention_block) / (view["labels"] != IGNORE).sum()
     assert loss.item() == pytest.approx(tiny(input_ids=tokens, labels=labels).loss.item(), abs=1e-5)
-    assert positions == tokens.numel()

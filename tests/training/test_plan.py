@@ -37,6 +37,8 @@ NEEDED: dict[str, Any] = {"base": "b", "data": ("d.jsonl",), "out": "o", "steps"
         ({"held_out": -0.1}, r"--held-out -0.1: must lie in \[0, 1\)"),
         ({"lora": -1}, "--lora -1: must not be negative"),
         ({"lora_alpha": 0}, "--lora-alpha 0: must be at least 1"),
+        ({"optimizer": "sgd"}, "--optimizer sgd: must be one of adamw, muon"),
+        ({"average": 1.0}, r"--average 1.0: must lie in \[0, 1\)"),
         ({"save_every": 0}, "--save-every 0: must be at least 1"),
     ],
 )
@@ -108,3 +110,10 @@ def test_going_on_needs_the_same_plan_but_for_what_changes_no_weight() -> None:
     with pytest.raises(ConfigError, match=r"--lr 2e-05: the run in o was started with 0.001"):
         plan.check_continues(Plan(**NEEDED, lr=1e-3).record())
     assert {"lr", "seed", "batch", "data", "block"}.isdisjoint(PASSING)
+
+
+def test_a_run_from_before_a_field_existed_had_its_default() -> None:
+    old = {name: value for name, value in Plan(**NEEDED).record().items() if name not in ("optimizer", "average")}
+    Plan(**NEEDED).check_continues(old)
+    with pytest.raises(ConfigError, match="--optimizer muon: the run in o was started with 'adamw'"):
+        Plan(**NEEDED, optimizer="muon").check_continues(old)

@@ -45,11 +45,15 @@ def history(out: Path) -> dict[tuple[int, str], float]:
     return {(e["step"], key): e[key] for e in entries for key in ("loss", "eval_loss", "grad_norm") if key in e}
 
 
-@pytest.mark.parametrize("lora", [0, 4], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"lora": 4, "lora_dropout": 0.1}, {"optimizer": "muon", "average": 0.9}],
+    ids=["full", "lora", "muon and average"],
+)
 def test_killed_while_saving_and_run_again_it_has_the_same_losses_and_weights(
-    fields: dict[str, Any], lora: int, tmp_path: Path
+    fields: dict[str, Any], change: dict[str, Any], tmp_path: Path
 ) -> None:
-    fields |= {"lora": lora, "lora_dropout": 0.1 if lora else 0.0}
+    fields |= change
     whole = train(as_plan(fields))
     fields["out"] = str(tmp_path / "killed")
     (tmp_path / "plan.json").write_text(json.dumps(fields))
@@ -81,7 +85,9 @@ def test_weights_in_parts_give_the_same_loss_and_gradients() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def test_two_processes_have_the_losses_of_one(fields: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{}, {"optimizer": "muon", "average": 0.9}], ids=["adamw", "muon and average"])
+def test_two_processes_have_the_losses_of_one(fields: dict[str, Any], change: dict[str, Any], tmp_path: Path) -> None:
+    fields |= change
     train(as_plan(fields))
     options = [
         part

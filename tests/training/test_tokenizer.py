@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from dllm.training.data import Record
+from dllm.training.encoding import encode
 from dllm.training.export import export
-from dllm.training.rows import encode
 from dllm.training.tokenizer import END, MASK, PAD, SPECIALS, word_tokenizer
 
 TEXTS = ["Mia has 12 apples.", "Tom has 3 apples.\n#### 3"]
@@ -42,11 +43,13 @@ def test_size_is_a_limit_and_specials_come_first() -> None:
 
 
 def test_the_template_gives_the_ids_that_training_uses(tokenizer: Any) -> None:
-    row = encode(tokenizer, TEXTS[0], TEXTS[1])
-    asked = [{"role": "user", "content": TEXTS[0]}]
-    told = [*asked, {"role": "assistant", "content": TEXTS[1]}]
-    assert tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"] == row.prompt
-    assert tokenizer.apply_chat_template(told)["input_ids"] == row.prompt + row.answer
+    asked = {"role": "user", "content": TEXTS[0]}
+    told = {"role": "assistant", "content": TEXTS[1]}
+    (sample,), _ = encode([Record("x:1", (asked, told))], tokenizer, longest=None, end=tokenizer.eos_token_id)
+    prompt = tokenizer.apply_chat_template([asked], add_generation_prompt=True)["input_ids"]
+    assert sample.tokens == tokenizer.apply_chat_template([asked, told])["input_ids"]
+    assert sample.tokens[: len(prompt)] == prompt
+    assert sample.learnt == [False] * len(prompt) + [True] * (len(sample.tokens) - len(prompt))
 
 
 def test_an_exported_tokenizer_loads_and_says_the_same(tokenizer: Any, tmp_path: Path) -> None:

@@ -1,51 +1,67 @@
-"""The training script end to end at toy size: both stages, export in Hub format, and going on from a checkpoint."""
+"""The training script end to end at toy size: both stages of `dllm train`, and going on where it stopped."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import pytest
-import torch
+import typer
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
+import dllm
 import experiments.train_embedded as script
 
-
-@pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    monkeypatch.setattr(script, "SHAPE", shape)
-    monkeypatch.setattr(script, "POSITIONS", 300)
+TOY = "--samples 60 --ar-steps 2 --steps 2 --hidden 32 --layers 1 --count 1 --batch 2"
 
 
-def test_both_stages_run_and_leave_models_in_hub_format(tmp_path: Path) -> None:
-    run = script.Run(tmp_path, 0)
-    script.train(run, script.Plan(minutes=0.01, ar_minutes=0.002), steps=0, save_every=9, watch=4)
-    assert run.now.stage == "diffusion"
-    for name in ("ar", "model"):
-        config = json.loads((tmp_path / name / "config.json").read_text())
-        assert config["model_type"] == "Fast_dLLM_Qwen" and config["bd_size"] == 32
-        tokenizer = AutoTokenizer.from_pretrained(tmp_path / name)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a run, and what it wrote to stdout."""
+    out = tmp_path_factory.mktemp("runs") / "embedded"
+    return out, again(out)
+
+
+def again(out: Path) -> str:
+    app = typer.Typer()
+    app.command()(script.main)
+    done = CliRunner().invoke(app, ["--out", str(out), *TOY.split()])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_both_stages_leave_a_model_that_decodes(run: tuple[Path, str]) -> None:
+    out, told = run
+    kinds = []
+    for stage in ("ar", "adapted"):
+        folder = out / stage / "model"
+        config = json.loads((folder / "config.json").read_text())
+        kinds.append(config["model_type"])
+        tokenizer = dllm.load(str(folder)).tokenizer
         assert (config["mask_token_id"], config["eos_token_id"]) == (tokenizer.mask_token_id, tokenizer.eos_token_id)
         assert len(tokenizer) == config["vocab_size"]
-        assert "lm_head.weight" not in load_file(tmp_path / name / "model.safetensors")
+        assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+        assert "python -m experiments.train_embedded" in (folder / "README.md").read_text()
+    assert kinds == ["qwen2", "Fast_dLLM_Qwen"]
+    model = dllm.load(str(out / "adapted" / "model"))
+    assert dllm.decode(model, ["What is 3 + 4?"], max_new_tokens=8)[0].nfe > 0
+    rows = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+    assert [(row["strategy"], row["kind"]) for row in rows] == [
+        (strategy, kind) for strategy in ("left to right", "threshold 0.9") for kind in ("word", "sum")
+    ]
 
 
-@pytest.mark.parametrize("stage", ["ar", "diffusion"])
-def test_going_on_from_a_checkpoint_changes_nothing(tmp_path: Path, stage: str) -> None:
-    run = script.Run(tmp_path, 0)
-    run.now = replace(run.now, stage=stage)
-    batches = script.batches(stage, "x", run.tokenizer)
-    run.update(next(batches), 1.0, Random(0))
-    run.save()
-    again, batch = script.Run(tmp_path, 0), next(batches)
-    assert again.now == run.now
-    losses = []
-    for each in (run, again):
-        torch.manual_seed(7)
-        losses.append([each.update(batch, 1.0, Random(1)) for _ in range(2)])
-    assert losses[0] == losses[1]
+def test_words_stay_whole_in_both_stages(run: tuple[Path, str]) -> None:
+    """Qwen2's own tokenizer class would cut the words of ours into bytes."""
+    text, ours = "Mia has 12 apples.", script.build_tokenizer()
+    for stage in ("ar", "adapted"):
+        tokenizer = dllm.load(str(run[0] / stage / "model")).tokenizer
+        assert tokenizer(text).input_ids == ours(text).input_ids and len(tokenizer(text).input_ids) == 6
+
+
+def test_a_finished_run_is_not_trained_again(run: tuple[Path, str]) -> None:
+    out, _ = run
+    before = [(out / stage / "model" / "model.safetensors").read_bytes() for stage in ("ar", "adapted")]
+    again(out)
+    assert before == [(out / stage / "model" / "model.safetensors").read_bytes() for stage in ("ar", "adapted")]
