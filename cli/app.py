@@ -43,7 +43,9 @@ def app(
         if longest < 1:
             raise ConfigError(f"--longest {longest}: must be at least 1")
         library = Library(
-            [Named.read(name) for name in model or ["embedded"]], {"dtype": dtype, "device": device}, longest
+            [Named.read(name) for name in model or ["embedded"]],
+            {"dtype": dtype, "device": device, "pack": None},
+            longest,
         )
         with listen(host, port) as found:
             running = server(library, found)

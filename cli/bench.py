@@ -38,6 +38,9 @@ def bench(
             help="Weights: none, int8, int8-dynamic or int4 (dllm[quant]); give several.", show_default="none"
         ),
     ] = None,
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Lay the weights out for this CPU; with --compile those of the head.")
+    ] = False,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the forwards (on CUDA as graphs).")] = False,
     autoregressive: Annotated[
         bool, typer.Option("--autoregressive", help="Also time greedy autoregressive decoding on the same weights.")
@@ -65,9 +68,9 @@ def bench(
         rows: list[dict[str, Any]] = []
         rates: Any = None
         for way in ways:
-            found = made(shape, model, dtype, device, compile, way)
+            found = made(shape, model, dtype, device, compile, way, pack)
             rates = rates or measured(found)
-            about = {"model": model or shape, "quantize": way, "compiled": compile, "new_tokens": new}
+            about = {"model": model or shape, "quantize": way, "packed": pack, "compiled": compile, "new_tokens": new}
             plans = strategies(found, strategy, new)
             for row in timings(found, rates, batch or [1], context or [128], new, plans, autoregressive, repeats):
                 rows.append(about | row)
@@ -137,11 +140,17 @@ def check_way(way: str | None, device: str | None) -> None:
 
 
 def made(
-    shape: str, model: str | None, dtype: str | None, device: str | None, compile: bool, quantize: str | None
+    shape: str,
+    model: str | None,
+    dtype: str | None,
+    device: str | None,
+    compile: bool,
+    quantize: str | None,
+    pack: bool,
 ) -> Any:
     """The model to be timed."""
     from dllm.bench import SHAPES, random_model
-    from dllm.models import load
+    from dllm.models import load, packing
     from dllm.models.compiled import CompiledModel
     from dllm.models.placing import usable_device, usable_dtype
 
@@ -156,6 +165,8 @@ def made(
         default = torch.float32 if place.type == "cpu" else torch.bfloat16
         precision = default if dtype is None else usable_dtype(dtype, place)
         found = random_model(SHAPES[shape], place, precision, quantize=quantize)
+    if pack:
+        packing.pack(found.network, body=not compile)
     return CompiledModel.of(found) if compile else found
 
 

@@ -20,13 +20,13 @@ echo "How much is 8 + 6?" | dllm chat
 [bold]While it runs[/bold] /set policy factor f=1.0 changes the strategy, clear forgets what was said, exit leaves, /help tells the rest."""  # noqa: E501
 
 SHARED = (
-    "model", "dtype", "device", "device_map", "adapter", "mask_id", "family", "quantize", "guidance", "recipe",
+    "model", "dtype", "device", "device_map", "adapter", "mask_id", "family", "quantize", "pack", "guidance", "recipe",
     "strategy", "policy", "tau", "f", "k", "score", "strict", "gamma", "h", "delta", "eps", "scheduler", "block_size",
     "sub_block_size", "steps", "cache", "refresh", "temperature", "top_p", "top_k", "processor", "stop",
     "stop_id", "ignore_eos",
 )  # fmt: skip
 """Options of `dllm decode` that mean the same here."""
-LOADING = ("dtype", "device", "device_map", "adapter", "mask_id", "family", "quantize")
+LOADING = ("dtype", "device", "device_map", "adapter", "mask_id", "family", "quantize", "pack")
 
 
 @takes_from(decode, SHARED)

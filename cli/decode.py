@@ -107,6 +107,14 @@ def decode(
     compile: Annotated[
         bool, option(MODEL, "Compile the forwards (on CUDA as graphs): slow at first, for long jobs.", "--compile")
     ] = False,
+    pack: Annotated[
+        bool | None,
+        option(
+            MODEL,
+            "Lay large float32 weights out for this CPU: faster, results differ by rounding. Default: on a CPU.",
+            "--pack/--no-pack",
+        ),
+    ] = None,
     adapter: Annotated[str | None, option(MODEL, "A PEFT adapter: folder or Hub id.")] = None,
     mask_id: Annotated[int | None, option(MODEL, "The mask token, instead of the checkpoint's.")] = None,
     family: Annotated[
@@ -251,6 +259,7 @@ def decode(
         loading = {
             "dtype": dtype, "device": device, "device_map": device_map, "adapter": adapter, "mask_id": mask_id,
             "stop_ids": stop_id or None, "family": family, "quantize": quantize, "compile": compile,
+            "pack": pack,
         }  # fmt: skip
         made = {
             "model": place(model), "adapter": place(adapter), "dtype": dtype, "mask_id": mask_id, "family": family,

@@ -41,13 +41,13 @@ mbpp_plus, ifeval, mmlu, gpqa_main_zeroshot … Their data come from the Hub, or
 gsm8k_test.jsonl, HumanEval.jsonl.gz, mbpp.jsonl and ifeval_input_data.jsonl. word_problems is in the package."""
 
 SHARED = (
-    "model", "dtype", "device", "device_map", "quantize", "compile", "adapter", "mask_id", "family", "guidance",
+    "model", "dtype", "device", "device_map", "quantize", "compile", "pack", "adapter", "mask_id", "family", "guidance",
     "recipe", "strategy", "policy", "tau", "f", "k", "score", "strict", "gamma", "h", "delta", "eps",
     "scheduler", "block_size", "sub_block_size", "steps", "cache", "refresh",
     "temperature", "top_p", "top_k", "processor", "regex", "json_schema", "seed", "stop", "stop_id", "ignore_eos",
 )  # fmt: skip
 """Options of `dllm decode` that mean the same here."""
-ALIKE = ("dtype", "device", "device_map", "quantize", "compile", "adapter", "mask_id", "family", "seed")
+ALIKE = ("dtype", "device", "device_map", "quantize", "compile", "pack", "adapter", "mask_id", "family", "seed")
 ASK, JUDGE = "What to evaluate", "Likelihoods, for tasks that judge texts"
 
 

@@ -86,7 +86,7 @@ def serve(
         setting = Setting(name or model, limits, given(api_key), hosts(host, api_key, allowed_host), recipe)
         loading = {
             "dtype": dtype, "device": device, "device_map": device_map, "adapter": adapter, "mask_id": mask_id,
-            "family": family,
+            "family": family, "pack": None,
         }  # fmt: skip
         run(model, loading, setting, batch_size, strategies, host, port, log_level)
 

@@ -3,8 +3,10 @@
 Question: against the published loop on the same weights, how many tokens per second; and of our time, how much is the
           model's necessary matrix products, how much the rest of its forward, how much our own?
 Method:   a LLaDA-format model with random weights (sharpened, so that confidences spread), one prompt; the published
-          loop, ours, ours compiled, and the bare matrix products of every forward of our run, in turn, `repeats` times;
-          medians and the median of the ratios pair by pair.
+          loop and each of our ways, each followed by the bare matrix products of every forward of its run with its own
+          layers, `repeats` times in turn; medians and the median of the ratios pair by pair. Our ways: "plain", the
+          weights as they lie; "packed", laid out for the CPU (`dllm.load(pack=True)`, the command line's default);
+          "compiled", the decoder compiled and the head packed.
 Read:     "times the floor" is our whole decode over its matrix products alone; 1.0 is the limit. "outside" is the share
           of our time not spent in the model (its decoder and its head). In the plot a step's time is split so.
 Run:      python -m experiments.speed --output experiments/results/speed.jsonl
@@ -15,7 +17,8 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +34,7 @@ from dllm.bench.timing import Clock
 from dllm.metrics import versions
 from dllm.models import TransformerModel
 from dllm.models.compiled import CompiledModel
+from dllm.models.packing import LEAST, pack
 from dllm.types import Bidirectional, Cache, Step
 from experiments import common
 from experiments.baselines.fast_dllm_v1 import generate
@@ -84,16 +88,25 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, out
 
 
-def measure(how: Row, repeats: int) -> list[Row]:
-    """The rows of one model: ours as it is and compiled, timed in turn with the published loop and the floor."""
+def versions_of(network: LlamaForCausalLM, ways: Sequence[str], mask: int, least: int) -> list[TransformerModel]:
+    """The network in each of our ways; `least`: entries of a weight from which it is packed."""
+    models = []
+    for way in ways:
+        own = network if way == "plain" else pack(deepcopy(network), body=way == "packed", least=least)
+        model = TransformerModel(own, Bidirectional(), mask_id=mask)
+        models.append(CompiledModel.of(model) if way == "compiled" else model)
+    return models
+
+
+def measure(how: Row, ways: Sequence[str], repeats: int, least: int) -> list[Row]:
+    """The rows of one model: each of our ways, timed in turn with the published loop and its own floor."""
     network = build(*(how[name] for name in ("hidden", "layers", "heads", "vocabulary", "sharpness", "attention")))
     prompt, new, block, cache = (how[name] for name in ("prompt", "new", "block", "cache"))
     mask = how["vocabulary"] - 1
     ids = torch.randint(mask, (1, prompt), generator=torch.Generator().manual_seed(1))
     policy = Threshold(how["tau"]) if how["f"] is None else FactorAsPublished(how["f"])
     strategy = Strategy(policy, Blocks(block), CACHES[cache], stopping=Stopping(()))
-    plain = TransformerModel(network, Bidirectional(), mask_id=mask)
-    models = [plain, CompiledModel.of(plain)] if how["compiled"] else [plain]
+    models = versions_of(network, ways, mask, least)
     request = Request(tuple(ids[0].tolist()), new)
 
     def ours(model: TransformerModel) -> list[Step]:
@@ -104,18 +117,19 @@ def measure(how: Row, repeats: int) -> list[Row]:
 
     tokens, nfe = published()
     streams = [ours(model) for model in models]
-    shapes = [(int(s.queries[0]), len(s.window.slots)) for s in streams[0]]
+    shapes = [[(int(s.queries[0]), len(s.window.slots)) for s in stream] for stream in streams]
     rounds = []
     for _ in range(repeats):
         theirs, _ = timed(published)
         mine = []
-        for model in models:
+        for model, run in zip(models, shapes, strict=True):
             with Clock(model) as clock:
-                mine.append((timed(partial(ours, model))[0], clock.inside))
-        rounds.append((theirs, mine, products(network, shapes)))
+                whole = timed(partial(ours, model))[0]
+            mine.append((whole, clock.inside, products(model.network, run)))
+        rounds.append((theirs, mine))
     rows = []
     for i, stream in enumerate(streams):
-        figures = [(theirs, *mine[i], floor) for theirs, mine, floor in rounds]
+        figures = [(theirs, *mine[i]) for theirs, mine in rounds]
         theirs, whole, inside, floor = (statistics.median(column) for column in zip(*figures, strict=True))
         same = bool(torch.equal(tokens, stream[-1].canvas.tokens)) and nfe == int(stream[-1].nfe[0])
         rows.append({
@@ -137,7 +151,7 @@ def draw(rows: list[Row], output: Path) -> None:
     figure, panels = pyplot.subplots(1, len(sizes), figsize=(6 * len(sizes), 2.6), layout="constrained", squeeze=False)
     for panel, size in zip(panels[0], sizes, strict=True):
         here = [row for row in rows if row["vocabulary"] == size]
-        names = ["published loop", *("ours, compiled" if row["compiled"] else "ours" for row in here)]
+        names = ["published loop", *(f"ours, {row['way']}" for row in here)]
         panel.barh(names[0], here[0]["published_step_ms"], color="0.6")
         for name, row in zip(names[1:], here, strict=True):
             parts = (row["floor_ms"], row["model_ms"] - row["floor_ms"], row["step_ms"] - row["model_ms"])
@@ -169,6 +183,7 @@ def main(
     threads: ThreadsOption = 2,
     repeats: RepeatsOption = 3,
     compile: Annotated[bool, typer.Option(help="Also our forwards compiled.")] = True,
+    least: Annotated[int, typer.Option(help="Entries of the smallest weight that is packed.")] = LEAST,
     output: OutputOption = Path("speed.jsonl"),
 ) -> None:
     """Time the published loop, ours, and the bare matrix products, in turn."""
@@ -185,17 +200,17 @@ def main(
             "vocabulary": size, "hidden": hidden, "layers": layers, "heads": heads, "prompt": prompt, "new": new,
             "block": block, "cache": cache, "tau": tau, "f": f, "sharpness": sharpness, "attention": attention,
         }  # fmt: skip
-        keys = [{**how, "compiled": compiled} for compiled in ((False, True) if compile else (False,))]
+        ways = ("plain", "packed", "compiled") if compile else ("plain", "packed")
         with console.status(f"vocabulary {size:,}"):
-            rows += journal.rows(keys, measure, {**how, "compiled": compile}, repeats)
+            rows += journal.rows([{**how, "way": way} for way in ways], measure, how, ways, repeats, least)
     names = (
         "tokens_per_forward", "published_tokens_per_second", "tokens_per_second", "speedup", "times_the_floor",
         "outside_share", "same_tokens_and_nfe",
     )  # fmt: skip
     common.table(
         console,
-        ("vocabulary", "compiled", *names),
-        [[str(row["vocabulary"]), str(row["compiled"]), *(row[name] for name in names)] for row in rows],
+        ("vocabulary", "ours", *names),
+        [[str(row["vocabulary"]), row["way"], *(row[name] for name in names)] for row in rows],
         f"{cache} cache, {threads} threads",
     )
     draw(rows, output)

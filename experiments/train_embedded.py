@@ -4,7 +4,8 @@ Question: can a model of a few million parameters, trained for an hour or two on
           does decoding several tokens at once then cost accuracy?
 Method:   `samples` generated examples (experiments/embedded_text.py) and a fresh Qwen2 with a tokenizer of whole words;
           then `dllm train` twice: first next-token prediction of the answers, then block diffusion with complementary
-          masks, the token shift and answers filled up to their block's end with learnt end tokens.
+          masks, the token shift and answers filled up to their block's end with learnt end tokens. Muon, and of the
+          weights their running average.
 Read:     progress on stderr; when all is done held-out accuracy and tokens per denoising forward, one JSON line a
           strategy, on stdout. OUT/ar/model is the autoregressive model, OUT/adapted/model the adapted one, both in Hub
           format with a card. `python -m experiments.embedded_accuracy --model OUT/adapted/model` measures more.
@@ -102,8 +103,12 @@ def main(
     ] = 120_000,
     ar_steps: Annotated[int, typer.Option(help="updates of next-token prediction")] = 2_000,
     steps: Annotated[int, typer.Option(help="updates of block diffusion")] = 4_500,
-    ar_lr: Annotated[float, typer.Option(help="peak learning rate of next-token prediction")] = 5e-3,
+    ar_lr: Annotated[float, typer.Option(help="peak learning rate of next-token prediction")] = 3e-3,
     lr: Annotated[float, typer.Option(help="peak learning rate of block diffusion")] = 2e-3,
+    optimizer: Annotated[str, typer.Option(help="muon or adamw")] = "muon",
+    average: Annotated[
+        float, typer.Option(help="share of the weights' running average that an update keeps; 0: no average")
+    ] = 0.995,
     batch: Annotated[int, typer.Option(help=f"rows of {CONTEXT} columns an update, about two examples each")] = 8,
     hidden: Annotated[int, typer.Option(help=f"width, a multiple of {HEAD}")] = 192,
     layers: Annotated[int, typer.Option(help="layers")] = 4,
@@ -122,7 +127,7 @@ def main(
     common: dict[str, Any] = {
         "data": (str(text),), "context": CONTEXT, "batch": batch, "micro_batch": batch, "seed": seed,
         "held_out": 0.001, "eval_rows": 64, "eval_every": 500, "save_every": 500, "log_every": 50, "warmup": 0.02,
-        "optimizer": "muon", "average": 0.995,
+        "optimizer": optimizer, "average": average,
     }  # fmt: skip
     command = command_line(["python -m experiments.train_embedded", *sys.argv[1:]])
     causal = Plan(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dllm.errors import CheckpointError, ConfigError
+from dllm.models import packing
 from dllm.models.adapters import adapt
 from dllm.models.autoregressive import AutoregressiveModel
 from dllm.models.checkpoint import Checkpoint, read
@@ -39,6 +40,7 @@ def load(
     quantization_config: Any = None,
     quantize: str | None = None,
     compile: bool = False,
+    pack: bool | None = False,
     adapter: str | Path | None = None,
     mask_id: int | None = None,
     stop_ids: Sequence[int] | None = None,
@@ -57,6 +59,8 @@ def load(
     device_map, quantization_config   handed to `transformers` as they are; not together with `device`: device_map
     quantize             "int8", "int8-dynamic" or "int4": weights quantised by torchao as they are loaded
     compile              run forwards through `torch.compile`, on CUDA as graphs: `CompiledModel`. Slow at first
+    pack                 lay out large weights for this CPU (`dllm.models.packing`), with `compile` those of the head
+                         alone: faster, but the network cannot be trained or saved. None: where that can be done
     tensor_parallel      spread every layer over the processes of `torchrun`; not together with a device
     adapter              a PEFT adapter (folder or Hub id), kept apart from the weights
     mask_id, stop_ids    override what the checkpoint says; `stop_ids=()` means that nothing stops
@@ -84,6 +88,7 @@ def load(
         if quantization_config is not None:
             raise ConfigError(f"load(quantize={quantize!r}, quantization_config=…): give one of the two")
         quantization_config = quantization(quantize, place)
+    pack = _packs(pack, place, precision, device_map is None and not tensor_parallel and not kind.head)
     _check_options(found, mask_id, block_size, attention)
     if compile and (found.plain or kind.head):
         raise ConfigError(f"compile: {found.name} is no diffusion decoder, and only these are compiled; leave it out")
@@ -110,6 +115,8 @@ def load(
         network = _network(found, config, options)
         if adapter is not None:
             network = adapt(network, adapter, kind)
+        if pack:
+            packing.pack(network, body=not compile)
     if found.plain:
         return AutoregressiveModel(network, words, ids.stop_ids, ids.pad_id, found.name)
     facts: dict[str, Any] = {
@@ -126,6 +133,17 @@ def load(
         return EncoderModel(network, geometry, **facts, head_modules=kind.head, first_position=kind.first_position)
     model = (CompiledModel if compile else TransformerModel)(network, geometry, **facts)
     return model if block_size is None else model.with_block(block_size)
+
+
+def _packs(asked: bool | None, place: torch.device, precision: Any, plain: bool) -> bool:
+    """Whether weights are packed; `plain`: a decoder's, on one device."""
+    if asked is None:
+        return plain and packing.helps(place, precision)
+    if asked:
+        if not plain:
+            raise ConfigError("pack: not for encoders, and not on several devices; leave it out")
+        packing.check(place, precision)
+    return asked
 
 
 def _network(found: Checkpoint, config: Any, options: Mapping[str, Any]) -> Any:

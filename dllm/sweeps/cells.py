@@ -36,6 +36,7 @@ class Checkpoint:
     family: str | None = None
     quantize: str | None = None
     compile: bool = False
+    pack: bool | None = None
 
     @property
     def title(self) -> str:

@@ -45,3 +45,16 @@ def test_quantised_weights_beside_the_others(dllm):
     plain, small = (json.loads(line) for line in result.stdout.splitlines())
     assert (plain["quantize"], small["quantize"]) == (None, "int8")
     assert small["weights"] < plain["weights"] and 0 < small["refresh_floor"] <= plain["refresh_floor"]
+
+
+def test_packed_weights(dllm):
+    result = dllm("bench", "--shape", "small-blocks", "--new", 8, "--context", 8, "--repeats", 1, "--pack")
+    assert result.exit_code == 0, result.stderr
+    (row,) = (json.loads(line) for line in result.stdout.splitlines())
+    assert row["packed"] and row["tokens_per_second"] > 0 and row["refresh_floor"] > 0
+
+
+def test_what_cannot_be_packed_is_told(dllm):
+    result = dllm("bench", "--model", "embedded", "--dtype", "bfloat16", "--pack")
+    assert result.exit_code == 2 and not result.stdout
+    assert "pack: only float32 weights on a CPU" in result.stderr and "Traceback" not in result.stderr

@@ -20,9 +20,13 @@ def test_rows_and_plot(cache: str, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(speed.main)
     output = tmp_path / "speed.jsonl"
-    done = CliRunner().invoke(app, [*TINY.split(), "--no-compile", "--cache", cache, "--output", str(output)])
+    done = CliRunner().invoke(
+        app, [*TINY.split(), "--no-compile", "--least", "1", "--cache", cache, "--output", str(output)]
+    )
     assert done.exit_code == 0, done.output
-    (row,) = (json.loads(line) for line in output.read_text().splitlines())
-    assert row["same_tokens_and_nfe"] and not row["compiled"]
-    assert 0 < row["outside_share"] < 1 and row["model_ms"] < row["step_ms"] and row["floor_ms"] > 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["way"] for row in rows] == ["plain", "packed"]
+    for row in rows:
+        assert row["same_tokens_and_nfe"]
+        assert 0 < row["outside_share"] < 1 and row["model_ms"] < row["step_ms"] and row["floor_ms"] > 0
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

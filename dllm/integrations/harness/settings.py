@@ -14,7 +14,7 @@ from dllm.likelihood import Bound, Estimator, Sequential, default_estimator
 from dllm.options import Options
 from dllm.registry import like
 
-LOADING = ("dtype", "device", "device_map", "adapter", "mask_id", "revision", "family", "quantize", "compile")
+LOADING = ("dtype", "device", "device_map", "adapter", "mask_id", "revision", "family", "quantize", "compile", "pack")
 ESTIMATORS = ("bound", "sequential")
 
 
@@ -47,6 +47,7 @@ class Settings:
     family: str | None = None
     quantize: str | None = None
     compile: bool = False
+    pack: bool | None = None
     guidance: float = 0.0
     batch_size: int = 8
     max_new_tokens: int | None = None

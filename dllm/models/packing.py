@@ -1,0 +1,71 @@
+"""Weights laid out once for this CPU's matrix products, where few columns meet many outputs.
+
+The plain product reads a weight as it lies, which is slow for the few columns of a window: oneDNN's own layout takes a
+third to all of the time, least at the head. Same weights, same precision; results differ by rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dllm.errors import ConfigError
+
+LEAST = 2**18
+"""Entries of a weight from which its layout is worth the call."""
+
+
+class Packed(nn.Linear):
+    """A linear layer whose weight lies as oneDNN likes it. It cannot be trained, moved, saved or compiled."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        laid_out = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.weight = nn.Parameter(laid_out, requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return out
+
+
+def helps(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether weights of such a kind can be packed here."""
+    return device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
+def check(device: torch.device, dtype: torch.dtype) -> None:
+    """Raises ConfigError where weights of such a kind cannot be packed."""
+    if not helps(device, dtype):
+        raise ConfigError(f"pack: only float32 weights on a CPU with oneDNN, not {dtype} on {device}; leave it out")
+
+
+def pack(network: Any, *, body: bool = True, least: int = LEAST) -> Any:
+    """Lay out a network's large linear layers in place; a tied head gets a weight of its own. Returns the network.
+
+    body   also those of the decoder, not of the head alone (a decoder that is to be compiled stays as it is)
+    least  entries of the smallest weight that is laid out
+
+    Raises ConfigError where that cannot be done.
+    """
+    place = network.get_input_embeddings().weight
+    check(place.device, place.dtype)
+    head = network.get_output_embeddings()
+    if body:
+        for parent in list(network.modules()):
+            for name, layer in list(parent.named_children()):
+                if layer is not head and suits(layer, least):
+                    setattr(parent, name, Packed(layer))
+    if suits(head, least):
+        network.set_output_embeddings(Packed(head))
+    return network
+
+
+def suits(layer: Any, least: int) -> bool:
+    """Whether a layer can be laid out (a quantised one cannot), and is large enough."""
+    if type(layer) is not nn.Linear or hasattr(layer.weight, "__tensor_flatten__"):
+        return False
+    return layer.weight.dtype == torch.float32 and layer.weight.numel() >= least

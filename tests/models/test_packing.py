@@ -1,0 +1,108 @@
+"""Packed weights: the same products, the same decoding, what is packed and what is left, and clear refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import dllm
+from dllm import Blocks, DualCache, PrefixCache, Request, Strategy, Threshold
+from dllm.errors import ConfigError
+from dllm.models import TransformerModel, packing
+from dllm.models.compiled import CompiledModel
+from dllm.models.packing import Packed, pack
+from dllm.types import Bidirectional, BlockCausal
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+
+
+def network(tied: bool = False) -> Any:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=128, tie_word_embeddings=tied,
+    )  # fmt: skip
+    made = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        made.get_output_embeddings().weight.mul_(40)
+    return made
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 5), st.integers(0, 40), st.integers(1, 40), st.integers(1, 70), st.booleans())
+def test_a_packed_layer_gives_the_same_products(rows: int, columns: int, inner: int, outer: int, bias: bool) -> None:
+    torch.manual_seed(rows)
+    plain = nn.Linear(inner, outer, bias=bias)
+    x = torch.randn(rows, columns, inner)
+    with torch.inference_mode():
+        torch.testing.assert_close(Packed(plain)(x), plain(x))
+        torch.testing.assert_close(Packed(plain)(x.mT.contiguous().mT), plain(x))
+
+
+@pytest.mark.parametrize("geometry", [Bidirectional(), BlockCausal(8)], ids=["bidirectional", "block-causal"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_decoding_is_the_same(geometry: Any, tied: bool) -> None:
+    strategy = Strategy(
+        Threshold(0.6), Blocks(8), DualCache() if isinstance(geometry, Bidirectional) else PrefixCache()
+    )
+    requests = [Request((1, 2, 3, 4, 5), 20, stop_ids=()), Request((6, 7), 9, stop_ids=())]
+    results = []
+    for model in (network(tied), pack(network(tied), least=1)):
+        found = dllm.decode(TransformerModel(model, geometry, mask_id=47), requests, strategy)
+        results.append([(result.output_ids, result.nfe) for result in found])
+    assert results[0] == results[1]
+
+
+def packed(model: Any) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, Packed)]
+
+
+def test_large_layers_are_packed_and_a_tied_head_gets_a_weight_of_its_own() -> None:
+    assert len(packed(pack(network(), least=1))) == 15
+    assert packed(pack(network(), least=16 * 48)) == ["lm_head"]
+    assert packed(pack(network(), body=False, least=1)) == ["lm_head"]
+    assert packed(pack(network())) == []
+    tied = pack(network(tied=True), least=1)
+    assert not tied.get_input_embeddings().weight.is_mkldnn and tied.lm_head.weight.is_mkldnn
+
+
+def test_a_compiled_decoder_is_not_packed() -> None:
+    model = TransformerModel(pack(network(), least=1), Bidirectional(), mask_id=47, name="mine")
+    with pytest.raises(ConfigError, match="mine: packed layers cannot be compiled; pack the head alone"):
+        CompiledModel.of(model)
+    CompiledModel.of(TransformerModel(pack(network(), body=False, least=1), Bidirectional(), mask_id=47))
+
+
+def test_packed_weights_are_never_written() -> None:
+    with pytest.raises(ValueError, match="sparse"):
+        save({name: tensor for name, tensor in pack(network(), least=1).state_dict().items()})
+
+
+def test_what_cannot_be_packed_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"pack: only float32 weights on a CPU with oneDNN, not torch\.bfloat16 on cpu"
+    ):
+        pack(network().bfloat16())
+    with pytest.raises(ConfigError, match=r"not torch\.bfloat16 on cpu"):
+        dllm.load(pack=True, dtype="bfloat16")
+    with pytest.raises(ConfigError, match="pack: not for encoders, and not on several devices"):
+        dllm.load(pack=True, device_map="auto")
+
+
+def test_loading_packs_when_asked_and_by_none_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "suits", lambda layer, least: type(layer) is nn.Linear)
+    loaded: dict[Any, Any] = {how: dllm.load(pack=how) for how in (True, False, None)}
+    assert [bool(packed(loaded[how].network)) for how in (True, False, None)] == [True, False, True]
+    assert not packed(dllm.load().network)
+    assert not packed(dllm.load(pack=None, dtype="bfloat16").network)
+    assert packed(dllm.load(pack=True, compile=True).network) == ["lm_head"]
+    prompt = "Tom has 7 cards. Zoe has 4 more cards than Tom. How many cards do they have together?"
+    answers = {dllm.decode(loaded[how], [prompt], max_new_tokens=64)[0].text for how in (True, False)}
+    assert len(answers) == 1
