@@ -215,7 +215,8 @@ def show(rows: list[dict[str, Any]]) -> None:
     )
     table = Table(*head, header_style="bold")
     for row in rows:
-        weights = f"{row['weights'] / 2**20:.0f} MiB" + (f" {row['quantize']}" if row["quantize"] else "")
+        kinds = [row["quantize"]] * bool(row["quantize"]) + ["packed"] * row["packed"]
+        weights = " ".join([f"{row['weights'] / 2**20:.0f} MiB", *kinds])
         cells = [short(row["strategy"]), weights, str(row["batch"]), str(row["context"])]
         cells.append(f"{row['tokens_per_second']:.1f}")
         if "window" in row:

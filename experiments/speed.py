@@ -3,10 +3,10 @@
 Question: against the published loop on the same weights, how many tokens per second; and of our time, how much is the
           model's necessary matrix products, how much the rest of its forward, how much our own?
 Method:   a LLaDA-format model with random weights (sharpened, so that confidences spread), one prompt; the published
-          loop and each of our ways, each followed by the bare matrix products of every forward of its run with its own
-          layers, `repeats` times in turn; medians and the median of the ratios pair by pair. Our ways: "plain", the
-          weights as they lie; "packed", laid out for the CPU (`dllm.load(pack=True)`, the command line's default);
-          "compiled", the decoder compiled and the head packed.
+          loop and each of our ways, each followed by the bare matrix products of every forward of its run (its own
+          layers, and those of attention), `repeats` times in turn; medians and the median of the ratios pair by pair.
+          Our ways: "plain", the weights as they lie; "packed", laid out for the CPU (`dllm.load(pack=True)`, the
+          command line's default); "compiled", the decoder compiled and the head packed.
 Read:     "times the floor" is our whole decode over its matrix products alone; 1.0 is the limit. "outside" is the share
           of our time not spent in the model (its decoder and its head). In the plot a step's time is split so.
 Run:      python -m experiments.speed --output experiments/results/speed.jsonl
@@ -68,16 +68,23 @@ def build(
 
 
 @torch.inference_mode()
-def products(network: LlamaForCausalLM, shapes: list[tuple[int, int]]) -> float:
-    """Seconds for the matrix products alone of forwards over (columns, slots that need logits)."""
+def products(network: LlamaForCausalLM, shapes: list[tuple[int, int]], length: int) -> float:
+    """Seconds for the matrix products alone of forwards over (columns, slots that need logits) in a row of `length`."""
     linears = [m for m in network.model.modules() if isinstance(m, torch.nn.Linear)]
+    layers, heads = network.config.num_hidden_layers, network.config.num_attention_heads
+    width = network.config.hidden_size // heads
+    keys, values = torch.randn(heads, width, length), torch.randn(heads, length, width)
     widths = {m.in_features for m in linears}
     most = max(q for q, _ in shapes)
     inputs = {w: torch.randn(most, w) for w in widths}
+    queries, weights = torch.randn(heads, most, width), torch.rand(heads, most, length)
     start = time.perf_counter()
     for columns, slots in shapes:
         for linear in linears:
             linear(inputs[linear.in_features][:columns])
+        for _ in range(layers):
+            torch.bmm(queries[:, :columns], keys)
+            torch.bmm(weights[:, :columns], values)
         network.lm_head(inputs[network.config.hidden_size][:slots])
     return time.perf_counter() - start
 
@@ -125,7 +132,7 @@ def measure(how: Row, ways: Sequence[str], repeats: int, least: int) -> list[Row
         for model, run in zip(models, shapes, strict=True):
             with Clock(model) as clock:
                 whole = timed(partial(ours, model))[0]
-            mine.append((whole, clock.inside, products(model.network, run)))
+            mine.append((whole, clock.inside, products(model.network, run, prompt + new)))
         rounds.append((theirs, mine))
     rows = []
     for i, stream in enumerate(streams):
