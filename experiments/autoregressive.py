@@ -7,7 +7,7 @@ Method:   greedy decoding of held-out word problems, each to its end token, on t
           sub-blocks of 8, over the prefix cache and over the sub-block cache. All ways in turn, `repeats` times; the
           ratio is the median over repeats. `generate` waits for the longest row of a batch; our loop gives a finished
           row's place to the next problem. `--autoregressive FOLDER` is what the model was adapted from
-          (`experiments.train_embedded` leaves it in `runs/embedded/ar`); without it the model's own weights run
+          (`experiments.train_embedded` leaves it in `runs/embedded/ar/model`); without it the model's own weights run
           causally, which takes the same time a token, whatever they write.
 Read:     above 1 block diffusion is faster. On a device that a small batch leaves idle, extra columns of a forward are
           free and the ratio nears tokens per forward; where columns cost time, as on this processor and in large
