@@ -46,7 +46,7 @@ def draw(rows: list[Row], count: int, output: Path) -> None:
         ours.errorbar(sizes, shares, [common.error(s, count) for s in shares], fmt=style, capsize=3, label=name)
         speed.plot(sizes, [row["tokens_per_forward"] for row in here], style)
         published.plot([*PUBLISHED[kind]], [*PUBLISHED[kind].values()], style)
-    ours.set(title=f"accuracy, {count} word problems", ylabel="share of problems solved", ylim=(0, 1))
+    ours.set(title=f"accuracy, {count} word problems", ylabel="share of problems solved", ylim=(0, 1.03))
     speed.set(title="speed", ylabel="generated tokens per forward", ylim=(0, None))
     published.set(title="published: v2 1.5B on GSM8K", ylabel="accuracy (%)")
     for panel in panels:

@@ -59,7 +59,7 @@ def draw(rows: list[Row], count: int, output: Path) -> None:
             panels[0].errorbar(sizes, shares, bars, fmt=style, capsize=3, label=cache)
             panels[1].plot(sizes, [row["queries"] / row["tokens"] for row in here], style)
             panels[2].plot(sizes, [row["speedup"] for row in here], style)
-        panels[0].set(title=f"{rule}: accuracy", ylabel="share of problems solved", ylim=(0, 1))
+        panels[0].set(title=f"{rule}: accuracy", ylabel="share of problems solved", ylim=(0, 1.03))
         panels[1].set(title=f"{rule}: work", ylabel="query tokens per generated token", ylim=(0, None))
         panels[2].set(title=f"{rule}: throughput", ylabel="× no cache in the same blocks", ylim=(0, None))
         for panel in panels:

@@ -2,7 +2,7 @@
 
 Question: is the probability that a policy compares with its threshold calibrated: on texts as they were masked in
           training, and on the canvases that decoding makes for itself?
-Method:   held-out word problems, whose worked answer follows from the prompt, so that the right token of every column
+Method:   held-out problems, whose worked answer follows from the prompt, so that the right token of every column
           is known. "true context": in one block of the true text a share of the columns (0.25 to 1) is masked, all
           before it is true, and one forward guesses. "while decoding": greedy decoding by threshold 0.9 in blocks of
           32, every pending column of every forward, most of which the policy does not commit. Guesses fall in 15 bins
@@ -29,7 +29,7 @@ from dllm import Blocks, NoCache, PrefixCache, Request, Strategy, Threshold, Who
 from dllm.prompts import encode
 from dllm.types import BlockCausal
 from experiments import common
-from experiments.common import CountOption, ModelOption, OutputOption, Row, ThreadsOption
+from experiments.common import CountOption, Kind, KindOption, ModelOption, OutputOption, Row, ThreadsOption
 from experiments.embedded_text import Example
 
 BINS = 15
@@ -70,9 +70,9 @@ def guesses(
         yield step.guess.confidence[known], right[known]
 
 
-def measure(model: Any, share: float | None, count: int) -> Row:
+def measure(model: Any, share: float | None, count: int, kind: Kind) -> Row:
     """Counts by bin: guesses, right ones, and their confidence added up."""
-    asked = common.problems(count)
+    asked = common.problems(count, kind)
     if share is not None:
         rng = Random(f"calibration-{share}")
         pairs = [(masked(model, p, share, rng), truth(model, p)[1]) for p in asked]
@@ -105,7 +105,7 @@ def pooled(rows: list[Row], source: str) -> Row:
     return {"source": source, "ece": float(gap), **{name: part.tolist() for name, part in parts.items()}}
 
 
-def draw(found: list[Row], count: int, output: Path) -> None:
+def draw(found: list[Row], count: int, kind: Kind, output: Path) -> None:
     pyplot = common.plotting()
     figure, panels = pyplot.subplots(
         2, 2, figsize=(10, 6.6), sharex=True, height_ratios=(3, 1), layout="constrained", squeeze=False
@@ -123,13 +123,14 @@ def draw(found: list[Row], count: int, output: Path) -> None:
     panels[0][0].set_ylabel("share of guesses that are right")
     panels[1][0].set_ylabel("guesses")
     panels[0][0].legend()
-    figure.suptitle(f"Is confidence calibrated? {count} word problems, bars of two standard errors")
+    figure.suptitle(f"Is confidence calibrated? {count} {kind.many}, bars of two standard errors")
     common.save(figure, output)
 
 
 def main(
     model: ModelOption = "embedded",
     count: CountOption = 100,
+    kind: KindOption = Kind.word,
     threads: ThreadsOption = 1,
     output: OutputOption = Path("calibration.jsonl"),
 ) -> None:
@@ -139,11 +140,12 @@ def main(
     cells = [*((SOURCES[0], share) for share in SHARES), (SOURCES[1], None)]
     rows = [
         journal.row(
-            {"source": source, "share": share, "count": count},
+            {"source": source, "share": share, "kind": kind, "count": count},
             measure,
             loaded,
             share,
             count,
+            kind,
         )
         for source, share in cells
     ]
@@ -162,7 +164,7 @@ def main(
             for r in found
         ],
     )  # fmt: skip
-    draw(found, count, output)
+    draw(found, count, kind, output)
 
 
 if __name__ == "__main__":

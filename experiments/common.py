@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -33,8 +34,21 @@ NEW = 96
 
 Row = dict[str, Any]
 
+
+class Kind(StrEnum):
+    """What the problems are, which `experiments/embedded_text.py` generates."""
+
+    word = "word"
+    sum = "sum"
+
+    @property
+    def many(self) -> str:
+        return {"word": "word problems", "sum": "sums"}[self]
+
+
 ModelOption = Annotated[str, typer.Option("--model", help="Checkpoint to decode with.")]
-CountOption = Annotated[int, typer.Option("--count", help="Held-out word problems.")]
+CountOption = Annotated[int, typer.Option("--count", help="Held-out problems.")]
+KindOption = Annotated[Kind, typer.Option("--kind", help="Word problems, or sums: bold decoding costs more there.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="CPU threads.")]
 OutputOption = Annotated[
     Path,
@@ -49,9 +63,9 @@ def load(name: str, threads: int) -> Any:
     return dllm.load(name)
 
 
-def problems(count: int) -> list[Example]:
-    """The first held-out word problems of the seed that all reports use."""
-    return list(islice(examples("report", held=True, kinds=("word",)), count))
+def problems(count: int, kind: Kind = Kind.word) -> list[Example]:
+    """The first held-out problems of a kind, of the seed that all reports use."""
+    return list(islice(examples("report", held=True, kinds=(kind,)), count))
 
 
 def strategy(model: Any, policy: Policy) -> Strategy:

@@ -2,12 +2,12 @@
 
 Question: at equal accuracy, how many tokens a forward does each policy commit; how much of that is certified to equal
           greedy decoding one by one; what do the certified rules give up against the bold ones; does a cache change it?
-Method:   greedy decoding of held-out word problems by the embedded model, every policy over a range of its parameter,
+Method:   greedy decoding of held-out problems by the embedded model, every policy over a range of its parameter,
           without a cache, with the prefix cache (exact on this block-causal model) and with the sub-block cache. An
           answer is right if its final number is; "agrees" is the share of texts equal to those of one token a step.
 Read:     further right is faster, further up is better; the line joins the settings that no other beats in both.
           Certified policies are drawn as stars. Rows that share a batch do not depend on each other.
-Run:      python -m experiments.policies --count 100 --output policies.jsonl --plot policies.png
+Run:      python -m experiments.policies --count 200 --kind sum --output policies_sum.jsonl --plot policies_sum.png
           (run again with the same output it goes on where it stopped; --plot needs the extra `plot`)
 """
 
@@ -66,6 +66,7 @@ from dllm import (
 from dllm.cli.listing import brief
 from dllm.prompts import to_requests
 from experiments import common
+from experiments.common import CountOption, Kind, KindOption, ThreadsOption
 from experiments.embedded_text import Example, is_correct
 
 NEW = 96
@@ -152,28 +153,29 @@ def decode(model: Any, problems: list[Example], strategy: Strategy, batch_size: 
 
 def main(
     model: Annotated[str, typer.Option(help="Checkpoint to decode with.")] = "embedded",
-    count: Annotated[int, typer.Option(help="Held-out word problems.")] = 100,
+    count: CountOption = 100,
+    kind: KindOption = Kind.word,
     batch_size: Annotated[int, typer.Option(help="Rows decoded together.")] = 50,
     output: Annotated[
         Path, typer.Option(help="JSON lines, one a cell; what is there already is not done again.")
     ] = Path("policies.jsonl"),
     plot: Annotated[Path | None, typer.Option(help="Where to draw accuracy over tokens per forward.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    threads: ThreadsOption = 2,
 ) -> None:
     """Decode held-out problems by every policy, with and without caches; a table on stderr, JSON lines in a file."""
     torch.set_num_threads(threads)
     loaded = dllm.load(model)
-    problems = common.problems(count)
+    problems = common.problems(count, kind)
     facts = {
-        "model": model, "count": count, "dllm": dllm.__version__, "torch": torch.__version__,
+        "model": model, "kind": kind, "count": count, "dllm": dllm.__version__, "torch": torch.__version__,
         "transformers": transformers.__version__, "machine": platform.processor() or platform.machine(),
         "threads": threads,
     }  # fmt: skip
-    done = {(r["strategy"], r["count"], r["model"]): r for r in common.read(output)}
+    done = {(r["strategy"], r["kind"], r["count"], r["model"]): r for r in common.read(output)}
     console = common.screen()
     rows: list[dict[str, Any]] = []
     for name, cache, strategy in track(list(cells()), console=console, description="decoding"):
-        key = (repr(strategy), count, model)
+        key = (repr(strategy), kind, count, model)
         if key not in done:
             done[key] = {"policy": name, "cache": cache, "strategy": key[0], **facts}
             done[key] |= decode(loaded, problems, strategy, batch_size)
@@ -248,7 +250,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         panel.set(title=f"{cache} cache" if cache != "none" else "no cache", xlabel="generated tokens per forward")
         panel.set_xlim(0, 1.2 * max(r["tokens_per_forward"] for r in rows))
     panels[0][0].set_ylabel("share of problems solved")
-    panels[0][0].set_ylim(top=0.06 + max(r["accuracy"] for r in rows))
+    least, most = min(r["accuracy"] for r in rows), max(r["accuracy"] for r in rows)
+    panels[0][0].set_ylim(top=most + 0.2 * (most - least or 0.1))  # room for names
     handles = [
         pyplot.Line2D([], [], linestyle="", marker=marks[n], color=colours[n], markeredgecolor="black", label=n)
         for n in names

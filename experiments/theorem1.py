@@ -4,7 +4,7 @@ Question: of the groups of tokens that a rule commits at once, what share meets 
           what share the exact criterion, and what share is what greedy decoding one token at a time would have written
           in their place? The theorem promises that for the marginals of one joint distribution, which a trained
           network's need not be.
-Method:   greedy decoding of held-out word problems in blocks of 32 over the prefix cache (exact, so that nothing stale
+Method:   greedy decoding of held-out problems in blocks of 32 over the prefix cache (exact, so that nothing stale
           blurs the question). Every group of two or more is then decoded again from the canvas as it was before,
           without a cache: its columns alone, one a step, the most confident first. A group agrees if all its tokens are
           the same. Theorem 1 holds for a group of n whose least confidence is c if (n + 1)(1 - c) < 1.
@@ -31,7 +31,7 @@ from dllm import Blocks, Factor, NoCache, PrefixCache, Request, Strategy, Thresh
 from dllm.prompts import to_requests
 from dllm.types import BlockCausal, Policy
 from experiments import common
-from experiments.common import CountOption, ModelOption, OutputOption, Row, ThreadsOption
+from experiments.common import CountOption, Kind, KindOption, ModelOption, OutputOption, Row, ThreadsOption
 
 RULES: dict[str, Policy] = {
     "threshold 0.9": Threshold(0.9),
@@ -91,9 +91,9 @@ def agreeing(model: Any, found: list[Group]) -> Tensor:
     return torch.tensor([r.output_ids == g.tokens for r, g in zip(again, found, strict=True)], dtype=torch.bool)
 
 
-def measure(model: Any, policy: Policy, count: int) -> Row:
+def measure(model: Any, policy: Policy, count: int, kind: Kind) -> Row:
     """Counts over all groups of a rule."""
-    requests = to_requests(model, [p.prompt for p in common.problems(count)], common.NEW)
+    requests = to_requests(model, [p.prompt for p in common.problems(count, kind)], common.NEW)
     blocks = Blocks(commit=True) if isinstance(model.geometry, BlockCausal) else Blocks()
     strategy = Strategy(policy, blocks, PrefixCache())
     found = list(groups(model, requests, strategy))
@@ -115,7 +115,7 @@ def measure(model: Any, policy: Policy, count: int) -> Row:
     }
 
 
-def draw(rows: list[Row], count: int, output: Path) -> None:
+def draw(rows: list[Row], output: Path) -> None:
     pyplot = common.plotting()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5), layout="constrained")
     numbers = [sum(row["bins"][i] for row in rows) for i in range(len(EDGES) + 1)]
@@ -152,6 +152,7 @@ def draw(rows: list[Row], count: int, output: Path) -> None:
 def main(
     model: ModelOption = "embedded",
     count: CountOption = 100,
+    kind: KindOption = Kind.word,
     threads: ThreadsOption = 1,
     output: OutputOption = Path("theorem1.jsonl"),
 ) -> None:
@@ -159,7 +160,7 @@ def main(
     loaded: Any = common.load(model, threads)
     journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
     rows = [
-        journal.row({"rule": rule, "count": count}, measure, loaded, policy, count)
+        journal.row({"rule": rule, "kind": kind, "count": count}, measure, loaded, policy, count, kind)
         for rule, policy in track(RULES.items(), console=console, description="decoding")
     ]
 
@@ -176,9 +177,9 @@ def main(
             ]
             for r in rows
         ],
-        f"groups of two or more committed at once, {count} word problems",
+        f"groups of two or more committed at once, {count} {kind.many}",
     )  # fmt: skip
-    draw(rows, count, output)
+    draw(rows, output)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Question: the threshold curve of Fast-dLLM (accuracy and throughput against tau, beside a fixed number of tokens a step)
           and the same for its factor rule: is a rule that looks at confidence better than a fixed pace at equal speed?
-Method:   greedy decoding of held-out word problems, blocks of 32 over the prefix cache (exact on a block-causal model,
+Method:   greedy decoding of held-out problems, blocks of 32 over the prefix cache (exact on a block-causal model,
           so that nothing but the rule changes); all settings in turn, `repeats` times, all prompts in one batch.
           Throughput is the median, over the repeats, of a run's tokens per second (of the processor) over those of one
           token a step beside it.
@@ -24,7 +24,16 @@ from rich.progress import track
 from dllm import Factor, Threshold, TopK
 from dllm.types import Policy
 from experiments import common
-from experiments.common import CountOption, ModelOption, OutputOption, RepeatsOption, Row, ThreadsOption
+from experiments.common import (
+    CountOption,
+    Kind,
+    KindOption,
+    ModelOption,
+    OutputOption,
+    RepeatsOption,
+    Row,
+    ThreadsOption,
+)
 
 RULES: dict[str, dict[float, Policy]] = {
     "tokens a step": {k: TopK(k=k) for k in (1, 2, 3, 4, 6, 8)},
@@ -43,15 +52,17 @@ def summary(rows: list[Row]) -> list[Row]:
     return [{**found[0], "speedup": common.speedup(found, base)} for found in cells.values()]
 
 
-def draw(rows: list[Row], count: int, output: Path) -> None:
+def draw(rows: list[Row], count: int, kind: Kind, output: Path) -> None:
     pyplot = common.plotting()
     figure, panels = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    least = min(row["accuracy"] - common.error(row["accuracy"], count) for row in rows)
+    scale = max(0.0, round(least - 0.05, 1)), 1.01
     for panel, (rule, label) in zip(panels.flat, LABELS.items(), strict=False):
         here = [row for row in rows if row["rule"] == rule]
         values = [row["value"] for row in here]
         shares = [row["accuracy"] for row in here]
         panel.errorbar(values, shares, [common.error(s, count) for s in shares], fmt="o-", color="C0", capsize=2)
-        panel.set(xlabel=label, ylim=(0, 1))
+        panel.set(xlabel=label, ylim=scale)
         panel.set_ylabel("share of problems solved", color="C0")
         if rule != "threshold":
             panel.set_xscale("log", base=2)
@@ -66,28 +77,29 @@ def draw(rows: list[Row], count: int, output: Path) -> None:
     for rule, style in zip(RULES, ("s-", "o-", "^-"), strict=True):
         here = [row for row in rows if row["rule"] == rule]
         last.plot([row["tokens_per_forward"] for row in here], [row["accuracy"] for row in here], style, label=rule)
-    last.set(xlabel="generated tokens per forward", ylabel="share of problems solved", ylim=(0, 1))
+    last.set(xlabel="generated tokens per forward", ylabel="share of problems solved", ylim=scale)
     last.legend()
-    figure.suptitle(f"Accuracy and throughput by rule, {count} word problems, blocks of 32, prefix cache")
+    figure.suptitle(f"Accuracy and throughput by rule, {count} {kind.many}, blocks of 32, prefix cache")
     common.save(figure, output)
 
 
 def main(
     model: ModelOption = "embedded",
     count: CountOption = 100,
+    kind: KindOption = Kind.word,
     repeats: RepeatsOption = 3,
     threads: ThreadsOption = 1,
     output: OutputOption = Path("thresholds.jsonl"),
 ) -> None:
     """Decode held-out problems by each setting of each rule."""
     loaded: Any = common.load(model, threads)
-    asked = common.problems(count)
+    asked = common.problems(count, kind)
     journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
     settings = [(rule, value, policy) for rule, values in RULES.items() for value, policy in values.items()]
     turns = [(repeat, *setting) for repeat in range(repeats) for setting in settings]
     rows = [
         journal.row(
-            {"rule": rule, "value": value, "count": count, "repeat": repeat},
+            {"rule": rule, "value": value, "kind": kind, "count": count, "repeat": repeat},
             common.decoded,
             loaded,
             asked,
@@ -103,9 +115,9 @@ def main(
             [r["rule"], r["value"], r["accuracy"], r["tokens_per_forward"], r["speedup"], r["certified_share"]]
             for r in found
         ],
-        f"{count} word problems, {repeats} runs of each in turn",
+        f"{count} {kind.many}, {repeats} runs of each in turn",
     )
-    draw(found, count, output)
+    draw(found, count, kind, output)
 
 
 if __name__ == "__main__":
