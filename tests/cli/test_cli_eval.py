@@ -123,9 +123,9 @@ def test_the_embedded_model_writes_the_texts_of_decode(dllm, jsonl, tmp_path):
 
 
 def test_agreement_with_sequential_greedy_decoding(dllm, tmp_path):
-    asked = ("--tasks", "word_problems", "--apply-chat-template", "--limit", 3, "--max-new-tokens", 32)
+    asked = ("--tasks", "word_problems", "--apply-chat-template", "--limit", 3, "--max-new-tokens", 64)
     said = {}
-    whole = ("--policy", "threshold", "--tau", 0, "--block-size", 32, "--sub-block-size", 32)
+    whole = ("--policy", "threshold", "--tau", 0, "--block-size", 64, "--sub-block-size", 64)
     for name, policy in (("one", ("--policy", "top-k", "--k", 1)), ("all", whole)):
         result = dllm("eval", *asked, *policy, "--agreement", "--output", tmp_path / name)
         assert result.exit_code == 0, result.stderr

