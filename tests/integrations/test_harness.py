@@ -23,6 +23,7 @@ from dllm.integrations.harness.generation import Wish
 from dllm.integrations.harness.model import DiffusionLM
 from dllm.integrations.harness.settings import Settings
 from dllm.likelihood import Bound, Pair, Sequential, likelihoods
+from dllm.models import packing
 from dllm.models.checkpoint import EMBEDDED
 from dllm.options import Options
 from tests.models.conftest import write
@@ -158,6 +159,15 @@ def test_stop_strings_lengths_and_seeds(embedded: DiffusionLM) -> None:
     assert first != second, "samples of one document differ"
     assert embedded.generate_until(twice, disable_tqdm=True) == [first, second]
     assert embedded.generate_until([*twice, *twice], disable_tqdm=True) == [first, second] * 2
+
+
+def test_weights_are_packed_where_that_helps_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[dict[str, bool]] = []
+    monkeypatch.setattr(packing, "pack", lambda network, **how: packed.append(how) or network)
+    DiffusionLM(policy="factor", pack=False)
+    assert packed == []
+    DiffusionLM(policy="factor")
+    assert packed == [{"body": True}]
 
 
 def test_a_prompt_that_does_not_fit(embedded: DiffusionLM) -> None:

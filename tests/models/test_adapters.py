@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dllm.errors import CheckpointError, ConfigError
-from dllm.models import load
+from dllm.models import load, packing
 
 peft = pytest.importorskip("peft")
 TOKENS = torch.arange(11)[None]
@@ -38,6 +38,16 @@ def test_adapter_changes_logits_and_equals_merged_weights(kind, tiny, adapter, l
     assert (before - after).abs().max() > 0.1
     base.network.load_state_dict(merged)
     assert torch.allclose(logits(base, TOKENS), after, atol=1e-4)
+
+
+def test_an_adapter_on_packed_weights(tiny, adapter, logits, monkeypatch):
+    folder = tiny("llada")
+    place, _ = adapter(folder)
+    plain = load(folder, adapter=place)
+    monkeypatch.setattr(packing, "suits", lambda layer, least: type(layer) is torch.nn.Linear)
+    packed = load(folder, adapter=place, pack=True)
+    assert any(isinstance(layer, packing.Packed) for layer in packed.network.modules())
+    torch.testing.assert_close(logits(packed, TOKENS), logits(plain, TOKENS))
 
 
 def test_adapter_with_original_names(tiny, adapter, logits):

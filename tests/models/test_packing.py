@@ -17,7 +17,7 @@ from dllm import Blocks, DualCache, PrefixCache, Request, Strategy, Threshold
 from dllm.errors import ConfigError
 from dllm.models import TransformerModel, packing
 from dllm.models.compiled import CompiledModel
-from dllm.models.packing import Packed, pack
+from dllm.models.packing import LEAST, Packed, pack, suits
 from dllm.types import Bidirectional, BlockCausal
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
@@ -71,6 +71,17 @@ def test_large_layers_are_packed_and_a_tied_head_gets_a_weight_of_its_own() -> N
     assert packed(pack(network())) == []
     tied = pack(network(tied=True), least=1)
     assert not tied.get_input_embeddings().weight.is_mkldnn and tied.lm_head.weight.is_mkldnn
+
+
+def test_only_plain_large_float32_layers_are_packed() -> None:
+    class Other(nn.Linear):
+        """A layer that computes something else."""
+
+    quantised = nn.Linear(512, 512)
+    quantised.weight.__tensor_flatten__ = None  # as tensors of torchao have
+    assert suits(nn.Linear(512, 512), LEAST) and not suits(nn.Linear(512, 511), LEAST)
+    for layer in (Other(512, 512), quantised, nn.Linear(512, 512).double(), nn.Embedding(512, 512)):
+        assert not suits(layer, LEAST)
 
 
 def test_a_compiled_decoder_is_not_packed() -> None:

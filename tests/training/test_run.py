@@ -133,7 +133,10 @@ def test_events_tell_the_run_and_the_card_keeps_it(make_base: Base, data_file: P
 
     out = tmp_path / "run"
     folder = train(
-        plan(make_base(), data_file, out, report_to=("tensorboard",)), events.append, sampler, "dllm train x"
+        plan(make_base(), data_file, out, report_to=("tensorboard",), optimizer="muon", average=0.5),
+        events.append,
+        sampler,
+        "dllm train x",
     )
     assert [e.step for e in events if isinstance(e, Evaluated)] == [0, 2, 4]
     assert [e.step for e in events if isinstance(e, Saved)] == [2, 4]
@@ -147,6 +150,8 @@ def test_events_tell_the_run_and_the_card_keeps_it(make_base: Base, data_file: P
         f"| 0 | {first:.4f} |",
         "dllm train x",
         "| seed | 0 |",
+        "| optimizer | muon |",
+        "| average | 0.5 |",
         "answer 3",
         "120 rows, 120 samples",
         "some.jsonl",
@@ -218,3 +223,39 @@ def test_a_tiny_model_learns(make_base: Base, data_file: Path, tmp_path: Path) -
     train(plan(make_base(), data_file, tmp_path / "run", **changes), events.append)
     held = [event.loss for event in events if isinstance(event, Evaluated)]
     assert held[-1] < held[0] - 2, held
+
+
+def moved(base: Path, data: Path, out: Path, **changes: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """A matrix of the base, and how far one update moves it."""
+    folder = train(plan(base, data, out, steps=1, warmup=0.0, lr=1e-2, eval_rows=0, held_out=0.0, **changes))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    before, after = (load_file(place / "model.safetensors")[name] for place in (base, folder))
+    return before, after - before
+
+
+def test_a_run_is_optimised_as_its_plan_says(make_base: Base, data_file: Path, tmp_path: Path) -> None:
+    """Muon moves a matrix about as far in each of its directions, AdamW does not; decay pulls towards zero besides."""
+    base, spread = make_base(), {}
+    for optimizer in ("adamw", "muon"):
+        start, step = moved(base, data_file, tmp_path / optimizer, optimizer=optimizer)
+        values = torch.linalg.svdvals(step)
+        spread[optimizer] = float(values.max() / values.median())
+        _, decayed = moved(base, data_file, tmp_path / f"{optimizer} decayed", optimizer=optimizer, weight_decay=0.5)
+        torch.testing.assert_close(decayed - step, -0.005 * start, atol=2e-6, rtol=1e-3)
+    assert spread["muon"] < 1.6 and spread["adamw"] > 2
+
+
+def test_what_needs_whole_weights_is_refused_under_fsdp(
+    make_base: Base, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dllm.training import trainer
+
+    class Sharded(trainer.DiffusionTrainer):
+        def __init__(self, *parts: Any, **fields: Any) -> None:
+            super().__init__(*parts, **fields)
+            self.is_fsdp_enabled = True
+
+    monkeypatch.setattr(trainer, "DiffusionTrainer", Sharded)
+    for i, change in enumerate(({"optimizer": "muon"}, {"average": 0.9})):
+        with pytest.raises(ConfigError, match="fsdp: --optimizer muon and --average need whole weights"):
+            train(plan(make_base(), data_file, tmp_path / str(i), **change))

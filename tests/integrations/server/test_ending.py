@@ -26,6 +26,13 @@ def run(*args: str, **env: str) -> Result:
     return CliRunner(env={"COLUMNS": "200"} | env).invoke(app, ["serve", *args])
 
 
+def test_weights_are_packed_where_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("dllm.cli.serve.run", lambda model, loading, *rest: asked.append(loading))
+    assert run().exit_code == 0
+    assert [loading["pack"] for loading in asked] == [None]
+
+
 @pytest.mark.parametrize(
     ("args", "env", "message"),
     [

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dllm.cli.main import app
+from dllm.errors import ConfigError
 
 pytest.importorskip("gradio", reason="the page needs gradio: pip install 'dllm[web]'")
 
@@ -32,6 +33,14 @@ def test_what_cannot_work_is_refused(options, said):
     found = CliRunner().invoke(app, ["app", *options])
     assert found.exit_code == 2, found.output
     assert said in " ".join(found.output.split())
+
+
+def test_weights_are_packed_where_that_helps(monkeypatch):
+    def library(named, loading, longest):
+        raise ConfigError(f"loading with pack={loading['pack']}")
+
+    monkeypatch.setattr("dllm.integrations.web.library.Library", library)
+    assert "loading with pack=None" in " ".join(CliRunner().invoke(app, ["app"]).output.split())
 
 
 def test_a_port_that_is_taken_is_named():
