@@ -215,8 +215,8 @@ def normaliser(logits: Tensor, best: Tensor, blank: Tensor | None, *, spend: boo
     best   (n, 1)  the largest of `logits` (n, v)
     spend  the logits may be overwritten: nobody needs them any more
 
-    `logsumexp` would look for the largest again, and powers of two cost less than those of e. Softmax would cost less
-    still on a CPU, but errs ten times as much in float32.
+    `logsumexp` would look for the largest again, and powers of two cost less than those of e. Softmax errs ten times
+    as much in float32.
     """
     peak = best if blank is None else torch.maximum(best, blank)
     total = (logits.sub_(peak) if spend else logits - peak).mul_(LOG2_E).exp2_().sum(-1, keepdim=True)

@@ -171,7 +171,7 @@ def main(
         "transformers": transformers.__version__, "machine": platform.processor() or platform.machine(),
         "threads": threads,
     }  # fmt: skip
-    done = {(r["strategy"], r["kind"], r["count"], r["model"]): r for r in common.read(output)}
+    done = {(r["strategy"], r.get("kind", "word"), r["count"], r["model"]): r for r in common.read(output)}
     console = common.screen()
     rows: list[dict[str, Any]] = []
     for name, cache, strategy in track(list(cells()), console=console, description="decoding"):

@@ -209,7 +209,9 @@ def main(
         }  # fmt: skip
         ways = ("plain", "packed", "compiled") if compile else ("plain", "packed")
         with console.status(f"vocabulary {size:,}"):
-            rows += journal.rows([{**how, "way": way} for way in ways], measure, how, ways, repeats, least)
+            rows += journal.rows(
+                [{**how, "way": way, "least": least} for way in ways], measure, how, ways, repeats, least
+            )
     names = (
         "tokens_per_forward", "published_tokens_per_second", "tokens_per_second", "speedup", "times_the_floor",
         "outside_share", "same_tokens_and_nfe",

@@ -15,8 +15,9 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 
-def adapt(network: Any, adapter: str | Path, family: Family) -> Any:
-    """The stock class with the adapter's layers inside; the weights stay apart, so quantised networks work too.
+def adapt(network: Any, adapter: str | Path, family: Family, merge: bool = False) -> Any:
+    """The stock class with the adapter's layers inside; the weights stay apart, so quantised networks work too. Merged
+    (`merge`), they are the stock class's own.
 
     Raises ConfigError where `peft` is not installed, CheckpointError where the adapter is broken or does not fit.
     """
@@ -42,7 +43,7 @@ def adapt(network: Any, adapter: str | Path, family: Family) -> Any:
         device = str(network.get_input_embeddings().weight.device)
         wrapped = PeftModel.from_pretrained(network, str(folder), config=config, torch_device=device, **options)
     _verify(wrapped, folder, {family.stock_name(key) for key in keys})
-    return wrapped.get_base_model()
+    return wrapped.merge_and_unload() if merge else wrapped.get_base_model()
 
 
 def _rename(config: Any, family: Family, keys: list[str]) -> None:

@@ -60,9 +60,10 @@ def load(
     quantize             "int8", "int8-dynamic" or "int4": weights quantised by torchao as they are loaded
     compile              run forwards through `torch.compile`, on CUDA as graphs: `CompiledModel`. Slow at first
     pack                 lay out large weights for this CPU (`dllm.models.packing`), with `compile` those of the head
-                         alone: faster, but the network cannot be trained or saved. None: where that can be done
+                         alone: faster, but the network cannot be trained or saved. None: where that can be done and
+                         saves time (several columns run at once)
     tensor_parallel      spread every layer over the processes of `torchrun`; not together with a device
-    adapter              a PEFT adapter (folder or Hub id), kept apart from the weights
+    adapter              a PEFT adapter (folder or Hub id), kept apart from the weights, or merged if these are packed
     mask_id, stop_ids    override what the checkpoint says; `stop_ids=()` means that nothing stops
     block_size           attention block of a block-causal family
     attention            "sdpa" or "eager"; default: what `transformers` prefers
@@ -88,7 +89,10 @@ def load(
         if quantization_config is not None:
             raise ConfigError(f"load(quantize={quantize!r}, quantization_config=…): give one of the two")
         quantization_config = quantization(quantize, place)
-    pack = _packs(pack, place, precision, device_map is None and not tensor_parallel and not kind.head)
+    quantised = quantization_config is not None or "quantization_config" in found.config
+    spread = device_map is not None or tensor_parallel
+    able = not spread and not kind.head and not (quantised and adapter is not None)
+    pack = _packs(pack, place, precision, able, not found.plain)
     _check_options(found, mask_id, block_size, attention)
     if compile and (found.plain or kind.head):
         raise ConfigError(f"compile: {found.name} is no diffusion decoder, and only these are compiled; leave it out")
@@ -114,7 +118,7 @@ def load(
             options["attn_implementation"] = attention
         network = _network(found, config, options)
         if adapter is not None:
-            network = adapt(network, adapter, kind)
+            network = adapt(network, adapter, kind, merge=pack)
         if pack:
             packing.pack(network, body=not compile)
     if found.plain:
@@ -135,13 +139,19 @@ def load(
     return model if block_size is None else model.with_block(block_size)
 
 
-def _packs(asked: bool | None, place: torch.device, precision: Any, plain: bool) -> bool:
-    """Whether weights are packed; `plain`: a decoder's, on one device."""
+def _packs(asked: bool | None, place: torch.device, precision: Any, able: bool, windows: bool) -> bool:
+    """Whether weights are packed.
+
+    able     they are a decoder's, on one device, without an adapter that cannot be merged
+    windows  several columns run at once, which is where it saves time
+    """
     if asked is None:
-        return plain and packing.helps(place, precision)
+        return able and windows and packing.helps(place, precision)
     if asked:
-        if not plain:
-            raise ConfigError("pack: not for encoders, and not on several devices; leave it out")
+        if not able:
+            raise ConfigError(
+                "pack: not for encoders, on several devices, or with an adapter on quantised weights; leave it out"
+            )
         packing.check(place, precision)
     return asked
 

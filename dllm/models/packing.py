@@ -1,7 +1,8 @@
 """Weights laid out once for this CPU's matrix products, where few columns meet many outputs.
 
 The plain product reads a weight as it lies, which is slow for the few columns of a window: oneDNN's own layout takes a
-third to all of the time, least at the head. Same weights, same precision; results differ by rounding.
+third to all of the time, least at the head. For a single column, as in autoregressive decoding, it saves nothing. Same
+weights, same precision; results differ by rounding.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ LEAST = 2**18
 
 
 class Packed(nn.Linear):
-    """A linear layer whose weight lies as oneDNN likes it. It cannot be trained, moved, saved or compiled."""
+    """A linear layer whose weight lies as oneDNN likes it. It cannot be trained, moved, copied, saved or compiled."""
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
@@ -28,6 +29,8 @@ class Packed(nn.Linear):
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError("packed layers give no gradients; load the model with pack=False")
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return out
 
@@ -55,13 +58,20 @@ def pack(network: Any, *, body: bool = True, least: int = LEAST) -> Any:
     check(place.device, place.dtype)
     head = network.get_output_embeddings()
     if body:
-        for parent in list(network.modules()):
-            for name, layer in list(parent.named_children()):
-                if layer is not head and suits(layer, least):
-                    setattr(parent, name, Packed(layer))
+        _pack_below(network, head, least)
     if suits(head, least):
         network.set_output_embeddings(Packed(head))
     return network
+
+
+def _pack_below(parent: Any, head: Any, least: int) -> None:
+    """Holds on to no layer that it has replaced: only one weight at a time is there twice."""
+    for name in [name for name, _ in parent.named_children()]:
+        if (layer := getattr(parent, name)) is not head:
+            if suits(layer, least):
+                setattr(parent, name, Packed(layer))
+            else:
+                _pack_below(layer, head, least)
 
 
 def suits(layer: Any, least: int) -> bool:

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 NS = (3.4445, -4.7750, 2.0315)
 """Coefficients of the Newton-Schulz iteration (Jordan et al. 2024)."""
 
+ROWS = ("trainable_tokens", "lora_embedding")
+"""What PEFT calls rows of the vocabulary that it trains apart from their embedding."""
+
 RMS = 0.2
 """Root mean square of AdamW's updates, which Muon's are scaled to (Liu et al. 2025, section 2.2)."""
 
@@ -48,6 +51,7 @@ def divided(network: nn.Module, decay: float) -> list[dict[str, Any]]:
     }
     head = getattr(network, "get_output_embeddings", lambda: None)()
     vocabulary |= {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    vocabulary |= {id(p) for name, p in network.named_parameters() if any(rows in name for rows in ROWS)}
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     inner = {id(p) for p in trained if p.ndim == 2 and id(p) not in vocabulary}
     return [
@@ -77,7 +81,8 @@ class Muon(torch.optim.Optimizer):
         assert closure is None, "no closure is taken"
         for group in self.param_groups:
             for parameter in group["params"]:
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                if parameter.grad is not None:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
             (self._orthogonal if group["orthogonal"] else self._adam)(group)
 
     def _orthogonal(self, group: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,7 @@ def train(plan: Plan, watch: Watch = lambda event: None, sampler: Sampler | None
     """
     check_files(plan.data)
     check_place(plan)
+    check_whole(plan)
     arguments = make_arguments(plan)
     ground = look(plan)
     material = prepare(plan, ground)
@@ -80,6 +82,13 @@ def check_place(plan: Plan) -> None:
         plan.check_continues(earlier)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"out / --out {out}: exists and is no training run; give a new folder")
+
+
+def check_whole(plan: Plan) -> None:
+    """Raises ConfigError where `accelerate launch` would spread weights that the plan needs whole."""
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true", "yes", "on")
+    if sharded and (plan.optimizer == "muon" or plan.average):
+        raise ConfigError("fsdp: --optimizer muon and --average need whole weights in each process; leave FSDP out")
 
 
 def _claim(plan: Plan) -> None:
@@ -167,8 +176,6 @@ def _taught(
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     told.sharded = trainer.is_fsdp_enabled
-    if told.sharded and (plan.optimizer == "muon" or plan.average):
-        raise ConfigError("fsdp: --optimizer muon and --average need whole weights in each process; leave FSDP out")
     told.watch(_prepared(plan, material, network, arguments, steps, checkpoint))
     with quiet():
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -40,14 +40,30 @@ def test_adapter_changes_logits_and_equals_merged_weights(kind, tiny, adapter, l
     assert torch.allclose(logits(base, TOKENS), after, atol=1e-4)
 
 
-def test_an_adapter_on_packed_weights(tiny, adapter, logits, monkeypatch):
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("more", [{}, {"trainable_token_indices": [5]}, {"use_dora": True}], ids=["", "row", "dora"])
+def test_an_adapter_is_merged_where_weights_are_packed(more, tied, tiny, logits, monkeypatch, tmp_path):
+    """... since some adapters' layers read the weight that they wrap, which a packed layer has none to show of."""
+    folder = tiny("dream", tied=tied)
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM", **more)
+    wrapped = peft.get_peft_model(load(folder).network, config)
+    for name, parameter in wrapped.named_parameters():
+        if "trainable_tokens" in name:
+            parameter.data.normal_()
+    wrapped.save_pretrained(tmp_path / "adapter")
+    plain = load(folder, adapter=tmp_path / "adapter")
+    monkeypatch.setattr(packing, "suits", lambda layer, least: type(layer) is torch.nn.Linear)
+    packed = load(folder, adapter=tmp_path / "adapter", pack=True)
+    assert sum(isinstance(layer, packing.Packed) for layer in packed.network.modules()) > 7
+    torch.testing.assert_close(logits(packed, TOKENS), logits(plain, TOKENS), atol=1e-4, rtol=1e-4)
+
+
+def test_weights_under_an_adapter_that_cannot_be_merged_are_not_packed(tiny, adapter, monkeypatch):
     folder = tiny("llada")
     place, _ = adapter(folder)
-    plain = load(folder, adapter=place)
-    monkeypatch.setattr(packing, "suits", lambda layer, least: type(layer) is torch.nn.Linear)
-    packed = load(folder, adapter=place, pack=True)
-    assert any(isinstance(layer, packing.Packed) for layer in packed.network.modules())
-    torch.testing.assert_close(logits(packed, TOKENS), logits(plain, TOKENS))
+    with pytest.raises(ConfigError, match="pack: not .* with an adapter on quantised weights"):
+        load(folder, adapter=place, quantization_config={"quant_method": "any"}, pack=True)
 
 
 def test_adapter_with_original_names(tiny, adapter, logits):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -91,6 +92,27 @@ def test_a_compiled_decoder_is_not_packed() -> None:
     CompiledModel.of(TransformerModel(pack(network(), body=False, least=1), Bidirectional(), mask_id=47))
 
 
+def test_packed_layers_give_no_gradients_and_say_so() -> None:
+    with pytest.raises(RuntimeError, match="give no gradients; load the model with pack=False"):
+        Packed(nn.Linear(3, 4))(torch.randn(2, 3, requires_grad=True))
+
+
+def test_what_is_packed_is_let_go() -> None:
+    made = network()
+    layers = [weakref.ref(layer) for layer in made.modules() if type(layer) is nn.Linear and layer is not made.lm_head]
+    alive = []
+    original = packing.Packed
+
+    def spy(layer: nn.Linear) -> Packed:
+        alive.append(sum(place() is not None for place in layers))
+        return original(layer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "Packed", spy)
+        packing.pack(made, least=1)
+    assert alive[:14] == list(range(14, 0, -1))
+
+
 def test_packed_weights_are_never_written() -> None:
     with pytest.raises(ValueError, match="sparse"):
         save({name: tensor for name, tensor in pack(network(), least=1).state_dict().items()})
@@ -103,7 +125,7 @@ def test_what_cannot_be_packed_is_refused() -> None:
         pack(network().bfloat16())
     with pytest.raises(ConfigError, match=r"not torch\.bfloat16 on cpu"):
         dllm.load(pack=True, dtype="bfloat16")
-    with pytest.raises(ConfigError, match="pack: not for encoders, and not on several devices"):
+    with pytest.raises(ConfigError, match="pack: not for encoders, on several devices"):
         dllm.load(pack=True, device_map="auto")
 
 

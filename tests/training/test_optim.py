@@ -69,6 +69,20 @@ def test_only_matrices_between_embedding_and_head_are_orthogonal(tied: bool) -> 
     assert (matrices["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_of_the_vocabulary_in_an_adapter_are_not_orthogonal(tied: bool) -> None:
+    peft = pytest.importorskip("peft")
+    config = Qwen2Config(
+        vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=tied,
+    )  # fmt: skip
+    lora = peft.LoraConfig(r=2, target_modules="all-linear", trainable_token_indices=[3], task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(Qwen2ForCausalLM(config), lora)
+    matrices, rest = divided(adapted, 0.0)
+    assert len(rest["params"]) == 1 and rest["params"][0].shape == (1, 16)
+    assert len(matrices["params"]) == 14
+
+
 def problem() -> dict[str, Tensor]:
     torch.manual_seed(1)
     return {"layer": torch.nn.Parameter(torch.randn(4, 6) * 0.1), "table": torch.nn.Parameter(torch.randn(6, 3))}
@@ -106,5 +120,8 @@ def test_its_state_and_the_parameters_are_all_there_is() -> None:
 def test_what_has_no_gradient_stays() -> None:
     named = problem()
     before = {name: tensor.detach().clone() for name, tensor in named.items()}
-    muon(named).step()
+    optimiser = muon(named)
+    for group in optimiser.param_groups:
+        group["weight_decay"] = 0.5
+    optimiser.step()
     assert all((named[name] == before[name]).all() for name in named)
