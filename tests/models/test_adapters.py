@@ -62,7 +62,7 @@ def test_an_adapter_is_merged_where_weights_are_packed(more, tied, tiny, logits,
 def test_weights_under_an_adapter_that_cannot_be_merged_are_not_packed(tiny, adapter, monkeypatch):
     folder = tiny("llada")
     place, _ = adapter(folder)
-    with pytest.raises(ConfigError, match="pack: not .* with an adapter on quantised weights"):
+    with pytest.raises(ConfigError, match=r"pack: not .* with an adapter on quantised weights"):
         load(folder, adapter=place, quantization_config={"quant_method": "any"}, pack=True)
 
 

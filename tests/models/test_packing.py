@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,12 +130,15 @@ def test_what_cannot_be_packed_is_refused() -> None:
         dllm.load(pack=True, device_map="auto")
 
 
-def test_loading_packs_when_asked_and_by_none_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_packs_when_asked_and_by_none_where_it_helps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(packing, "suits", lambda layer, least: type(layer) is nn.Linear)
     loaded: dict[Any, Any] = {how: dllm.load(pack=how) for how in (True, False, None)}
     assert [bool(packed(loaded[how].network)) for how in (True, False, None)] == [True, False, True]
     assert not packed(dllm.load().network)
     assert not packed(dllm.load(pack=None, dtype="bfloat16").network)
+    network().save_pretrained(tmp_path / "plain")
+    plain: dict[Any, Any] = {how: dllm.load(tmp_path / "plain", tokenizer=False, pack=how) for how in (None, True)}
+    assert [bool(packed(plain[how].network)) for how in (None, True)] == [False, True]
     assert packed(dllm.load(pack=True, compile=True).network) == ["lm_head"]
     prompt = "Tom has 7 cards. Zoe has 4 more cards than Tom. How many cards do they have together?"
     answers = {dllm.decode(loaded[how], [prompt], max_new_tokens=64)[0].text for how in (True, False)}
