@@ -38,9 +38,7 @@ def bench(
             help="Weights: none, int8, int8-dynamic or int4 (dllm[quant]); give several.", show_default="none"
         ),
     ] = None,
-    pack: Annotated[
-        bool, typer.Option("--pack", help="Lay the weights out for this CPU; with --compile those of the head.")
-    ] = False,
+    pack: Annotated[bool, typer.Option("--pack", help="Lay the weights out for this CPU.")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the forwards (on CUDA as graphs).")] = False,
     autoregressive: Annotated[
         bool, typer.Option("--autoregressive", help="Also time greedy autoregressive decoding on the same weights.")
@@ -166,7 +164,7 @@ def made(
         precision = default if dtype is None else usable_dtype(dtype, place)
         found = random_model(SHAPES[shape], place, precision, quantize=quantize)
     if pack:
-        packing.pack(found.network, body=not compile)
+        packing.pack(found.network)
     return CompiledModel.of(found) if compile else found
 
 

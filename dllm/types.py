@@ -118,7 +118,7 @@ class Window(NamedTuple):
     def put(self, plane: Tensor, values: Tensor | float, where: Tensor) -> Tensor:
         """A copy of `plane` (b, t) with `values` written at the slots `where` (b, k)."""
         t = plane.shape[1]
-        columns = torch.where(where & self.valid, self.columns, t)
+        columns = torch.where(where, self.columns, t)
         padded = torch.nn.functional.pad(plane, (0, 1))
         return padded.scatter_(1, columns, values.to(plane.dtype) if isinstance(values, Tensor) else values)[:, :t]
 

@@ -6,7 +6,7 @@ Method:   a LLaDA-format model with random weights (sharpened, so that confidenc
           loop and each of our ways, each followed by the bare matrix products of every forward of its run (its own
           layers, and those of attention), `repeats` times in turn; medians and the median of the ratios pair by pair.
           Our ways: "plain", the weights as they lie; "packed", laid out for the CPU (`dllm.load(pack=True)`, the
-          command line's default); "compiled", the decoder compiled and the head packed.
+          command line's default); "compiled", packed and the decoder compiled.
 Read:     "times the floor" is our whole decode over its matrix products alone; 1.0 is the limit. "outside" is the share
           of our time not spent in the model (its decoder and its head). In the plot a step's time is split so.
 Run:      python -m experiments.speed --output experiments/results/speed.jsonl
@@ -99,7 +99,7 @@ def versions_of(network: LlamaForCausalLM, ways: Sequence[str], mask: int, least
     """The network in each of our ways; `least`: entries of a weight from which it is packed."""
     models = []
     for way in ways:
-        own = network if way == "plain" else pack(deepcopy(network), body=way == "packed", least=least)
+        own = network if way == "plain" else pack(deepcopy(network), least)
         model = TransformerModel(own, Bidirectional(), mask_id=mask)
         models.append(CompiledModel.of(model) if way == "compiled" else model)
     return models

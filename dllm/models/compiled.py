@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dllm.errors import ConfigError
-from dllm.models.packing import Packed
 from dllm.models.store import KeyValueStore
 from dllm.models.transformer import TransformerModel
 from dllm.types import Query
@@ -98,8 +97,6 @@ class CompiledModel(TransformerModel):
         self.apart = 2**31  # all rows in every forward, or there would be more shapes
         if len(set((getattr(self.network, "hf_device_map", None) or {"": 0}).values())) > 1:
             raise ConfigError(f"{self.name or self.family}: spread over several devices, which cannot be compiled")
-        if any(isinstance(module, Packed) for module in self._decoder.modules()):
-            raise ConfigError(f"{self.name or self.family}: packed layers cannot be compiled; pack the head alone")
         graphs = self.device.type == "cuda"
         config = torch._dynamo.config  # each shape is a compilation of its own on CUDA, and beyond the limit an error
         config.recompile_limit = max(config.recompile_limit, 256)

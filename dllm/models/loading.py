@@ -59,9 +59,8 @@ def load(
     device_map, quantization_config   handed to `transformers` as they are; not together with `device`: device_map
     quantize             "int8", "int8-dynamic" or "int4": weights quantised by torchao as they are loaded
     compile              run forwards through `torch.compile`, on CUDA as graphs: `CompiledModel`. Slow at first
-    pack                 lay out large weights for this CPU (`dllm.models.packing`), with `compile` those of the head
-                         alone: faster, but the network cannot be trained or saved. None: where that can be done and
-                         saves time (several columns run at once)
+    pack                 lay out large weights for this CPU (`dllm.models.packing`): faster, but the network cannot be
+                         trained or saved. None: where that can be done and saves time (several columns run at once)
     tensor_parallel      spread every layer over the processes of `torchrun`; not together with a device
     adapter              a PEFT adapter (folder or Hub id), kept apart from the weights, or merged if these are packed
     mask_id, stop_ids    override what the checkpoint says; `stop_ids=()` means that nothing stops
@@ -120,7 +119,7 @@ def load(
         if adapter is not None:
             network = adapt(network, adapter, kind, merge=pack)
         if pack:
-            packing.pack(network, body=not compile)
+            packing.pack(network)
     if found.plain:
         return AutoregressiveModel(network, words, ids.stop_ids, ids.pad_id, found.name)
     facts: dict[str, Any] = {

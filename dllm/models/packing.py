@@ -7,7 +7,9 @@ weights, same precision; results differ by rounding.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,18 @@ LEAST = 2**18
 """Entries of a weight from which its layout is worth the call."""
 
 
+_layers: WeakValueDictionary[int, Packed] = WeakValueDictionary()
+"""All that there are, by number: what a compiled forward knows of a layer."""
+
+_numbers = itertools.count()
+
+
 class Packed(nn.Linear):
-    """A linear layer whose weight lies as oneDNN likes it. It cannot be trained, moved, copied, saved or compiled."""
+    """A linear layer whose weight lies as oneDNN likes it. It cannot be trained, moved, copied or saved.
+
+    Compilers do not know such a weight, so in a compiled forward the layer is an operation of its own, which finds the
+    weight by the layer's number.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
@@ -27,12 +39,33 @@ class Packed(nn.Linear):
         laid_out = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         self.weight = nn.Parameter(laid_out, requires_grad=False)
         self.bias = linear.bias
+        self.number = next(_numbers)
+        _layers[self.number] = self
 
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():
             raise RuntimeError("packed layers give no gradients; load the model with pack=False")
+        if torch.compiler.is_compiling():
+            out: Tensor = torch.ops.dllm.packed_linear(x, self.number, self.out_features)
+            return out
+        return self.product(x)
+
+    def product(self, x: Tensor) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return out
+
+
+torch.library.define("dllm::packed_linear", "(Tensor x, int number, int outputs) -> Tensor")
+
+
+@torch.library.impl("dllm::packed_linear", "CPU")
+def _packed_linear(x: Tensor, number: int, outputs: int) -> Tensor:
+    return _layers[number].product(x)
+
+
+@torch.library.register_fake("dllm::packed_linear")
+def _shape_of_packed_linear(x: Tensor, number: int, outputs: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], outputs)
 
 
 def helps(device: torch.device, dtype: torch.dtype) -> bool:
@@ -46,10 +79,9 @@ def check(device: torch.device, dtype: torch.dtype) -> None:
         raise ConfigError(f"pack: only float32 weights on a CPU with oneDNN, not {dtype} on {device}; leave it out")
 
 
-def pack(network: Any, *, body: bool = True, least: int = LEAST) -> Any:
+def pack(network: Any, least: int = LEAST) -> Any:
     """Lay out a network's large linear layers in place; a tied head gets a weight of its own. Returns the network.
 
-    body   also those of the decoder, not of the head alone (a decoder that is to be compiled stays as it is)
     least  entries of the smallest weight that is laid out
 
     Raises ConfigError where that cannot be done.
@@ -57,8 +89,7 @@ def pack(network: Any, *, body: bool = True, least: int = LEAST) -> Any:
     place = network.get_input_embeddings().weight
     check(place.device, place.dtype)
     head = network.get_output_embeddings()
-    if body:
-        _pack_below(network, head, least)
+    _pack_below(network, head, least)
     if suits(head, least):
         network.set_output_embeddings(Packed(head))
     return network

@@ -161,11 +161,12 @@ def advance(
         entered = entered & ~commit
 
     block_end = torch.minimum(block_end, rows.length)
-    sub = how.sub_block or t
-    start = block + torch.div(head - block, sub, rounding_mode="floor") * sub
-    if canvas.held is not None:
-        start = torch.where(held, plan.range, start)
-    end = torch.minimum(start + sub, block_end)
+    start, end = block, block_end
+    if how.sub_block is not None:
+        start = block + torch.div(head - block, how.sub_block, rounding_mode="floor") * how.sub_block
+        if canvas.held is not None:
+            start = torch.where(held, plan.range, start)
+        end = torch.minimum(start + how.sub_block, block_end)
     moved = (start != plan.range) | entering
     alone = never
     if how.first_alone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,6 @@ def packed(model: Any) -> list[str]:
 def test_large_layers_are_packed_and_a_tied_head_gets_a_weight_of_its_own() -> None:
     assert len(packed(pack(network(), least=1))) == 15
     assert packed(pack(network(), least=16 * 48)) == ["lm_head"]
-    assert packed(pack(network(), body=False, least=1)) == ["lm_head"]
     assert packed(pack(network())) == []
     tied = pack(network(tied=True), least=1)
     assert not tied.get_input_embeddings().weight.is_mkldnn and tied.lm_head.weight.is_mkldnn
@@ -86,11 +86,25 @@ def test_only_plain_large_float32_layers_are_packed() -> None:
         assert not suits(layer, LEAST)
 
 
-def test_a_compiled_decoder_is_not_packed() -> None:
-    model = TransformerModel(pack(network(), least=1), Bidirectional(), mask_id=47, name="mine")
-    with pytest.raises(ConfigError, match="mine: packed layers cannot be compiled; pack the head alone"):
-        CompiledModel.of(model)
-    CompiledModel.of(TransformerModel(pack(network(), body=False, least=1), Bidirectional(), mask_id=47))
+def test_packed_layers_are_compiled() -> None:
+    strategy = Strategy(Threshold(0.6), Blocks(8), DualCache())
+    requests = [Request((1, 2, 3, 4, 5), 20, stop_ids=()), Request((6, 7), 9, stop_ids=())]
+    made = pack(network(), least=1)
+    model = TransformerModel(made, Bidirectional(), mask_id=47)
+    found = [
+        [(result.output_ids, result.nfe) for result in dllm.decode(way, requests, strategy)]
+        for way in (model, CompiledModel.of(model))
+    ]
+    assert len(packed(made)) == 15 and found[0] == found[1]
+
+
+def test_a_layer_that_nobody_holds_is_forgotten() -> None:
+    before = set(packing._layers)
+    made = pack(network(), least=1)
+    assert len(set(packing._layers) - before) == 15
+    del made
+    gc.collect()
+    assert not set(packing._layers) - before
 
 
 def test_packed_layers_give_no_gradients_and_say_so() -> None:
@@ -139,7 +153,7 @@ def test_loading_packs_when_asked_and_by_none_where_it_helps(monkeypatch: pytest
     network().save_pretrained(tmp_path / "plain")
     plain: dict[Any, Any] = {how: dllm.load(tmp_path / "plain", tokenizer=False, pack=how) for how in (None, True)}
     assert [bool(packed(plain[how].network)) for how in (None, True)] == [False, True]
-    assert packed(dllm.load(pack=True, compile=True).network) == ["lm_head"]
+    assert packed(dllm.load(pack=True, compile=True).network) == packed(loaded[True].network)
     prompt = "Tom has 7 cards. Zoe has 4 more cards than Tom. How many cards do they have together?"
     answers = {dllm.decode(loaded[how], [prompt], max_new_tokens=64)[0].text for how in (True, False)}
     assert len(answers) == 1
