@@ -210,6 +210,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         "x",
         "run x",
         "outside",
+        "peak GiB",
     )
     table = Table(*head, header_style="bold")
     for row in rows:
@@ -222,7 +223,7 @@ def show(rows: list[dict[str, Any]]) -> None:
                 f"{row['tokens_per_forward']:.2f}",
                 f"{1e3 * row['window']:.2f}", ratio(row["window"], row["window_floor"]),
                 f"{1e3 * row['refresh']:.2f}", ratio(row["refresh"], row["refresh_floor"]),
-                ratio(row["seconds"], row["floor"]), f"{row['outside']:.1%}",
+                ratio(row["seconds"], row["floor"]), f"{row['outside']:.1%}", f"{row['memory'] / 2**30:.1f}",
             ]  # fmt: skip
         table.add_row(*cells)
     console = Console(stderr=True)

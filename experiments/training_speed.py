@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -32,6 +31,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from dllm.bench import peak_memory
 from dllm.training.base import trained
 from dllm.training.noise import IGNORE
 from dllm.training.objective import view_loss
@@ -107,13 +107,6 @@ def pace(device: str, bf16: bool) -> float:
     return 2.0 * size**3 / min(times[1:])
 
 
-def peak(device: str) -> float:
-    """Peak memory in GiB."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def main(
     hidden: Annotated[int, typer.Option(help="Width.")] = 256,
     layers: Annotated[int, typer.Option(help="Layers.")] = 8,
@@ -156,7 +149,7 @@ def main(
             "seconds": seconds,
             "seconds_range": [min(times), max(times)],
             "times_the_floor": seconds / (operations(network, view, bool(lora)) / speed),
-            "peak_gib": peak(device),
+            "peak_gib": peak_memory(torch.device(device)) / 2**30,
             "parameters": sum(p.numel() for p in network.parameters()),
             "trained": sum(p.numel() for p in trained(network)),
             "shape": shape, "vocabulary": vocabulary, "context": context, "rows": rows, "block": block, "rank": lora,

@@ -2,7 +2,7 @@
 
 from dllm.bench.floor import Rates, floor, measure_rates
 from dllm.bench.shapes import SHAPES, Shape, random_model
-from dllm.bench.timing import Timing, time_autoregressive, time_strategy
+from dllm.bench.timing import Timing, peak_memory, time_autoregressive, time_strategy
 
 __all__ = [
     "SHAPES",
@@ -11,6 +11,7 @@ __all__ = [
     "Timing",
     "floor",
     "measure_rates",
+    "peak_memory",
     "random_model",
     "time_autoregressive",
     "time_strategy",

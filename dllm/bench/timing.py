@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ class Timing:
     window, refresh    of one step that runs the window alone, and of one that runs more (0 where there was none)
     window_floor, refresh_floor
     outside            share of a whole run that is not spent in the model
-    memory             bytes, the most that was allocated on the accelerator; 0 on a CPU
+    memory             bytes, `peak_memory` after the whole runs
     """
 
     tokens_per_second: float
@@ -86,7 +87,7 @@ def time_strategy(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     whole = statistics.median(run(model, requests, strategy, batch_size) for _ in range(repeats))
-    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    memory = peak_memory(device)
     with Clock(model) as clock:
         total = run(model, requests, strategy, batch_size)
     parts = step_by_step(model, requests, strategy, batch_size)
@@ -111,6 +112,16 @@ def time_strategy(
         outside=1 - clock.inside / total,
         memory=memory,
     )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that was allocated on an accelerator since its statistics were reset; on a CPU the most that the
+    process ever held, what it loaded before among it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on every system
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def run(model: Any, requests: Sequence[Request], strategy: Strategy, batch_size: int | None) -> float:

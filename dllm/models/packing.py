@@ -1,8 +1,8 @@
 """Weights laid out once for this CPU's matrix products, where few columns meet many outputs.
 
-The plain product reads a weight as it lies, which is slow for the few columns of a window: oneDNN's own layout takes a
-third to all of the time, least at the head. For a single column, as in autoregressive decoding, it saves nothing. Same
-weights, same precision; results differ by rounding.
+The plain product reads a weight as it lies, which is slow for the few columns of a window, most of all at the head.
+oneDNN's own layout is made for them; for a single column, as in autoregressive decoding, it saves time at the head
+alone. Same weights, same precision; results differ by rounding.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from dllm.errors import ConfigError
 LEAST = 2**18
 """Entries of a weight from which its layout is worth the call."""
 
-
 _layers: WeakValueDictionary[int, Packed] = WeakValueDictionary()
-"""All that there are, by number: what a compiled forward knows of a layer."""
+"""All that are in use, by number."""
 
 _numbers = itertools.count()
 
@@ -29,8 +28,7 @@ _numbers = itertools.count()
 class Packed(nn.Linear):
     """A linear layer whose weight lies as oneDNN likes it. It cannot be trained, moved, copied or saved.
 
-    Compilers do not know such a weight, so in a compiled forward the layer is an operation of its own, which finds the
-    weight by the layer's number.
+    Compilers do not know such a weight, so its product is an operation of its own, which finds the layer by number.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -45,13 +43,7 @@ class Packed(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():
             raise RuntimeError("packed layers give no gradients; load the model with pack=False")
-        if torch.compiler.is_compiling():
-            out: Tensor = torch.ops.dllm.packed_linear(x, self.number, self.out_features)
-            return out
-        return self.product(x)
-
-    def product(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        out: Tensor = torch.ops.dllm.packed_linear(x, self.number, self.out_features)
         return out
 
 
@@ -60,7 +52,9 @@ torch.library.define("dllm::packed_linear", "(Tensor x, int number, int outputs)
 
 @torch.library.impl("dllm::packed_linear", "CPU")
 def _packed_linear(x: Tensor, number: int, outputs: int) -> Tensor:
-    return _layers[number].product(x)
+    layer = _layers[number]
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
+    return out
 
 
 @torch.library.register_fake("dllm::packed_linear")

@@ -52,6 +52,7 @@ def test_packed_weights(dllm):
     assert result.exit_code == 0, result.stderr
     (row,) = (json.loads(line) for line in result.stdout.splitlines())
     assert row["packed"] and row["tokens_per_second"] > 0 and row["refresh_floor"] > 0
+    assert row["weights"] < row["memory"] < 100 * 2**30
 
 
 def test_what_cannot_be_packed_is_told(dllm):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dllm import Blocks, ConfigError, DualCache, NoCache, PrefixCache, Request, Strategy, Threshold
 from dllm.models.compiled import CompiledModel, bucket
+from dllm.models.packing import pack
 from dllm.testing import laws
 from tests.tiny import model
 
@@ -18,9 +21,18 @@ KEPT = Strategy(Threshold(0.6), Blocks(8), DualCache())
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++)")
 
 
-@pytest.fixture(scope="module")
-def compiled() -> CompiledModel:
-    return CompiledModel.of(model("block-causal-shift"))
+@pytest.fixture(
+    params=[
+        False,
+        pytest.param(True, marks=pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")),
+    ],
+    ids=["plain", "packed"],
+)
+def compiled(request: pytest.FixtureRequest) -> CompiledModel:
+    made = model("block-causal-shift")
+    if request.param:
+        made = replace(made, network=pack(deepcopy(made.network), least=1))
+    return CompiledModel.of(made)
 
 
 def test_buckets_are_few_and_waste_little() -> None:
