@@ -418,7 +418,8 @@ def shadowed(model: Model, canvas: Canvas, window: Window, rows: Tensor, query: 
     held = canvas.rows.given[rows].to(device).gather(1, columns) & bool(left)
     k, q, width = columns.shape[1], query.tokens.shape[1], query.width
     keys = torch.arange(width, device=device)
-    limits = rearrange(model.geometry.reach(columns.cpu(), canvas.rows.length[rows]), "r k -> r k 1").to(device)
+    places = (rearrange(window.start[rows], "r -> r 1") + torch.arange(k) - left).clamp(min=0)
+    limits = rearrange(model.geometry.reach(places, canvas.rows.length[rows]), "r k -> r k 1").to(device)
     sees = (keys < limits) & (keys != rearrange(target, "r k -> r k 1")) & (keys != rearrange(columns, "r k -> r k 1"))
     others = rearrange(valid & (not left), "r k -> r 1 k") & (rearrange(columns, "r k -> r 1 k") < limits)
     lower = torch.cat([sees, others | torch.eye(k, dtype=torch.bool, device=device)], 2)
