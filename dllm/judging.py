@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.sampling import Proposer
-from dllm.types import Canvas, Guess, Policy, Signal, State, Verdict, Window, among
+from dllm.types import JUDGES, Canvas, Guess, Policy, Signal, State, Verdict, Window, among
 
 
 class Change(NamedTuple):
@@ -29,7 +29,7 @@ class Change(NamedTuple):
 
 def editable(window: Window, canvas: Canvas, policy: Policy) -> Window:
     """The window with logits for decided slots too, if the policy asks for them."""
-    if not policy.needs & (Signal.CURRENT | Signal.SHADOW):
+    if not policy.needs or not policy.needs & JUDGES:
         return window
     k = window.columns.shape[1]
     columns = rearrange(window.start, "b -> b 1") + torch.arange(k)
@@ -72,10 +72,10 @@ def enforce_progress(verdict: Verdict, window: Window) -> Tensor:
     if window.groups is not None:
         best_ones = best_of_groups(score, accept, window)
         return accept | (best_ones if works is None else best_ones & rearrange(works, "b -> b 1"))
-    stuck = window.pending.any(1) & ~accept.any(1)
-    stuck = stuck if works is None else stuck & works
+    stuck = window.pending.any(1, keepdim=True) & ~accept.any(1, keepdim=True)
+    stuck = stuck if works is None else stuck & rearrange(works, "b -> b 1")
     best = score.argmax(1, keepdim=True)
-    return accept | torch.zeros_like(accept).scatter_(1, best, rearrange(stuck, "b -> b 1"))
+    return accept.scatter(1, best, stuck | accept.gather(1, best))
 
 
 def best_of_groups(score: Tensor, accept: Tensor, window: Window) -> Tensor:

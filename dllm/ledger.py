@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from dllm import theory
@@ -15,17 +14,23 @@ def blank_ledger(canvas: Canvas) -> Ledger:
     return Ledger(torch.zeros_like(canvas.tokens))
 
 
-def enter(ledger: Ledger, window: Window, guess: Guess, change: Change, seen: Seen, nfe: Tensor) -> Ledger:
+def enter(
+    ledger: Ledger, window: Window, guess: Guess, change: Change, there: Tensor, seen: Seen, nfe: Tensor
+) -> Ledger:
     """Note who was decided when, who in parallel, and who provably as greedy joint decoding would have.
+
+    there  (b, t)  the columns of `change.commit`
 
     A token that replaces another is never certified; what is revoked is undecided again.
     """
-    commit = change.commit
-    new = commit if change.revoke is None else commit & window.pending
+    new = change.commit if change.revoke is None else change.commit & window.pending
     parallel = new.sum(1) >= 2
-    sure = theory.certified(guess.p1, guess.p2, new) & seen.fresh.to(commit.device) & parallel
+    sure = theory.certified(guess.p1, guess.p2, new) & seen.fresh.to(new.device) & parallel
     if guess.tokens is not guess.mode:
         sure = sure & ((guess.tokens == guess.mode) | ~new).all(1)
-    entry = rearrange(4 * nfe.to(commit.device), "b -> b 1") + new * rearrange(2 * parallel + sure.long(), "b -> b 1")
-    book = window.put(ledger.book, entry, commit)
-    return Ledger(book if change.revoke is None else window.put(book, 0, change.revoke))
+    when = 4 * nfe.to(new.device)
+    book = torch.where(there, (when + 2 * parallel + sure).unsqueeze(1), ledger.book)
+    if change.revoke is not None:
+        book = window.put(book, when.unsqueeze(1).expand_as(new), change.commit & ~window.pending)
+        book = window.put(book, 0, change.revoke)
+    return Ledger(book)

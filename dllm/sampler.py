@@ -8,6 +8,7 @@ numbers stop the run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -48,14 +49,14 @@ def steps(
         if not seats.seated:
             return
         run, proposer = seats.begin(), seats.proposer
-    broken: Tensor | None = None
+    confidence: Tensor | None = None
     index = 0
 
     while True:
         with torch.inference_mode():
             run = seats.leave(run)
             window, plan = scheduler.step(run.canvas, run.plan)
-            check_numbers(broken, index, seats)
+            check_numbers(confidence, index, seats)
             if (filled := seats.fill(run, window)) is not None:
                 run = filled
                 window, plan = scheduler.step(run.canvas, run.plan)
@@ -65,12 +66,13 @@ def steps(
             seen, memory = cache.step(model, run.canvas, window, run.memory)
             nfe, draws = run.nfe + (seen.queries > 0), run.draws + (window.end > window.start)
             guess, habits = proposer.step(seen, run.canvas, window, draws, run.habits)
-            broken = guess.confidence.isnan().any(1)
+            confidence = guess.confidence
             if hasattr(scheduler, "refine"):
                 window, plan = scheduler.refine(guess, window, plan)
             change, mood = judge(policy, proposer, run.canvas, guess, window, run.mood, habits)
-            canvas = write(run.canvas, window, guess, change, model.mask_id)
-            ledger = enter(run.ledger, window, guess, change, seen, nfe)
+            there = window.spread(change.commit, run.canvas.tokens.shape[1])
+            canvas = write(run.canvas, window, guess, change, there, model.mask_id)
+            ledger = enter(run.ledger, window, guess, change, there, seen, nfe)
             if hasattr(cache, "observe"):
                 memory = cache.observe(guess, window, change.commit, change.score, memory)
             canvas = seats.stopper.close(canvas)
@@ -104,10 +106,11 @@ def fit(model: Any, strategy: Strategy) -> Any:
     return model
 
 
-def check_numbers(broken: Tensor | None, index: int, seats: Seats) -> None:
-    """Read after the scheduler's synchronisation, so that it costs no wait of its own."""
-    if broken is not None and bool(broken.any()):
-        prompts = seats.place[broken.cpu()].tolist()
+def check_numbers(confidence: Tensor | None, index: int, seats: Seats) -> None:
+    """Read the last step's confidences (b, k) after the scheduler's synchronisation, so that it costs no wait of its
+    own."""
+    if confidence is not None and math.isnan(confidence.sum()):
+        prompts = seats.place[confidence.isnan().any(1).cpu()].tolist()
         raise NumericsError(
             f"the model's logits are not numbers (NaN or infinite) for prompts {prompts} at step {index - 1}: "
             "check the weights, or try another dtype (float16 overflows easily; bfloat16 or float32 do not)",
@@ -115,10 +118,13 @@ def check_numbers(broken: Tensor | None, index: int, seats: Seats) -> None:
         )
 
 
-def write(canvas: Canvas, window: Window, guess: Guess, change: Change, mask_id: int | None) -> Canvas:
-    """The canvas with the candidates written where they are committed, and what is revoked made pending again."""
-    tokens = window.put(canvas.tokens, guess.tokens, change.commit)
-    pending = window.put(canvas.pending, False, change.commit)
+def write(canvas: Canvas, window: Window, guess: Guess, change: Change, there: Tensor, mask_id: int | None) -> Canvas:
+    """The canvas with the candidates written where they are committed, and what is revoked made pending again.
+
+    there  (b, t)  the columns of `change.commit`
+    """
+    tokens = torch.where(there, window.spread(guess.tokens, there.shape[1]), canvas.tokens)
+    pending = canvas.pending & ~there
     if change.revoke is not None:
         tokens = tokens if mask_id is None else window.put(tokens, mask_id, change.revoke)
         pending = window.put(pending, True, change.revoke)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -23,7 +23,11 @@ GROUP = 128
 
 LOG2_E = 1 / math.log(2)
 
-LEAST = -1e30
+HEADROOM = 15
+"""The power of two that stands for the largest logit: the smallest then stay clear of subnormal numbers, which are
+slow, and the exponents near the largest keep all the precision that matters."""
+
+LEAST = -1e6
 """Logit of what is ruled out, unless all else is too."""
 
 Warper = Callable[[Tensor, Tensor], Tensor]
@@ -106,19 +110,20 @@ class Proposer:
         """
         b, k = window.columns.shape
         where = Where(canvas, window, draws, window.slots)
-        hidden = rearrange(seen.hidden, "b k d -> (b k) d")[window.slots]
+        hidden = seen.hidden.flatten(0, 1).index_select(0, window.slots)
         parts = []
         size = max(1, CHUNK // self.vocabulary)
         for begin in range(0, len(hidden), size):
             span = slice(begin, begin + size)
             here = where if len(hidden) <= size else where.part(span)
             logits = without_ends(self.head(hidden[span]).float(), here, canvas)
-            logits, states = self.process(logits, here, canvas, states)
+            if self.sampling.processors:
+                logits, states = self.process(logits, here, canvas, states)
             parts.append(guess_slots(logits, here, self.sampling, self.needs, self.mask_id))
         if not parts:
             return nothing(b, k, seen.hidden.device), states
 
-        guess = Guess(*spread([gathered(planes) for planes in zip(*parts, strict=True)], window.slots, b, k))  # type: ignore[arg-type]
+        guess = spread(parts[0] if len(parts) == 1 else joined(parts), window.slots, b, k)
         if seen.shadow is not None:
             guess = guess._replace(shadow=self.shadow(seen.shadow, canvas, window))
         return guess, states
@@ -163,35 +168,49 @@ class Proposer:
 
 def guess_slots(logits: Tensor, where: Where, sampling: Sampling, needs: Signal, mask_id: int | None) -> Guess:
     """The guess for n slots from their logits (n, v) float32, as planes (n,)."""
-    blank = None
     if mask_id is not None:
-        blank = logits[:, mask_id : mask_id + 1].clone()
-        logits[:, mask_id] = -torch.inf
-    best, second, mode = two_best(logits)
-    wanted = needs & (Signal.PROBABILITIES | Signal.ENTROPY | Signal.CURRENT)
-    norm = normaliser(logits, best, blank, spend=not wanted and not sampling.temperature)
-    p1, p2 = (torch.cat((best, second), -1) - norm).exp().unbind(-1)
-    probabilities = entropy = current = None
+        mask = logits[:, mask_id : mask_id + 1]
+        own = mask.clone()
+        mask.fill_(-torch.inf)
+    best, mode = two_best(logits)
+    peak = best[:, :1]
+    if mask_id is not None:
+        mask.copy_(own)
+        peak = torch.maximum(peak, own)
+    plain = not needs and not sampling.temperature
+    scale = scale_of(logits, peak, spend=plain)
+    p1, p2 = scale.probability(best).unbind(-1)
+    guess = Guess(mode, p1, mode, p1, p2)
+    return guess if plain else guess_more(guess, logits, scale, where, sampling, needs, mask_id)
+
+
+def guess_more(
+    guess: Guess, logits: Tensor, scale: Scale, where: Where, sampling: Sampling, needs: Signal, mask_id: int | None
+) -> Guess:
+    """The guess with all that the policy asks for, and with a sampled candidate if there is a temperature."""
     if needs & (Signal.PROBABILITIES | Signal.ENTROPY):
-        probabilities = (logits - norm).exp()
-        if blank is not None:
-            probabilities[:, mask_id] = (blank - norm).exp().squeeze(-1)
-        entropy = torch.special.entr(probabilities).sum(-1) if Signal.ENTROPY in needs else None
-        probabilities = probabilities if Signal.PROBABILITIES in needs else None
+        probabilities = scale.probability(logits)
+        if Signal.ENTROPY in needs:
+            guess = guess._replace(entropy=torch.special.entr(probabilities).sum(-1))
+        if Signal.PROBABILITIES in needs:
+            guess = guess._replace(probabilities=probabilities)
     if Signal.CURRENT in needs:
-        current = (logits.gather(-1, where.token.unsqueeze(-1)) - norm).exp().squeeze(-1)
-        current = torch.where(where.pending, 0, current)
-    tokens, confidence = mode, p1
-    if sampling.temperature > 0:
-        tokens, confidence = draw(logits, norm, where, sampling)
-        tokens = torch.where(where.greedy, mode, tokens)
-        confidence = torch.where(where.greedy, p1, confidence)
-    noise = uniform(where, stream=1).float() if Signal.NOISE in needs else None
-    return Guess(tokens, confidence, mode, p1, p2, entropy, probabilities, noise, current)
+        current = scale.probability(logits.gather(-1, where.token.unsqueeze(-1))).squeeze(-1)
+        guess = guess._replace(current=torch.where(where.pending, 0, current))
+    if Signal.NOISE in needs:
+        guess = guess._replace(noise=uniform(where, stream=1).float())
+    if not sampling.temperature:
+        return guess
+    if mask_id is not None:
+        logits[:, mask_id] = -torch.inf
+    tokens, confidence = draw(logits, scale, where, sampling)
+    return guess._replace(
+        tokens=torch.where(where.greedy, guess.mode, tokens), confidence=torch.where(where.greedy, guess.p1, confidence)
+    )
 
 
-def two_best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The two largest logits, (n, 1) each, and the token (n,) of the largest (any, if several are).
+def two_best(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The two largest logits (n, 2), and the token (n,) of the largest (any, if several are).
 
     Maxima are many times cheaper than a selection on a CPU. So the vocabulary is cut in groups: the largest lies in the
     group whose maximum is largest, and the second there too or at the maximum of another one.
@@ -199,41 +218,58 @@ def two_best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     v = logits.shape[1]
     if logits.device.type != "cpu" or v % GROUP or v < 4 * GROUP:
         best = logits.topk(2)
-        return *best.values.split(1, -1), best.indices[:, 0]
+        return best.values, best.indices[:, 0]
     groups = logits.unflatten(1, (-1, GROUP))
     peaks = groups.amax(-1)
     best, group = peaks.max(1, keepdim=True)
-    members = groups.gather(1, rearrange(group, "n 1 -> n 1 1").expand(-1, 1, GROUP)).squeeze(1)
-    place = members.argmax(1, keepdim=True)
+    members = groups.gather(1, group.unsqueeze(-1).expand(-1, 1, GROUP)).squeeze(1)
+    place = members.max(1, keepdim=True).indices
     peaks.scatter_(1, group, members.scatter_(1, place, -torch.inf).amax(1, keepdim=True))
-    return best, peaks.amax(1, keepdim=True), (group * GROUP + place).squeeze(1)
+    second = peaks.amax(1, keepdim=True)
+    return torch.cat((best, second), 1), torch.add(place, group, alpha=GROUP).squeeze(1)
 
 
-def normaliser(logits: Tensor, best: Tensor, blank: Tensor | None, *, spend: bool) -> Tensor:
-    """Logarithm (n, 1) of the sum of all exponentials, that of the ruled-out mask's logit `blank` (n, 1) among them.
+class Scale(NamedTuple):
+    """How logits become probabilities: 2 ** (LOG2_E * logit + shift) / total.
 
-    best   (n, 1)  the largest of `logits` (n, v)
-    spend  the logits may be overwritten: nobody needs them any more
+    Powers of two cost less than those of e. In float32 this errs by a few units in the last place, however large the
+    logits are (up to 1e8); with a logarithm in between, as `log_softmax` has it, the error grows with them.
 
-    `logsumexp` would look for the largest again, and powers of two cost less than those of e. Softmax errs ten times
-    as much in float32.
+    shift  (n, 1)
+    total  (n, 1)
     """
-    peak = best if blank is None else torch.maximum(best, blank)
-    total = (logits.sub_(peak) if spend else logits - peak).mul_(LOG2_E).exp2_().sum(-1, keepdim=True)
-    if blank is not None:
-        total += (blank - peak).exp_()
-    return total.log_().add_(peak)
+
+    shift: Tensor
+    total: Tensor
+
+    def probability(self, logits: Tensor) -> Tensor:
+        """Probabilities (n, …) of some logits (n, …)."""
+        return powers(logits, self.shift).div_(self.total)
 
 
-def draw(logits: Tensor, norm: Tensor, where: Where, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def powers(logits: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
+    """2 ** (LOG2_E * logits + shift), rounded once before the power is taken."""
+    return torch.add(shift, logits, alpha=LOG2_E, out=out).exp2_()
+
+
+def scale_of(logits: Tensor, peak: Tensor, *, spend: bool) -> Scale:
+    """The scale of logits (n, v) whose largest are `peak` (n, 1).
+
+    spend  the logits may be overwritten: nobody needs them any more
+    """
+    shift = HEADROOM - peak * LOG2_E
+    return Scale(shift, powers(logits, shift, out=logits if spend else None).sum(-1, keepdim=True))
+
+
+def draw(logits: Tensor, scale: Scale, where: Where, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Sampled tokens (n,) and their confidence (n,), by inverting the cumulative distribution."""
     tempered = sampling.filters()(where.column, logits / sampling.temperature)  # type: ignore[arg-type]
     chances = tempered.softmax(-1)
     total = chances.double().cumsum(-1)
     level = uniform(where, stream=0).unsqueeze(-1) * total[:, -1:]
     tokens = torch.searchsorted(total, level, right=True).clamp(max=logits.shape[-1] - 1)
-    chance = chances if sampling.tempered else (logits - norm).exp()
-    return tokens.squeeze(-1), chance.gather(-1, tokens).squeeze(-1)
+    chance = chances.gather(-1, tokens) if sampling.tempered else scale.probability(logits.gather(-1, tokens))
+    return tokens.squeeze(-1), chance.squeeze(-1)
 
 
 def without_ends(logits: Tensor, where: Where, canvas: Canvas) -> Tensor:
@@ -266,19 +302,26 @@ def uniform(where: Where, stream: int) -> Tensor:
     return ((x >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
 
 
-def gathered(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """The planes of all chunks as one."""
-    return parts[0] if len(parts) == 1 or parts[0] is None else torch.cat(parts)  # type: ignore[arg-type]
+def joined(parts: Sequence[Guess]) -> Guess:
+    """The planes of all chunks as one; what is the same plane stays the same."""
+    made: dict[tuple[int, ...], Tensor] = {}
+    planes = []
+    for some in zip(*parts, strict=True):
+        key = tuple(map(id, some))
+        if some[0] is not None and key not in made:
+            made[key] = torch.cat(some)
+        planes.append(made.get(key))
+    return Guess(*planes)  # type: ignore[arg-type]
 
 
-def spread(planes: Sequence[Tensor | None], slots: Tensor, b: int, k: int) -> list[Tensor | None]:
-    """Planes (n, …) of some slots as (b, k, …), zeros elsewhere; what is the same plane stays the same."""
+def spread(guess: Guess, slots: Tensor, b: int, k: int) -> Guess:
+    """The planes (n, …) of some slots as (b, k, …), zeros elsewhere; what is the same plane stays the same."""
     full: dict[int, Tensor] = {}
-    for plane in planes:
+    for plane in guess:
         if plane is not None and id(plane) not in full:
             zeros = plane.new_zeros(b * k, *plane.shape[1:])
             full[id(plane)] = zeros.index_copy_(0, slots, plane).unflatten(0, (b, k))
-    return [None if plane is None else full[id(plane)] for plane in planes]
+    return Guess(*(None if plane is None else full[id(plane)] for plane in guess))  # type: ignore[arg-type]
 
 
 def nothing(b: int, k: int, device: torch.device) -> Guess:

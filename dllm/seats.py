@@ -126,12 +126,12 @@ class Seats:
 
         Where more rows are finished than wait, the last ones stay empty.
         """
-        closed = torch.ones_like(self.place, dtype=torch.bool) if window is None else window.closed
-        rows = closed.nonzero().flatten().tolist()
+        closed = [True] * len(self.place) if window is None else window.closed.tolist()
+        rows = [row for row, done in enumerate(closed) if done]
         coming = self.feed.take(len(rows)) if rows else ()
         if not coming:
             return None
-        new, self.place = torch.zeros_like(closed), self.place.clone()
+        new, self.place = torch.zeros_like(self.place, dtype=torch.bool), self.place.clone()
         for row, (number, request) in zip(rows, coming, strict=False):
             self.place[row], self.seated[row], new[row] = number, request, True
         fresh = self.begin()
@@ -157,11 +157,15 @@ def clear(canvas: Canvas, rows: Tensor) -> Canvas:
 def renew(state: Any, fresh: Any, rows: Tensor, own: Any = None) -> Any:
     """A part's state with the marked rows (b,) as in `fresh`: every tensor whose first axis is the batch.
 
+    A tuple that is not there at first is forgotten.
+
     own  the part's own way, if it keeps its rows otherwise: `renew(state, fresh, rows, renew)`, where the last is this
          function, for what it has of other parts
     """
     if own is not None:
         return own(state, fresh, rows, renew)
+    if isinstance(state, tuple) and fresh is None:
+        return None
     if isinstance(state, tuple):
         parts = [renew(old, new, rows) for old, new in zip(state, fresh, strict=True)]
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)

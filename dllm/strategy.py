@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dllm.errors import ConfigError
 from dllm.sampling import Sampling
 from dllm.stopping import Stopping
-from dllm.types import Cache, Policy, Scheduler, Signal
+from dllm.types import JUDGES, Cache, Policy, Scheduler
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Strategy:
     def __post_init__(self) -> None:
         if self.constrained:
             self.check_constraint()
-        if getattr(self.policy, "edits", False) and not self.policy.needs & (Signal.CURRENT | Signal.SHADOW):
+        if getattr(self.policy, "edits", False) and not self.policy.needs & JUDGES:
             raise ConfigError(f"{self.policy} edits, so its needs must include Signal.CURRENT or Signal.SHADOW")
         steps = getattr(self.scheduler, "steps", None)
         if getattr(self.policy, "paced", False):

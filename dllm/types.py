@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import ConfigError
@@ -73,7 +72,8 @@ class Window(NamedTuple):
     pending      (b, k) bool   valid slots that are still to be decided
     slots        (n,) int64    the slots that get logits, as flat indices into (b k): the pending ones, and those that
                                hold an answer if a policy judges these too
-    start, end   (b,) int64    host; the row's range of columns, empty where the row has nothing to do
+    start, end   (b,) int64    host; the row's range of columns, empty where the row has nothing to do. The very tensors
+                               of the step before say that every row stays in its range
     block_start  (b,) int64    host; the block that has to be finished before the next one is opened;
     block_end    (b,) int64    host; in a commit both are the boundary up to which the row is run
     entered      (b,) bool     host; this is the first window of its block
@@ -116,16 +116,21 @@ class Window(NamedTuple):
         return plane.gather(1, self.columns.clamp(max=plane.shape[1] - 1))
 
     def put(self, plane: Tensor, values: Tensor | float, where: Tensor) -> Tensor:
-        """A copy of `plane` (b, t) with `values` written at the slots `where` (b, k)."""
+        """A copy of `plane` (b, t) with `values`, one or (b, k), written at the slots `where` (b, k)."""
         t = plane.shape[1]
-        columns = torch.where(where, self.columns, t)
-        padded = torch.nn.functional.pad(plane, (0, 1))
-        return padded.scatter_(1, columns, values.to(plane.dtype) if isinstance(values, Tensor) else values)[:, :t]
+        there = self.spread(where, t)
+        if isinstance(values, Tensor):
+            return torch.where(there, self.spread(values.to(plane.dtype), t), plane)
+        return plane.masked_fill(there, values)
+
+    def spread(self, values: Tensor, t: int) -> Tensor:
+        """Values (b, k) of the slots at their columns (b, t); zeros elsewhere."""
+        return values.new_zeros(len(values), t + 1).scatter_(1, self.columns, values)[:, :t]
 
 
 def among(score: Tensor, pending: Tensor) -> Tensor:
     """The score (b, k) with minus infinity where a slot is not pending, and only there."""
-    return score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~pending, -torch.inf)
+    return torch.where(pending, score.clamp(min=torch.finfo(score.dtype).min), -torch.inf)
 
 
 class Signal(Flag):
@@ -142,6 +147,10 @@ class Signal(Flag):
     """The guess covers decided slots of the answer too, and `Guess.current` is the probability of the token there."""
     SHADOW = auto()
     """`Guess.shadow`: the probability of a decided slot's token, predicted without looking at that slot."""
+
+
+JUDGES = Signal.CURRENT | Signal.SHADOW
+"""What a policy asks for that judges decided slots too."""
 
 
 class Guess(NamedTuple):
@@ -275,7 +284,11 @@ class Bidirectional:
 
     def reach(self, columns: Tensor, length: Tensor) -> Tensor:
         """First column (b, q) that a query at `columns` does not see, in rows of `length` (b,)."""
-        return rearrange(length, "b -> b 1").expand_as(columns)
+        return length.unsqueeze(1).expand_as(columns)
+
+    def edge(self, column: int, length: int) -> int:
+        """Likewise for one column."""
+        return length
 
 
 @dataclass(frozen=True)
@@ -299,6 +312,10 @@ class BlockCausal:
     def reach(self, columns: Tensor, length: Tensor) -> Tensor:
         """First column (b, q) that a query at `columns` does not see: the end of its block."""
         return self.extent(columns + 1)
+
+    def edge(self, column: int, length: int) -> int:
+        """Likewise for one column."""
+        return (column // self.size + 1) * self.size
 
 
 Geometry = Bidirectional | BlockCausal

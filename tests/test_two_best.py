@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dllm.sampling import GROUP, normaliser, two_best
+from dllm.sampling import GROUP, LEAST, scale_of, two_best
 
 
 @pytest.mark.parametrize("v", [4 * GROUP, 9 * GROUP, 4 * GROUP + 1, 3 * GROUP, 31])
@@ -16,26 +16,39 @@ def test_as_a_selection(v: int, seed: int) -> None:
     first = torch.arange(64) * 7 % (v - 1)
     logits[torch.arange(64), first] = 9.0  # the second is a neighbour in half of the rows, often of the same group
     logits[torch.arange(0, 64, 2), first[::2] + 1] = 8.0
-    best, second, mode = two_best(logits)
+    best, mode = two_best(logits)
     want = logits.topk(2)
-    assert torch.equal(torch.cat((best, second), 1), want.values) and torch.equal(mode, want.indices[:, 0])
+    assert torch.equal(best, want.values) and torch.equal(mode, want.indices[:, 0])
 
 
 @pytest.mark.parametrize("where", [[3, 9], [3, 2 * GROUP]])
 def test_equal_logits_are_both_found(where: list[int]) -> None:
     logits = torch.zeros(3, 4 * GROUP)
     logits[:, where] = 2.0
-    best, second, mode = two_best(logits)
-    assert (best == 2).all() and (second == 2).all() and (mode == 3).all()
+    best, mode = two_best(logits)
+    assert (best == 2).all() and (mode == 3).all()
 
 
-@pytest.mark.parametrize("blank", [-torch.inf, 0.0, 60.0])
+@pytest.mark.parametrize("highest", [0.0, 60.0])
 @pytest.mark.parametrize("spend", [True, False])
-def test_the_normaliser_is_that_of_all_tokens(blank: float, spend: bool) -> None:
-    logits = 20 * torch.randn(64, 4 * GROUP, generator=torch.Generator().manual_seed(0))
-    logits[:, 7] = -torch.inf
-    mask, before = torch.full((64, 1), blank), logits.clone()
-    norm = normaliser(logits, logits.amax(1, keepdim=True), mask, spend=spend)
-    want = torch.cat((before, mask), 1).double().logsumexp(1, keepdim=True)
-    assert torch.allclose(norm.double(), want, rtol=2e-7, atol=1e-6)
+@pytest.mark.parametrize("size", [2.0, 20.0])
+def test_probabilities_are_those_of_a_softmax(highest: float, spend: bool, size: float) -> None:
+    logits = size * torch.randn(64, 4 * GROUP, generator=torch.Generator().manual_seed(0))
+    logits[:, 7], logits[:, 8] = -torch.inf, highest
+    before = logits.clone()
+    scale = scale_of(logits, logits.amax(1, keepdim=True), spend=spend)
     assert spend or torch.equal(logits, before)
+    want = before.double().softmax(1)
+    likely = want > 1e-30
+    found = scale.probability(before).double()
+    assert (found[likely] / want[likely] - 1).abs().max() < 1e-5 and found[~likely].max() < 2e-30
+    top = want > 1e-3
+    assert (found[top] / want[top] - 1).abs().max() < 1e-6
+
+
+def test_where_all_is_ruled_out_it_is_shared() -> None:
+    """A constraint allows two tokens that the model rules out."""
+    logits = torch.full((1, 4 * GROUP), -torch.inf)
+    logits[:, [3, 9]] = LEAST
+    scale = scale_of(logits, logits.amax(1, keepdim=True), spend=False)
+    assert scale.probability(logits)[0, [3, 9, 10]].tolist() == [0.5, 0.5, 0.0]

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dllm.caches.prefill import pieces
 from dllm.errors import ConfigError
-from dllm.types import BlockCausal, Canvas, Geometry, Model, Part, Query, Seen, Store, Window
+from dllm.types import BlockCausal, Canvas, Geometry, Model, Part, Query, Rows, Seen, Store, Window
 
 NEVER = 2**31
 """Forwards since a refresh that did not happen: more than any cache waits."""
@@ -40,6 +40,7 @@ class Memory(NamedTuple):
     exact  (b,) int64  host; columns [0, exact) are stored and can never change (always 0 when bidirectional)
     since  (b,) int64  host; forwards since the row was last refreshed, `NEVER` where it has to be
     log    what the rows did so far, for caches that ask for it
+    last   what the last step ran, if the next one may run the same
     """
 
     store: Store | None
@@ -47,6 +48,7 @@ class Memory(NamedTuple):
     exact: Tensor
     since: Tensor
     log: Any = None
+    last: Last | None = None
 
     @classmethod
     def blank(cls, b: int, store: Store | None) -> Memory:
@@ -59,7 +61,7 @@ class Memory(NamedTuple):
         t = moved.shape[1]
         first = torch.where(moved.cpu() == torch.arange(t), t, torch.arange(t)).amin(1)
         since = torch.where(first < t, NEVER, self.since)
-        return self._replace(exact=torch.minimum(self.exact, first), since=since)
+        return self._replace(exact=torch.minimum(self.exact, first), since=since, last=None)
 
     def back(self, rows: Tensor) -> Memory:
         """With the marked rows (b,) in the store again where they had left it. What it holds of them is not theirs, so
@@ -82,6 +84,31 @@ class Reach(NamedTuple):
     start: Tensor
     end: Tensor
     skip: Tensor | None = None
+
+
+class Last(NamedTuple):
+    """What a step ran that refreshed nothing: the same columns are run as long as every row stays in its range.
+
+    window   the window's `start`, `end` and `first`, host
+    facts    the rows' facts
+    reach    the columns of each row
+    runs     (b,) bool  host; rows that ran
+    fresh    (b,) bool  host; as in `Course`
+    query    what the model was asked, once it has been
+    """
+
+    window: tuple[Tensor, Tensor, Tensor]
+    facts: Rows
+    reach: Reach
+    runs: Tensor
+    fresh: Tensor
+    query: Query | None = None
+
+    def lasts(self, canvas: Canvas, window: Window) -> bool:
+        """Whether a step that refreshes nothing runs the same again."""
+        start, end, first = self.window
+        same = start is window.start and end is window.end and self.facts is canvas.rows
+        return same and torch.equal(first, window.first)
 
 
 class Course(NamedTuple):
@@ -119,8 +146,8 @@ class Reuse(NamedTuple):
 
     refresh  the row is refreshed now
     whole    first column of a refresh
-    block    first column of the current block, with what a shifted model needs left of it
-    left     first column of the window, likewise
+    block    first column of the current block
+    left     first column of the window, with what a shifted model needs left of it
     window   one past the window's last column
     ends     one past the last column of a refresh
     log      what the rows did so far, for caches that ask for it
@@ -158,6 +185,10 @@ class StoredCache(PlannedCache):
         refresh = self.due(window, memory)
         if block_causal:
             refresh = refresh | (memory.exact < window.block_start)
+        steady = memory.log is None and not any(refresh.tolist())
+        last = memory.last
+        if steady and last is not None and last.lasts(canvas, window):
+            return Course(last.reach, last.fresh, memory._replace(since=memory.since + last.runs))
         left = window.start
         if model.needs_left:
             predicted = window.first if window.answer is None else window.end > window.start
@@ -165,8 +196,8 @@ class StoredCache(PlannedCache):
         start, end, skip = self.reach(
             Reuse(
                 refresh=refresh,
-                whole=torch.minimum(memory.exact, left),
-                block=torch.minimum(window.block_start, left),
+                whole=torch.minimum(memory.exact, left) if block_causal else memory.exact,
+                block=window.block_start,
                 left=left,
                 window=window.end,
                 ends=ends,
@@ -181,7 +212,8 @@ class StoredCache(PlannedCache):
             fresh = fresh & (left_out(reach) == 0)
         exact = torch.where(fresh, window.block_start, memory.exact) if block_causal else memory.exact
         since = torch.where(runs, torch.where(refresh, 0, memory.since) + 1, memory.since)
-        return Course(reach, fresh, memory._replace(exact=exact, since=since))
+        last = Last((window.start, window.end, window.first), canvas.rows, reach, runs, fresh) if steady else None
+        return Course(reach, fresh, memory._replace(exact=exact, since=since, last=last))
 
     def due(self, window: Window, memory: Memory) -> Tensor:
         """Rows (b,) to refresh now."""
@@ -208,22 +240,23 @@ class Ran(NamedTuple):
 def run(model: Model, canvas: Canvas, window: Window, reach: Reach, memory: Memory) -> tuple[Ran, Memory]:
     """One forward of each row over its columns `reach`, all rows together or in two parts."""
     b, k = window.columns.shape
-    busy = reach.end > reach.start
     queries = reach.end - reach.start
-    if not bool(busy.any()):
+    if not any(queries.tolist()):
         nothing = torch.zeros(b, k, 1, device=canvas.tokens.device)
         return Ran(nothing, torch.zeros_like(queries), nothing if window.shadow else None), memory
     if reach.skip is not None:
         skipped = left_out(reach)
         queries = queries - skipped
         reach = reach if bool(skipped.any()) else reach._replace(skip=None)
-    active, memory = rows_to_run(window, busy, memory)
+    active, memory = rows_to_run(window, reach, memory)
     parts = apart(model, active, queries)
     shown = [look(model, canvas, window, rows, reach, memory) for rows in parts]
-    hidden = spread([states for states, _ in shown], parts, b)
-    shadow = spread([states for _, states in shown], parts, b) if window.shadow else None
+    hidden = spread([look.hidden for look in shown], parts, b)
+    shadow = spread([look.shadow for look in shown], parts, b) if window.shadow else None
+    if memory.last is not None and memory.last.reach is reach and len(shown) == 1:
+        memory = memory._replace(last=memory.last._replace(query=shown[0].query))
     if window.shadow:
-        queries = queries + torch.where(busy, window.end - window.start, 0)
+        queries = queries + torch.where(reach.end > reach.start, window.end - window.start, 0)
     lanes = getattr(model, "lanes", 1)
     return Ran(hidden, queries if lanes == 1 else queries * lanes, shadow), memory
 
@@ -248,19 +281,32 @@ def apart(model: Model, rows: Tensor, queries: Tensor) -> list[Tensor]:
     return [rows[part.sort().values] for part in parts if len(part)]
 
 
-def look(
-    model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: Reach, memory: Memory
-) -> tuple[Tensor, Tensor]:
-    """States (r, k, d) of the window's slots in some rows, and those of their shadow slots, if there are any."""
+class Look(NamedTuple):
+    """What a model showed of some rows, and what it was asked.
+
+    hidden  (r, k, d)  states of the window's slots
+    shadow  (r, k, d)  those of their shadow slots, if there are any
+    """
+
+    hidden: Tensor
+    shadow: Tensor
+    query: Query
+
+
+def look(model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: Reach, memory: Memory) -> Look:
+    """What the model shows of the window in some rows."""
     reach = store_ahead(model, canvas, window, rows, reach, memory)
     query = ask(model, canvas, rows, reach, memory)
     q = query.tokens.shape[1]
     out = model.forward(shadowed(model, canvas, window, rows, query) if window.shadow else query, memory.store)
-    return find(out[:, :q], window, rows, query, model.needs_left, even=reach.skip is None), out[:, q:]
+    return Look(find(out[:, :q], window, rows, query, model.needs_left, even=reach.skip is None), out[:, q:], query)
 
 
 def ask(model: Model, canvas: Canvas, rows: Tensor, reach: Reach, memory: Memory) -> Query:
     """The query for the columns `reach` of some rows, which says which these are of those in the store."""
+    last = memory.last
+    if last is not None and last.reach is reach and last.query is not None:
+        return last.query._replace(tokens=tokens_at(canvas, rows, last.query))
     query = aim(model.geometry, canvas, rows, reach)
     if memory.store is None or len(rows) == len(memory.rows):
         return query
@@ -296,13 +342,14 @@ def covered(reach: Reach, t: int) -> Tensor:
     return inside if reach.skip is None else inside & ~reach.skip
 
 
-def rows_to_run(window: Window, busy: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+def rows_to_run(window: Window, reach: Reach, memory: Memory) -> tuple[Tensor, Memory]:
     """Rows (host indices) that a forward runs: all that the store holds, and closed rows leave it; without a store
     those that have something to run."""
     if memory.store is None:
-        return torch.nonzero(busy).flatten(), memory
-    kept = torch.nonzero(~window.closed[memory.rows]).flatten()
-    if len(kept) < len(memory.rows):
+        return torch.nonzero(reach.end > reach.start).flatten(), memory
+    closed = of_rows(window.closed, memory.rows)
+    if any(closed.tolist()):
+        kept = torch.nonzero(~closed).flatten()
         memory.store.keep(kept)
         memory = memory._replace(rows=memory.rows[kept])
     return memory.rows, memory
@@ -314,9 +361,9 @@ def find(out: Tensor, window: Window, rows: Tensor, query: Query, left: int, eve
     left  the model's `needs_left`
     even  no column was left out
     """
-    first, k = of_rows(window.start, rows), window.columns.shape[1]
-    if query.start is not None and bool((first == first[0]).all()):
-        begin = int(first[0]) - left - query.start
+    first, k = of_rows(window.start, rows).tolist(), window.columns.shape[1]
+    if query.start is not None and len(set(first)) == 1:
+        begin = first[0] - left - query.start
         if 0 <= begin <= out.shape[1] - k:
             return out[:, begin : begin + k]
     columns = of_rows(window.columns, rows) - left
@@ -342,22 +389,31 @@ def spread(states: Sequence[Tensor], rows: Sequence[Tensor], b: int) -> Tensor:
     return full
 
 
+def tokens_at(canvas: Canvas, rows: Tensor, query: Query) -> Tensor:
+    """What the canvas holds (r, q) at the columns of a query."""
+    tokens = of_rows(canvas.tokens, rows)
+    if query.start is None:
+        return tokens.gather(1, query.columns)
+    return tokens[:, query.start : query.start + query.columns.shape[1]]
+
+
 def aim(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: Reach) -> Query:
     """The query for the columns `reach` of some rows (all host)."""
     start, end, length = (of_rows(x, rows) for x in (reach.start, reach.end, canvas.rows.length))
     tokens, given = of_rows(canvas.tokens, rows), of_rows(canvas.rows.given, rows)
     device = tokens.device
     first: int | None = None
-    if reach.skip is None and (len(rows) == 1 or bool((start == start[0]).all() and (end == end[0]).all())):
-        first, stop = int(start[0]), int(end[0])
-        line = torch.arange(first, stop)
-        width, mask = sight(geometry, line.expand(len(rows), -1), start, end, length)
-        columns = line.to(device, non_blocking=True).expand(len(rows), -1)
-        valid = torch.ones(columns.shape, dtype=torch.bool, device=device)
+    spans = list(zip(start.tolist(), end.tolist(), strict=True))
+    if reach.skip is None and len(set(spans)) == 1:
+        first, stop = spans[0]
+        columns = torch.arange(first, stop).expand(len(rows), -1)
+        width, mask = sight(geometry, columns, spans, length)
+        columns = columns.to(device, non_blocking=True)
+        valid = torch.ones_like(columns, dtype=torch.bool)
         tokens, given = tokens[:, first:stop], given[:, first:stop]
     else:
         columns, valid = ranges(start, end) if reach.skip is None else pick(start, end, of_rows(reach.skip, rows))
-        width, mask = sight(geometry, columns, start, end, length)
+        width, mask = sight(geometry, columns, spans, length)
         columns = torch.where(valid, columns, 0)
         given = given.gather(1, columns)
         columns, valid = columns.to(device, non_blocking=True), valid.to(device, non_blocking=True)
@@ -366,18 +422,25 @@ def aim(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: Reach) -> Query
     return Query(tokens, columns, valid, width, mask, first, given=given.to(device, non_blocking=True))
 
 
-def sight(geometry: Geometry, columns: Tensor, start: Tensor, end: Tensor, length: Tensor) -> tuple[int, Tensor | None]:
+def sight(
+    geometry: Geometry, columns: Tensor, spans: Sequence[tuple[int, int]], length: Tensor
+) -> tuple[int, Tensor | None]:
     """Keys that are looked at, and which of them each of the columns (r, q) sees; None where all see all.
 
-    A column sees no less than one left of it, so the ends of a row's range tell whether all in it see the same.
+    spans  first and last column, past the end, that each row runs
+
+    A column sees no less than one left of it, so the ends of a row's span tell whether all in it see the same.
     """
-    edges = geometry.reach(torch.stack([start, (end - 1).clamp(min=0)], 1), length)
-    asked = edges if len(edges) == 1 else edges[end > start]
-    width = int(asked[:, 1].max())
-    if int(asked[:, 0].min()) == width:
+    asked = {
+        (geometry.edge(start, row), geometry.edge(end - 1, row))
+        for (start, end), row in zip(spans, length.tolist(), strict=True)
+        if end > start
+    }
+    width = max(last for _, last in asked)
+    if min(first for first, _ in asked) == width:
         return width, None
-    same = bool((asked[:, 0] == asked[:, 1]).all())
-    limits = edges[:, :1] if same else geometry.reach(columns, length)
+    same = all(first == last for first, last in asked)
+    limits = geometry.reach(columns[:, :1] if same else columns, length)
     mask = torch.arange(width) < rearrange(limits.clamp(min=1), "r q -> r q 1")
     return width, rearrange(mask, "r q w -> r 1 q w")
 

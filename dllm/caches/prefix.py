@@ -23,4 +23,5 @@ class PrefixCache(StoredCache):
     """
 
     def reach(self, reuse: Reuse, /) -> Reach:
-        return Reach(torch.where(reuse.refresh, reuse.whole, reuse.block), reuse.ends)
+        block = torch.minimum(reuse.block, reuse.left)
+        return Reach(torch.where(reuse.refresh, reuse.whole, block), reuse.ends)

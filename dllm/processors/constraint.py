@@ -12,10 +12,8 @@ from torch import Tensor
 from dllm.errors import ConfigError, RequestError
 from dllm.processors.automaton import END, NOTHING, Automaton, compiled
 from dllm.processors.paths import PENDING, Paths, all_paths, ended, together
+from dllm.sampling import LEAST
 from dllm.types import Canvas, Guess, Where, Window
-
-LEAST = -1e30
-"""Logit of a token that the model rules out and the constraint allows."""
 
 
 class Progress(NamedTuple):
@@ -115,7 +113,7 @@ class Constraint:
         stops = state.stops[row[slots]]
         stops = torch.where(stops < 0, tokens.shape[1], stops).to(logits.device)
         ends = ends.scatter(1, stops, allowed[:, END, None].to(logits.device).expand_as(stops))[:, :-1]
-        there = slots.to(logits.device)
+        there = slots.to(logits.device)  # what the model rules out and the constraint allows is still to be had
         return logits.index_copy(0, there, logits[there].clamp(min=LEAST).masked_fill(~ends, -torch.inf)), state
 
     def settle(

@@ -111,7 +111,8 @@ class AdaptiveBlocks:
     def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
         sight = look(canvas)
         end = plan.end.cpu()  # written by the step that look() has waited for
-        stay = ((sight.head < end) & (plan.start >= 0)) | sight.held
+        stay = (sight.head < end) & (plan.start >= 0)
+        stay = stay if sight.held is None else stay | sight.held
         low, high = bounds(plan.geometry, torch.where(stay, plan.start, sight.head), canvas.rows.length)
         done = finished(canvas, sight, low != plan.frame)
         if bool(done.all()):

@@ -75,7 +75,7 @@ class Pipeline:
         sight = look(canvas)
         rows = canvas.rows
         first = torch.div(sight.head - plan.origin, plan.size, rounding_mode="floor")
-        first = torch.where(sight.held, plan.first, first)
+        first = sight.move(plan.first, first)
         entering = first != plan.first
         done = finished(canvas, sight, entering)
         if bool(done.all()):

@@ -74,7 +74,7 @@ class SlidingBlock:
 
     def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
         sight = look(canvas)
-        start = torch.where(sight.held, plan.start, sight.head)
+        start = sight.move(plan.start, sight.head)
         low, high = bounds(plan.geometry, start, canvas.rows.length)
         entering = low != plan.frame
         done = finished(canvas, sight, entering)
@@ -83,7 +83,7 @@ class SlidingBlock:
         end = self.front(sight.pending, start, high)
         if self.longest is not None:
             end = torch.minimum(end, start + self.longest)
-        end = torch.where(sight.held, plan.end, end)
+        end = sight.move(plan.end, end)
 
         left = sight.pending.sum(1)
         entered = entering | (plan.left - left >= self.window)

@@ -133,7 +133,7 @@ class VariableLength:
     def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
         sight, rows, size = look(canvas), canvas.rows, plan.blocks.size
         block = plan.blocks.origin + torch.div(sight.head - plan.blocks.origin, size, rounding_mode="floor") * size
-        block = torch.where(sight.held, plan.blocks.block, block)
+        block = sight.move(plan.blocks.block, block)
         where, now = advance(Blocks(), canvas, sight, block, block + size, plan.blocks)
         if where is None:
             return None, plan
