@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from dllm.errors import ConfigError
-from dllm.types import Canvas, Guess, Processor, Seen, Signal, State, Where, Window
+from dllm.types import LEAST, Canvas, Guess, Processor, Seen, Signal, State, Where, Window
 
 CHUNK = 2**24
 """Most logits that exist at a time; more columns are worked through in chunks."""
@@ -26,9 +26,6 @@ LOG2_E = 1 / math.log(2)
 HEADROOM = 15
 """The power of two that stands for the largest logit: the smallest then stay clear of subnormal numbers, which are
 slow, and the exponents near the largest keep all the precision that matters."""
-
-LEAST = -1e6
-"""Logit of what is ruled out, unless all else is too."""
 
 Warper = Callable[[Tensor, Tensor], Tensor]
 """A logits processor of `transformers`."""

@@ -20,6 +20,9 @@ from dllm.errors import ConfigError
 State = Any
 """What a part remembers between steps: any value, carried by the loop and read only by the part that made it."""
 
+LEAST = -1e6
+"""Logit of what is ruled out, unless all else is too."""
+
 
 class Rows(NamedTuple):
     """What is fixed about the rows of a batch (host); only a scheduler that changes lengths replaces it.

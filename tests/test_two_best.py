@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dllm.sampling import GROUP, LEAST, scale_of, two_best
+from dllm.sampling import GROUP, scale_of, two_best
+from dllm.types import LEAST
 
 
 @pytest.mark.parametrize("v", [4 * GROUP, 9 * GROUP, 4 * GROUP + 1, 3 * GROUP, 31])

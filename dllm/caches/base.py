@@ -251,8 +251,8 @@ def run(model: Model, canvas: Canvas, window: Window, reach: Reach, memory: Memo
     active, memory = rows_to_run(window, reach, memory)
     parts = apart(model, active, queries)
     shown = [look(model, canvas, window, rows, reach, memory) for rows in parts]
-    hidden = spread([look.hidden for look in shown], parts, b)
-    shadow = spread([look.shadow for look in shown], parts, b) if window.shadow else None
+    hidden = spread([some.hidden for some in shown], parts, b)
+    shadow = spread([some.shadow for some in shown], parts, b) if window.shadow else None
     if memory.last is not None and memory.last.reach is reach and len(shown) == 1:
         memory = memory._replace(last=memory.last._replace(query=shown[0].query))
     if window.shadow:

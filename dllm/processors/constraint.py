@@ -12,8 +12,7 @@ from torch import Tensor
 from dllm.errors import ConfigError, RequestError
 from dllm.processors.automaton import END, NOTHING, Automaton, compiled
 from dllm.processors.paths import PENDING, Paths, all_paths, ended, together
-from dllm.sampling import LEAST
-from dllm.types import Canvas, Guess, Where, Window
+from dllm.types import LEAST, Canvas, Guess, Where, Window
 
 
 class Progress(NamedTuple):

@@ -45,9 +45,9 @@ def law_of(joint: torch.Tensor, policy, scheduler=Whole(), price=deficits):
     texts = torch.tensor(list(itertools.product(range(v), repeat=n)))
     model = TabularModel(joint)
 
-    def forced(logits, norm, where, sampling):
+    def forced(logits, scale, where, sampling):
         tokens = texts[where.row, where.column - 1]
-        return tokens, (logits - norm).exp().gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        return tokens, scale.probability(logits.gather(-1, tokens.unsqueeze(-1))).squeeze(-1)
 
     chance, paid = torch.ones(len(texts), dtype=torch.float64), torch.zeros(len(texts), dtype=torch.float64)
     requests = [Request((0,), max_new_tokens=n, seed=0)] * len(texts)

@@ -1,0 +1,105 @@
+"""Rows that stay in their range: what a step takes over from the one before is what it would find out anew."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from torch import Tensor, equal
+
+from dllm import (
+    Blocks,
+    DelayedCache,
+    DualCache,
+    NoCache,
+    PrefixCache,
+    Request,
+    SlidingCache,
+    Speculative,
+    Strategy,
+    VicinityCache,
+    Whole,
+    steps,
+)
+from dllm.types import Scheduler, Step
+from tests.parts import fits, habits, with_steps
+from tests.tiny import GEOMETRIES, STOP, model
+
+REQUESTS = [
+    Request((3, 7, 1, 22, 9), 13, seed=1),
+    Request((5, 2, 8), 4),
+    Request((5, 2, 8, 8, 8, 1, 0, 4, 17, 20, 11), 21, seed=2, stop_ids=(STOP,)),
+    Request((9, 9, 1, 4), 6),
+    Request((1, 22, 3, 3, 3, 3, 3, 3, 3, 3), 9, stop_ids=(4, 7)),
+]
+SCHEDULERS = [
+    Blocks(8),
+    Blocks(8, sub_block=4),
+    Blocks(8, sub_block=4, commit=True),
+    Blocks(8, first_alone=True),
+    Whole(),
+]
+CACHES = [
+    NoCache(),
+    PrefixCache(),
+    DualCache(),
+    DualCache(refresh=3),
+    DualCache(while_first=True),
+    VicinityCache(before=3, after=2),
+    SlidingCache(before=3, after=1, written=6),
+    DelayedCache(refresh=4),
+    Speculative(DualCache(), drafts=2),
+]
+CELLS = [
+    (geometry, policy, with_steps(scheduler, policy), cache)
+    for geometry in GEOMETRIES
+    for policy in habits()
+    for scheduler in SCHEDULERS
+    for cache in CACHES
+    if fits(geometry, scheduler)
+]
+
+
+def forgetful(scheduler: Any) -> Scheduler:
+    """A scheduler that finds everything out anew, and so makes the cache do so too."""
+
+    class Forgetful(type(scheduler)):
+        def step(self, canvas: Any, plan: Any, /) -> Any:
+            return super().step(canvas, plan._replace(last=None))
+
+    return Forgetful(**{f.name: getattr(scheduler, f.name) for f in fields(scheduler)})
+
+
+def told(step: Step) -> Step:
+    """The step without the count of a closed row, which means nothing."""
+    window = step.window
+    return step._replace(window=window._replace(step=window.step.masked_fill(window.closed, 0)))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two bundles hold equal values."""
+    if isinstance(a, tuple):
+        return isinstance(b, tuple) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
+
+
+def taken_over(stream: list[Step]) -> int:
+    """Steps whose ranges are the very ones of the step before."""
+    return sum(one.window.start is two.window.start for one, two in pairwise(stream))
+
+
+@pytest.mark.parametrize(("cell", "apart"), [(cell, 64 * (i % 2)) for i, cell in enumerate(CELLS[::11])], ids=str)
+def test_it_is_what_would_be_found_anew(cell: Any, apart: int) -> None:
+    geometry, policy, scheduler, cache = cell
+    m = replace(model(geometry), apart=apart)
+    streams = [
+        list(steps(m, REQUESTS, Strategy(policy, how, cache), batch_size=2))
+        for how in (scheduler, forgetful(scheduler))
+    ]
+    assert taken_over(streams[0]) > 0 or hasattr(policy, "bound")  # where a policy edits, rows may be held
+    assert taken_over(streams[1]) == 0
+    assert len(streams[0]) == len(streams[1])
+    for one, two in zip(*streams, strict=True):
+        assert same(told(one), told(two))
