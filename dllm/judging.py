@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.sampling import Proposer
-from dllm.types import JUDGES, Canvas, Guess, Policy, Signal, State, Verdict, Window, among
+from dllm.types import Canvas, Guess, Policy, Signal, State, Verdict, Window, among
 
 
 class Change(NamedTuple):
@@ -28,9 +28,7 @@ class Change(NamedTuple):
 
 
 def editable(window: Window, canvas: Canvas, policy: Policy) -> Window:
-    """The window with logits for decided slots too, if the policy asks for them."""
-    if not policy.needs or not policy.needs & JUDGES:
-        return window
+    """The window with logits for decided slots too, for a policy that judges these."""
     k = window.columns.shape[1]
     columns = rearrange(window.start, "b -> b 1") + torch.arange(k)
     given = canvas.rows.given
@@ -72,10 +70,9 @@ def enforce_progress(verdict: Verdict, window: Window) -> Tensor:
     if window.groups is not None:
         best_ones = best_of_groups(score, accept, window)
         return accept | (best_ones if works is None else best_ones & rearrange(works, "b -> b 1"))
-    stuck = window.pending.any(1, keepdim=True) & ~accept.any(1, keepdim=True)
-    stuck = stuck if works is None else stuck & rearrange(works, "b -> b 1")
-    best = score.argmax(1, keepdim=True)
-    return accept.scatter(1, best, stuck | accept.gather(1, best))
+    best = score.masked_fill(accept, torch.inf).argmax(1, keepdim=True)  # one that is accepted, if any is
+    may = window.pending if works is None else accept | (window.pending & rearrange(works, "b -> b 1"))
+    return accept.scatter(1, best, may.gather(1, best))
 
 
 def best_of_groups(score: Tensor, accept: Tensor, window: Window) -> Tensor:

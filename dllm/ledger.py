@@ -25,12 +25,20 @@ def enter(
     """
     new = change.commit if change.revoke is None else change.commit & window.pending
     parallel = new.sum(1) >= 2
-    sure = theory.certified(guess.p1, guess.p2, new) & seen.fresh.to(new.device) & parallel
-    if guess.tokens is not guess.mode:
-        sure = sure & ((guess.tokens == guess.mode) | ~new).all(1)
-    when = 4 * nfe.to(new.device)
-    book = torch.where(there, (when + 2 * parallel + sure).unsqueeze(1), ledger.book)
+    nfe = nfe.to(new.device, non_blocking=True)
+    note = torch.add(parallel, nfe, alpha=4)
+    if any(seen.fresh.tolist()):
+        note = note + (parallel & certified(guess, new, seen.fresh.to(new.device, non_blocking=True)))
+    book = torch.where(there, note.unsqueeze(1), ledger.book)
     if change.revoke is not None:
-        book = window.put(book, when.unsqueeze(1).expand_as(new), change.commit & ~window.pending)
+        book = window.put(book, (4 * nfe).unsqueeze(1).expand_as(new), change.commit & ~window.pending)
         book = window.put(book, 0, change.revoke)
     return Ledger(book)
+
+
+def certified(guess: Guess, new: Tensor, fresh: Tensor) -> Tensor:
+    """Rows (b,) whose new tokens (b, k) are provably those of greedy joint decoding; only a fresh row's (b,) can be."""
+    sure = theory.certified(guess.p1, guess.p2, new) & fresh
+    if guess.tokens is not guess.mode:
+        sure = sure & ((guess.tokens == guess.mode) | ~new).all(1)
+    return sure

@@ -23,7 +23,7 @@ from dllm.lengths import arrange, relocate
 from dllm.requests import Request, numbered
 from dllm.seats import Seats
 from dllm.strategy import Strategy
-from dllm.types import BlockCausal, Canvas, Guess, Step, Window
+from dllm.types import JUDGES, BlockCausal, Canvas, Guess, Step, Window
 
 
 def steps(
@@ -49,11 +49,13 @@ def steps(
         if not seats.seated:
             return
         run, proposer = seats.begin(), seats.proposer
+    observe, refine = getattr(cache, "observe", None), getattr(scheduler, "refine", None)
+    judged = bool(policy.needs & JUDGES)
     confidence: Tensor | None = None
-    index = 0
+    inference, index = torch.inference_mode(), 0
 
     while True:
-        with torch.inference_mode():
+        with inference:
             run = seats.leave(run)
             window, plan = scheduler.step(run.canvas, run.plan)
             check_numbers(confidence, index, seats)
@@ -62,19 +64,21 @@ def steps(
                 window, plan = scheduler.step(run.canvas, run.plan)
             if window is None:
                 return
-            window = editable(window, run.canvas, policy)
+            if judged:
+                window = editable(window, run.canvas, policy)
+            draws = run.draws + (window.end > window.start)
             seen, memory = cache.step(model, run.canvas, window, run.memory)
-            nfe, draws = run.nfe + (seen.queries > 0), run.draws + (window.end > window.start)
+            nfe = run.nfe + (seen.queries > 0)
             guess, habits = proposer.step(seen, run.canvas, window, draws, run.habits)
             confidence = guess.confidence
-            if hasattr(scheduler, "refine"):
-                window, plan = scheduler.refine(guess, window, plan)
+            if refine is not None:
+                window, plan = refine(guess, window, plan)
             change, mood = judge(policy, proposer, run.canvas, guess, window, run.mood, habits)
             there = window.spread(change.commit, run.canvas.tokens.shape[1])
             canvas = write(run.canvas, window, guess, change, there, model.mask_id)
             ledger = enter(run.ledger, window, guess, change, there, seen, nfe)
-            if hasattr(cache, "observe"):
-                memory = cache.observe(guess, window, change.commit, change.score, memory)
+            if observe is not None:
+                memory = observe(guess, window, change.commit, change.score, memory)
             canvas = seats.stopper.close(canvas)
             canvas, moved, plan = arrange(scheduler, canvas, guess, window, plan)
             run = run._replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -110,10 +111,11 @@ class Proposer:
         hidden = seen.hidden.flatten(0, 1).index_select(0, window.slots)
         parts = []
         size = max(1, CHUNK // self.vocabulary)
-        for begin in range(0, len(hidden), size):
+        n = hidden.shape[0]
+        for begin in range(0, n, size):
             span = slice(begin, begin + size)
-            here = where if len(hidden) <= size else where.part(span)
-            logits = without_ends(self.head(hidden[span]).float(), here, canvas)
+            here, states_here = (where, hidden) if n <= size else (where.part(span), hidden[span])
+            logits = without_ends(self.head(states_here).float(), here, canvas)
             if self.sampling.processors:
                 logits, states = self.process(logits, here, canvas, states)
             parts.append(guess_slots(logits, here, self.sampling, self.needs, self.mask_id))
@@ -166,15 +168,15 @@ class Proposer:
 def guess_slots(logits: Tensor, where: Where, sampling: Sampling, needs: Signal, mask_id: int | None) -> Guess:
     """The guess for n slots from their logits (n, v) float32, as planes (n,)."""
     if mask_id is not None:
-        mask = logits[:, mask_id : mask_id + 1]
+        mask = logits.narrow(1, mask_id, 1)
         own = mask.clone()
         mask.fill_(-torch.inf)
     best, mode = two_best(logits)
-    peak = best[:, :1]
+    peak = best.narrow(1, 0, 1)
     if mask_id is not None:
         mask.copy_(own)
         peak = torch.maximum(peak, own)
-    plain = not needs and not sampling.temperature
+    plain = needs is Signal.NONE and not sampling.temperature
     scale = scale_of(logits, peak, spend=plain)
     p1, p2 = scale.probability(best).unbind(-1)
     guess = Guess(mode, p1, mode, p1, p2)
@@ -212,25 +214,25 @@ def two_best(logits: Tensor) -> tuple[Tensor, Tensor]:
     Maxima are many times cheaper than a selection on a CPU. So the vocabulary is cut in groups: the largest lies in the
     group whose maximum is largest, and the second there too or at the maximum of another one.
     """
-    v = logits.shape[1]
-    if logits.device.type != "cpu" or v % GROUP or v < 4 * GROUP:
-        best = logits.topk(2)
-        return best.values, best.indices[:, 0]
-    groups = logits.unflatten(1, (-1, GROUP))
-    peaks = groups.amax(-1)
+    n, v = logits.shape
+    if not logits.is_cpu or v % GROUP or v < 4 * GROUP:
+        likeliest = logits.topk(2)
+        return likeliest.values, likeliest.indices[:, 0]
+    groups = logits.view(n, v // GROUP, GROUP)
+    peaks = groups.amax(2)
     best, group = peaks.max(1, keepdim=True)
-    members = groups.gather(1, group.unsqueeze(-1).expand(-1, 1, GROUP)).squeeze(1)
-    place = members.max(1, keepdim=True).indices
+    members = groups.gather(1, group.unsqueeze(2).expand(n, 1, GROUP)).squeeze(1)
+    place = members.argmax(1, keepdim=True)
     peaks.scatter_(1, group, members.scatter_(1, place, -torch.inf).amax(1, keepdim=True))
     second = peaks.amax(1, keepdim=True)
     return torch.cat((best, second), 1), torch.add(place, group, alpha=GROUP).squeeze(1)
 
 
 class Scale(NamedTuple):
-    """How logits become probabilities: 2 ** (LOG2_E * logit + shift) / total.
+    """How logits become probabilities: `powers(logits, shift) / total`.
 
-    Powers of two cost less than those of e. In float32 this errs by a few units in the last place, however large the
-    logits are (up to 1e8); with a logarithm in between, as `log_softmax` has it, the error grows with them.
+    In float32 this errs by a few units in the last place, however large the logits are (up to 1e8); with a logarithm in
+    between, as `log_softmax` has it, the error grows with them.
 
     shift  (n, 1)
     total  (n, 1)
@@ -245,8 +247,23 @@ class Scale(NamedTuple):
 
 
 def powers(logits: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
-    """2 ** (LOG2_E * logits + shift), rounded once before the power is taken."""
-    return torch.add(shift, logits, alpha=LOG2_E, out=out).exp2_()
+    """2 ** (LOG2_E * logits + shift), rounded once before the power is taken.
+
+    Powers of two cost less than those of e; but where a product and a sum are rounded twice, large logits would lose
+    too much, so there it is e ** (logits + shift).
+    """
+    if fuses(logits.device):
+        return torch.add(shift, logits, alpha=LOG2_E, out=out).exp2_()
+    return torch.add(shift, logits, out=out).exp_()
+
+
+@cache
+def fuses(device: torch.device) -> bool:
+    """Whether a device rounds a product and the sum it enters once, not twice."""
+    x = torch.linspace(1, 100, 97)  # no multiple of a vector's length
+    product, factor = x * LOG2_E, torch.tensor(LOG2_E).double()
+    found = torch.add(-product.to(device), x.to(device), alpha=LOG2_E)
+    return torch.equal(found.cpu(), (x.double() * factor - product.double()).float())
 
 
 def scale_of(logits: Tensor, peak: Tensor, *, spend: bool) -> Scale:
@@ -254,7 +271,7 @@ def scale_of(logits: Tensor, peak: Tensor, *, spend: bool) -> Scale:
 
     spend  the logits may be overwritten: nobody needs them any more
     """
-    shift = HEADROOM - peak * LOG2_E
+    shift = (peak * -LOG2_E).add_(HEADROOM) if fuses(peak.device) else -peak
     return Scale(shift, powers(logits, shift, out=logits if spend else None).sum(-1, keepdim=True))
 
 
@@ -316,8 +333,8 @@ def spread(guess: Guess, slots: Tensor, b: int, k: int) -> Guess:
     full: dict[int, Tensor] = {}
     for plane in guess:
         if plane is not None and id(plane) not in full:
-            zeros = plane.new_zeros(b * k, *plane.shape[1:])
-            full[id(plane)] = zeros.index_copy_(0, slots, plane).unflatten(0, (b, k))
+            rest = plane.shape[1:]
+            full[id(plane)] = plane.new_zeros(b * k, *rest).index_copy_(0, slots, plane).view(b, k, *rest)
     return Guess(*(None if plane is None else full[id(plane)] for plane in guess))  # type: ignore[arg-type]
 
 

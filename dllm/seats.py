@@ -157,16 +157,14 @@ def clear(canvas: Canvas, rows: Tensor) -> Canvas:
 def renew(state: Any, fresh: Any, rows: Tensor, own: Any = None) -> Any:
     """A part's state with the marked rows (b,) as in `fresh`: every tensor whose first axis is the batch.
 
-    A tuple that is not there at first is forgotten.
+    What was nothing before the first step stays as it is: which rows it speaks of cannot be known.
 
     own  the part's own way, if it keeps its rows otherwise: `renew(state, fresh, rows, renew)`, where the last is this
          function, for what it has of other parts
     """
     if own is not None:
         return own(state, fresh, rows, renew)
-    if isinstance(state, tuple) and fresh is None:
-        return None
-    if isinstance(state, tuple):
+    if isinstance(state, tuple) and fresh is not None:
         parts = [renew(old, new, rows) for old, new in zip(state, fresh, strict=True)]
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     if not isinstance(state, Tensor) or not isinstance(fresh, Tensor):

@@ -63,7 +63,7 @@ def certified(p1: Tensor, p2: Tensor, accepted: Tensor) -> Tensor:
     lies within (n+1) * 1.6e-5 of it in float32. In bfloat16 the margin leaves nothing to certify: convert the logits.
     """
     slack = _slack(p1)
-    deficit = torch.where(accepted, 1 + slack - p1, 0).sum(-1)
+    deficit = torch.where(accepted, torch.rsub(p1, 1 + slack), 0).sum(-1)
     rival = torch.where(accepted, p2, 0).amax(-1)
     return deficit + rival < 1 - slack
 

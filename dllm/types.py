@@ -128,12 +128,13 @@ class Window(NamedTuple):
 
     def spread(self, values: Tensor, t: int) -> Tensor:
         """Values (b, k) of the slots at their columns (b, t); zeros elsewhere."""
-        return values.new_zeros(len(values), t + 1).scatter_(1, self.columns, values)[:, :t]
+        return values.new_zeros(values.shape[0], t + 1).scatter_(1, self.columns, values).narrow(1, 0, t)
 
 
 def among(score: Tensor, pending: Tensor) -> Tensor:
-    """The score (b, k) with minus infinity where a slot is not pending, and only there."""
-    return torch.where(pending, score.clamp(min=torch.finfo(score.dtype).min), -torch.inf)
+    """The score (b, k) with minus infinity where a slot is not pending, and only there; nowhere is it infinity."""
+    limit = torch.finfo(score.dtype).max
+    return score.clamp(-limit, limit).masked_fill(~pending, -torch.inf)
 
 
 class Signal(Flag):
@@ -221,7 +222,7 @@ class Seen(NamedTuple):
 class Ledger(NamedTuple):
     """When and how each column was decided, in one plane, so that a step writes it once.
 
-    book  (b, t) int64  4 when + 2 parallel + certified
+    book  (b, t) int64  4 when + parallel + certified
     """
 
     book: Tensor
@@ -234,12 +235,12 @@ class Ledger(NamedTuple):
     @property
     def parallel(self) -> Tensor:
         """(b, t) bool  decided together with another column of its row."""
-        return (self.book & 2) > 0
+        return (self.book & 3) > 0
 
     @property
     def certified(self) -> Tensor:
         """(b, t) bool  ... and provably equal to greedy joint decoding (`theory.certified`, fresh logits)."""
-        return (self.book & 1) > 0
+        return (self.book & 3) > 1
 
 
 class Step(NamedTuple):

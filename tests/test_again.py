@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,16 +13,20 @@ from dllm import (
     Blocks,
     DelayedCache,
     DualCache,
+    LeftToRight,
     NoCache,
     PrefixCache,
     Request,
     SlidingCache,
     Speculative,
     Strategy,
+    Threshold,
+    TopK,
     VicinityCache,
     Whole,
     steps,
 )
+from dllm.schedulers.variable import shorten
 from dllm.types import Scheduler, Step
 from tests.parts import fits, habits, with_steps
 from tests.tiny import GEOMETRIES, STOP, model
@@ -103,3 +107,53 @@ def test_it_is_what_would_be_found_anew(cell: Any, apart: int) -> None:
     assert len(streams[0]) == len(streams[1])
     for one, two in zip(*streams, strict=True):
         assert same(told(one), told(two))
+
+
+@dataclass(frozen=True)
+class Shrinking(Blocks):
+    """After its second step every row is three columns shorter."""
+
+    def arrange(self, canvas: Any, guess: Any, window: Any, plan: Any, /) -> Any:
+        rows = canvas.rows
+        if window is not None and int(window.step[0]) == 1:
+            canvas = shorten(canvas, rows.limit - 3, rows.length - 3)
+        return canvas, None, plan
+
+
+@pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache()], ids=str)
+def test_a_window_is_not_taken_over_by_rows_of_another_length(cache: Any) -> None:
+    requests = [Request((3, 7, 1), 8, seed=1), Request((5, 2, 8), 8, seed=2)]
+    streams = [
+        list(steps(model("bidirectional"), requests, Strategy(TopK(k=1, score=LeftToRight()), how, cache)))
+        for how in (Shrinking(8), forgetful(Shrinking(8)))
+    ]
+    assert streams[0][-1].nfe.tolist() == [5, 5] and taken_over(streams[0]) == 3
+    assert [step.window.end.tolist() for step in streams[0]] == [[11, 11]] * 2 + [[8, 8]] * 3
+    for one, two in zip(*streams, strict=True):
+        assert same(told(one), told(two))
+
+
+@dataclass(frozen=True)
+class Counting(Threshold):
+    """Remembers nothing at first, then how many steps there were."""
+
+    def init(self, canvas: Any, /) -> None:
+        return None
+
+    def step(self, guess: Any, window: Any, state: Any, /) -> Any:
+        verdict, _ = super().step(guess, window, None)
+        assert (state is None) == (not COUNTED)
+        COUNTED.append((0 if state is None else state[0]) + 1)
+        return verdict, (COUNTED[-1],)
+
+
+COUNTED: list[int] = []
+
+
+def test_what_a_part_remembers_only_later_outlasts_a_row() -> None:
+    COUNTED.clear()
+    stream = list(
+        steps(model("bidirectional"), REQUESTS, Strategy(Counting(2.0), Blocks(8), DualCache()), batch_size=2)
+    )
+    assert stream[-1].place.max() > 1, "rows were given to other requests"
+    assert list(range(1, len(stream) + 1)) == COUNTED

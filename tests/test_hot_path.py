@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -89,7 +91,7 @@ class Device(TorchDispatchMode):
 )
 def test_the_host_waits_once_a_step(geometry, cache, policy, how) -> None:
     """The copy of what is pending; that numbers are numbers is read when the device has just been waited for."""
-    m = model(geometry)
+    m = replace(model(geometry))
     with pytest.MonkeyPatch.context() as patch:
         device = Device(patch)
         forward = m.forward
@@ -101,12 +103,52 @@ def test_the_host_waits_once_a_step(geometry, cache, policy, how) -> None:
     assert device.reads == {"item": taken}
 
 
+class Count(TorchDispatchMode):
+    """Counts the operations outside a model."""
+
+    def __init__(self, m: Any) -> None:
+        super().__init__()
+        self.count, self.inside = 0, False
+        m.forward, m.head = self.left_out(m.forward), self.left_out(m.head)
+
+    def left_out(self, run: Any) -> Any:
+        def quiet(*args: Any) -> Any:
+            self.inside = True
+            out = run(*args)
+            self.inside = False
+            return out
+
+        return quiet
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not self.inside
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("geometry", ["bidirectional", "block-causal-shift"])
+@pytest.mark.parametrize(("cache", "most"), [(NoCache(), 135), (PrefixCache(), 105), (DualCache(), 105)], ids=str)
+def test_a_step_takes_few_operations_however_many_rows_there_are(geometry, cache, most) -> None:
+    """Steps in which every row stays in its block; each operation is launched one by one on an accelerator."""
+    found = []
+    for b in (2, 5):
+        m = replace(model(geometry), apart=2**31)
+        counter, counts = Count(m), []
+        requests = [Request((3, 7, 1, 22, 9, i, i, i), 8, seed=i, stop_ids=()) for i in range(b)]
+        with counter:
+            for _ in steps(m, requests, Strategy(Threshold(2.0), Blocks(8), cache)):
+                counts.append(counter.count)
+        taken = sorted(after - before for before, after in pairwise(counts))
+        assert len(taken) == 7
+        found.append(taken[3])
+    assert found[0] == found[1] <= most
+
+
 @pytest.mark.parametrize("cache", [PrefixCache(), DualCache()], ids=str)
 def test_a_token_costs_as_much_in_a_long_text(cache) -> None:
     """Block-causal: no more columns are run than a block has and what is stored for it, nor keys read beyond it."""
     ran, keys = {}, {}
     for new in (24, 96):
-        m = model("block-causal-shift")
+        m = replace(model("block-causal-shift"))
         asked, forward = [], m.forward
 
         def note(query, store, asked=asked, forward=forward):

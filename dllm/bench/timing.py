@@ -52,6 +52,7 @@ class Clock:
 
     def __init__(self, model: Any) -> None:
         self.model, self.device, self.inside = model, model.device, 0.0
+        self.waits = self.device.type == "cuda"
         self.kept = model.forward, model.head
 
     def __enter__(self) -> Clock:
@@ -63,10 +64,12 @@ class Clock:
 
     def timed(self, run: Any) -> Any:
         def timed(*args: Any) -> Any:
-            wait(self.device)
+            if self.waits:
+                wait(self.device)
             start = time.perf_counter()
             out = run(*args)
-            wait(self.device)
+            if self.waits:
+                wait(self.device)
             self.inside += time.perf_counter() - start
             return out
 

@@ -17,7 +17,7 @@ most with `SlidingCache` and `DelayedCache`, which run again whatever the last w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -86,29 +86,49 @@ class Reach(NamedTuple):
     skip: Tensor | None = None
 
 
-class Last(NamedTuple):
-    """What a step ran that refreshed nothing: the same columns are run as long as every row stays in its range.
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a model was asked in one forward, to be asked the same of a later canvas.
 
-    window   the window's `start`, `end` and `first`, host
-    facts    the rows' facts
-    reach    the columns of each row
-    runs     (b,) bool  host; rows that ran
-    fresh    (b,) bool  host; as in `Course`
-    query    what the model was asked, once it has been
+    query    what it was asked of the canvas that was there then
+    rows     (r,) int64  host; rows of the batch
+    place    where the window's slots lie in what it showed: a span, or (r, k) int64
+    queries  (b,) int64  host; columns run for each row
     """
 
-    window: tuple[Tensor, Tensor, Tensor]
+    query: Query
+    rows: Tensor
+    place: slice | Tensor
+    queries: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Last:
+    """What a step ran that refreshed nothing: the same columns are run as long as every row stays in its range.
+
+    start, end  (b,) int64  host; the window's
+    first       (b,) bool   host; likewise; None where it does not matter
+    facts       the rows' facts
+    reach       the columns of each row
+    runs        (b,) bool  host; rows that ran
+    fresh       (b,) bool  host; as in `Course`
+    asked       what the model was asked, once it has been; None if not in one forward, or not only that
+    """
+
+    start: Tensor
+    end: Tensor
+    first: Tensor | None
     facts: Rows
     reach: Reach
     runs: Tensor
     fresh: Tensor
-    query: Query | None = None
+    asked: Asked | None = None
 
     def lasts(self, canvas: Canvas, window: Window) -> bool:
         """Whether a step that refreshes nothing runs the same again."""
-        start, end, first = self.window
-        same = start is window.start and end is window.end and self.facts is canvas.rows
-        return same and torch.equal(first, window.first)
+        if self.start is not window.start or self.end is not window.end or self.facts is not canvas.rows:
+            return False
+        return self.first is None or torch.equal(self.first, window.first)
 
 
 class Course(NamedTuple):
@@ -146,8 +166,8 @@ class Reuse(NamedTuple):
 
     refresh  the row is refreshed now
     whole    first column of a refresh
-    block    first column of the current block
-    left     first column of the window, with what a shifted model needs left of it
+    block    first column of the current block, with what a shifted model needs left of it
+    left     first column of the window, likewise
     window   one past the window's last column
     ends     one past the last column of a refresh
     log      what the rows did so far, for caches that ask for it
@@ -189,15 +209,17 @@ class StoredCache(PlannedCache):
         last = memory.last
         if steady and last is not None and last.lasts(canvas, window):
             return Course(last.reach, last.fresh, memory._replace(since=memory.since + last.runs))
-        left = window.start
+        left, block, first = window.start, window.block_start, None
         if model.needs_left:
-            predicted = window.first if window.answer is None else window.end > window.start
+            first = window.first if window.answer is None else None
+            predicted = window.end > window.start if first is None else first
             left = torch.where(predicted, left - model.needs_left, left).clamp(min=0)
+            block = torch.minimum(block, left)
         start, end, skip = self.reach(
             Reuse(
                 refresh=refresh,
                 whole=torch.minimum(memory.exact, left) if block_causal else memory.exact,
-                block=window.block_start,
+                block=block,
                 left=left,
                 window=window.end,
                 ends=ends,
@@ -212,7 +234,7 @@ class StoredCache(PlannedCache):
             fresh = fresh & (left_out(reach) == 0)
         exact = torch.where(fresh, window.block_start, memory.exact) if block_causal else memory.exact
         since = torch.where(runs, torch.where(refresh, 0, memory.since) + 1, memory.since)
-        last = Last((window.start, window.end, window.first), canvas.rows, reach, runs, fresh) if steady else None
+        last = Last(window.start, window.end, first, canvas.rows, reach, runs, fresh) if steady else None
         return Course(reach, fresh, memory._replace(exact=exact, since=since, last=last))
 
     def due(self, window: Window, memory: Memory) -> Tensor:
@@ -239,6 +261,9 @@ class Ran(NamedTuple):
 
 def run(model: Model, canvas: Canvas, window: Window, reach: Reach, memory: Memory) -> tuple[Ran, Memory]:
     """One forward of each row over its columns `reach`, all rows together or in two parts."""
+    last = memory.last
+    if last is not None and last.asked is not None and last.reach is reach:
+        return run_again(model, canvas, last.asked, memory), memory
     b, k = window.columns.shape
     queries = reach.end - reach.start
     if not any(queries.tolist()):
@@ -253,12 +278,21 @@ def run(model: Model, canvas: Canvas, window: Window, reach: Reach, memory: Memo
     shown = [look(model, canvas, window, rows, reach, memory) for rows in parts]
     hidden = spread([some.hidden for some in shown], parts, b)
     shadow = spread([some.shadow for some in shown], parts, b) if window.shadow else None
-    if memory.last is not None and memory.last.reach is reach and len(shown) == 1:
-        memory = memory._replace(last=memory.last._replace(query=shown[0].query))
     if window.shadow:
         queries = queries + torch.where(reach.end > reach.start, window.end - window.start, 0)
     lanes = getattr(model, "lanes", 1)
-    return Ran(hidden, queries if lanes == 1 else queries * lanes, shadow), memory
+    queries = queries if lanes == 1 else queries * lanes
+    if last is not None and last.reach is reach and len(parts) == 1 and shown[0].once and not window.shadow:
+        asked = Asked(shown[0].query, parts[0], shown[0].place, queries)
+        memory = memory._replace(last=replace(last, asked=asked))
+    return Ran(hidden, queries, shadow), memory
+
+
+def run_again(model: Model, canvas: Canvas, asked: Asked, memory: Memory) -> Ran:
+    """The forward of the step before, over what is on the canvas now."""
+    query = asked.query._replace(tokens=tokens_at(canvas, asked.rows, asked.query))
+    hidden = at(model.forward(query, memory.store), asked.place)
+    return Ran(spread([hidden], [asked.rows], canvas.tokens.shape[0]), asked.queries)
 
 
 def apart(model: Model, rows: Tensor, queries: Tensor) -> list[Tensor]:
@@ -286,27 +320,29 @@ class Look(NamedTuple):
 
     hidden  (r, k, d)  states of the window's slots
     shadow  (r, k, d)  those of their shadow slots, if there are any
+    query   what it was asked last
+    place   where the window's slots lie in what it showed then
+    once    it was asked nothing before
     """
 
     hidden: Tensor
     shadow: Tensor
     query: Query
+    place: slice | Tensor
+    once: bool
 
 
 def look(model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: Reach, memory: Memory) -> Look:
     """What the model shows of the window in some rows."""
-    reach = store_ahead(model, canvas, window, rows, reach, memory)
-    query = ask(model, canvas, rows, reach, memory)
-    q = query.tokens.shape[1]
+    left = store_ahead(model, canvas, window, rows, reach, memory)
+    query = ask(model, canvas, rows, left, memory)
     out = model.forward(shadowed(model, canvas, window, rows, query) if window.shadow else query, memory.store)
-    return Look(find(out[:, :q], window, rows, query, model.needs_left, even=reach.skip is None), out[:, q:], query)
+    place = find(window, rows, query, model.needs_left, even=left.skip is None)
+    return Look(at(out, place), out[:, query.tokens.shape[1] :], query, place, left is reach)
 
 
 def ask(model: Model, canvas: Canvas, rows: Tensor, reach: Reach, memory: Memory) -> Query:
     """The query for the columns `reach` of some rows, which says which these are of those in the store."""
-    last = memory.last
-    if last is not None and last.reach is reach and last.query is not None:
-        return last.query._replace(tokens=tokens_at(canvas, rows, last.query))
     query = aim(model.geometry, canvas, rows, reach)
     if memory.store is None or len(rows) == len(memory.rows):
         return query
@@ -355,23 +391,30 @@ def rows_to_run(window: Window, reach: Reach, memory: Memory) -> tuple[Tensor, M
     return memory.rows, memory
 
 
-def find(out: Tensor, window: Window, rows: Tensor, query: Query, left: int, even: bool) -> Tensor:
-    """States (r, k, d) of the window's slots in some rows, among those (r, q, d) of what was run.
+def find(window: Window, rows: Tensor, query: Query, left: int, even: bool) -> slice | Tensor:
+    """Where the window's slots in some rows lie among the columns (r, q) of a query: a span, or (r, k).
 
     left  the model's `needs_left`
     even  no column was left out
     """
-    first, k = of_rows(window.start, rows).tolist(), window.columns.shape[1]
+    first, k, q = of_rows(window.start, rows).tolist(), window.columns.shape[1], query.columns.shape[1]
     if query.start is not None and len(set(first)) == 1:
         begin = first[0] - left - query.start
-        if 0 <= begin <= out.shape[1] - k:
-            return out[:, begin : begin + k]
+        if 0 <= begin <= q - k:
+            return slice(begin, begin + k)
     columns = of_rows(window.columns, rows) - left
     place = columns - query.columns[:, :1]
     if not even:
         ran = torch.where(query.valid, query.columns, torch.iinfo(torch.int64).max)
         place = torch.searchsorted(ran, columns.contiguous())
-    return out.gather(1, repeat(place.clamp(0, out.shape[1] - 1), "r k -> r k d", d=out.shape[-1]))
+    return place.clamp(0, q - 1)
+
+
+def at(out: Tensor, place: slice | Tensor) -> Tensor:
+    """States (r, k, d) at some places of what a model showed (r, q, d)."""
+    if isinstance(place, slice):
+        return out.narrow(1, place.start, place.stop - place.start)
+    return out.gather(1, repeat(place, "r k -> r k d", d=out.shape[-1]))
 
 
 def of_rows(plane: Tensor, rows: Tensor) -> Tensor:

@@ -23,5 +23,4 @@ class PrefixCache(StoredCache):
     """
 
     def reach(self, reuse: Reuse, /) -> Reach:
-        block = torch.minimum(reuse.block, reuse.left)
-        return Reach(torch.where(reuse.refresh, reuse.whole, block), reuse.ends)
+        return Reach(torch.where(reuse.refresh, reuse.whole, reuse.block), reuse.ends)

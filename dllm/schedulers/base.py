@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dllm.types import Bidirectional, Canvas, Geometry, Window
+from dllm.types import Bidirectional, Canvas, Geometry, Rows, Window
 
 
 class Range(NamedTuple):
@@ -24,17 +26,22 @@ class Range(NamedTuple):
     closed: Tensor
 
 
-class Sight(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Sight:
     """What a scheduler sees of the canvas, on the host.
 
     pending  (b, t) bool
-    head     (b,) int64  each row's first pending column, t where there is none
     held     (b,) bool   rows that stay where they are; None: none
     """
 
     pending: Tensor
-    head: Tensor
     held: Tensor | None
+
+    @cached_property
+    def head(self) -> Tensor:
+        """(b,) int64  each row's first pending column, t where there is none"""
+        some, head = self.pending.max(1)  # the first of equal ones
+        return torch.where(some, head, self.pending.shape[1])
 
     def move(self, old: Tensor, new: Tensor) -> Tensor:
         """Where each row goes (b,): what is new, or what is old in rows that stay where they are."""
@@ -43,11 +50,7 @@ class Sight(NamedTuple):
 
 def look(canvas: Canvas) -> Sight:
     """Copy what is pending to the host: the only point of a step at which the host waits for the device."""
-    pending = canvas.pending.cpu()
-    t = pending.shape[1]
-    some, head = pending.max(1)  # the first of equal ones
-    head = torch.where(some, head, t)
-    return Sight(pending, head, None if canvas.held is None else canvas.held.cpu())
+    return Sight(canvas.pending.cpu(), None if canvas.held is None else canvas.held.cpu())
 
 
 def bounds(geometry: Geometry, column: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,51 +81,66 @@ def work(
     return Range(start, end, block_start, block_end, entered & ~done, never, never, step, done)
 
 
-class Opened(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Opened:
     """A window that was opened, with what is needed to work on it again.
 
+    facts    the rows' facts; others mean that rows were given to other requests, or have other lengths
+    open     rows that have something to do
     columns  (b, k) int64  host; column of each slot, the last one of the canvas where a slot is not valid
-    valid    (b, k) bool   host
+    valid    (b, k) bool   host; None where all slots are
     """
 
     window: Window
+    facts: Rows
+    open: tuple[int, ...]
     columns: Tensor
-    valid: Tensor
+    valid: Tensor | None
 
-    def stays(self, sight: Sight) -> bool:
-        """Whether each row goes on where it is: its first pending column lies in its range, or it is closed.
+    def again(self, canvas: Canvas, sight: Sight, step: Tensor) -> Opened | None:
+        """The same range in the next step, number `step` (b,) of each row (host); None where some row leaves it.
 
-        Not after a step in which something had to be decided, since such a range is left whatever happened.
+        A row stays while something is pending in its range, left of which nothing is. A range in which something had to
+        be decided is left whatever happened, and where a policy holds rows nothing is taken over.
         """
-        window = self.window
-        if sight.held is not None or any(window.forced.tolist()):
-            return False
-        planes = (window.closed, window.start, sight.head, window.end)
-        rows = zip(*(plane.tolist() for plane in planes), strict=True)
-        return all(closed or start <= head < end for closed, start, head, end in rows)
-
-    def again(self, pending: Tensor) -> Opened:
-        """The same range in the next step, with the columns of the canvas that are now pending (host)."""
-        window, device = self.window, self.window.columns.device
-        here = pending.gather(1, self.columns) & self.valid
-        window = window._replace(
+        if self.facts is not canvas.rows or sight.held is not None:
+            return None
+        here = sight.pending.gather(1, self.columns)
+        if self.valid is not None:
+            here = here & self.valid
+        stays = here.any(1).tolist()
+        if not all(stays[row] for row in self.open):
+            return None
+        device = self.window.columns.device
+        window = self.window._replace(
             pending=here.to(device, non_blocking=True),
             slots=slots(here).to(device, non_blocking=True),
-            entered=window.commit,  # nobody is, as nobody commits
+            entered=self.window.commit,  # nobody is, as nobody commits
             first=here[:, 0],
-            step=window.step + 1,
-            undecided=pending,
+            step=step.to(device, non_blocking=True),
+            undecided=sight.pending,
         )
-        return self._replace(window=window)
+        return Opened(window, self.facts, self.open, self.columns, self.valid)
 
 
 def open_window(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -> Window:
     """The window over the ranges `where` of a canvas whose pending columns (host) are given."""
-    return opened(canvas, pending, where, steps).window
+    window, _, _ = laid_out(canvas, pending, where, steps)
+    return window
 
 
-def opened(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -> Opened:
-    """Likewise, for a scheduler that stays in a range."""
+def opened(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -> tuple[Window, Opened | None]:
+    """Likewise, and how to work on it again; None if that cannot be, as something has to be decided."""
+    window, places, valid = laid_out(canvas, pending, where, steps)
+    if any(where.forced.tolist()):
+        return window, None
+    rows = tuple(row for row, closed in enumerate(where.closed.tolist()) if not closed)
+    return window, Opened(window, canvas.rows, rows, places, None if bool(valid.all()) else valid)
+
+
+def laid_out(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -> tuple[Window, Tensor, Tensor]:
+    """The window, and on the host the column (b, k) of each slot, with the last one where a slot is not valid, and
+    which are (b, k)."""
     device = canvas.tokens.device
     t = pending.shape[1]
     k = max(1, int((where.end - where.start).max()))
@@ -152,7 +170,7 @@ def opened(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -> 
         steps=steps,
         undecided=pending,
     )
-    return Opened(window, places, valid)
+    return window, places, valid
 
 
 def slots(pending: Tensor) -> Tensor:

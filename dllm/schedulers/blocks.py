@@ -25,7 +25,7 @@ class Plan(NamedTuple):
     stored  (b,) columns up to which finished blocks were committed
     range   (b,) start of the open range (block or sub-block)
     step    (b,) steps taken in the open range
-    last    the last window; None before the first
+    last    the last window, if the next step may work on it again
     """
 
     size: int
@@ -83,8 +83,8 @@ class Blocks:
 
     def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
         sight = look(canvas)
-        if plan.last is not None and plan.last.stays(sight):
-            return again(plan.last, sight, plan)
+        if (found := again(canvas, sight, plan)) is not None:
+            return found
         block = plan.origin + torch.div(sight.head - plan.origin, plan.size, rounding_mode="floor") * plan.size
         block = sight.move(plan.block, block)
         where, plan = advance(self, canvas, sight, block, block + plan.size, plan)
@@ -114,8 +114,8 @@ class Whole:
 
     def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
         sight = look(canvas)
-        if plan.last is not None and plan.last.stays(sight):
-            return again(plan.last, sight, plan)
+        if (found := again(canvas, sight, plan)) is not None:
+            return found
         first = plan.origin + torch.div(canvas.rows.prompt - plan.origin, plan.size, rounding_mode="floor") * plan.size
         where, plan = advance(Blocks(), canvas, sight, first, canvas.rows.length, plan)
         return anew(canvas, sight, where, self.steps, plan)
@@ -148,18 +148,21 @@ def begin(canvas: Canvas, model: Model, size: int) -> Plan:
     )
 
 
-def again(last: Opened, sight: Sight, plan: Plan) -> tuple[Window, Plan]:
+def again(canvas: Canvas, sight: Sight, plan: Plan) -> tuple[Window, Plan] | None:
     """The next window where every row stays in its range: most steps, and much cheaper than to find out anew."""
-    last = last.again(sight.pending)
-    return last.window, plan._replace(step=plan.step + 1, last=last)
+    if plan.last is None:
+        return None
+    step = plan.step + 1
+    last = plan.last.again(canvas, sight, step)
+    return None if last is None else (last.window, plan._replace(step=step, last=last))
 
 
 def anew(
     canvas: Canvas, sight: Sight, where: Range | None, steps: int | None, plan: Plan
 ) -> tuple[Window | None, Plan]:
     """The next window over the ranges `where`; None when all rows are done."""
-    last = None if where is None else opened(canvas, sight.pending, where, steps)
-    return None if last is None else last.window, plan._replace(last=last)
+    window, last = (None, None) if where is None else opened(canvas, sight.pending, where, steps)
+    return window, plan._replace(last=last)
 
 
 def advance(

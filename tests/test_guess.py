@@ -1,0 +1,81 @@
+"""The guess of some slots against a softmax in float64 over their logits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dllm import sampling
+from dllm.sampling import GROUP, Sampling, guess_slots
+from dllm.types import Signal, Where
+from tests.policies.board import board
+
+ALL = Signal.ENTROPY | Signal.PROBABILITIES | Signal.CURRENT | Signal.NOISE
+N = 12
+
+
+def logits_of(v: int, size: float, offset: float, seed: int = 0) -> torch.Tensor:
+    return offset + size * torch.randn(N, v, generator=torch.Generator().manual_seed(seed))
+
+
+def where_of(tokens: torch.Tensor) -> Where:
+    """N slots of one row, every second of which is decided; the canvas holds `tokens` (N,)."""
+    canvas, window, _ = board([0.5, None] * (N // 2))
+    canvas = canvas._replace(tokens=tokens.unsqueeze(0))
+    return Where(canvas, window, torch.zeros(1, dtype=torch.int64), torch.arange(N))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("v", [31, 4 * GROUP, 9 * GROUP])
+@pytest.mark.parametrize(("size", "offset"), [(1.0, 0.0), (8.0, 0.0), (8.0, -500.0), (8.0, 90_000.0)])
+@pytest.mark.parametrize("needs", [Signal.NONE, ALL], ids=["plain", "all"])
+@pytest.mark.parametrize("mask", ["none", "low", "highest"])
+def test_it_is_what_a_softmax_says(monkeypatch, fused, v, size, offset, needs, mask) -> None:
+    monkeypatch.setattr(sampling, "fuses", lambda device: fused)
+    logits = logits_of(v, size, offset)
+    mask_id = None if mask == "none" else v - 1
+    if mask_id is not None:
+        logits[:, mask_id] = logits.amax(1) + 3 if mask == "highest" else logits.amin(1)
+    want = logits.double().softmax(1)
+    rivals = want if mask_id is None else want.index_fill(1, torch.tensor([mask_id]), 0)
+    best = rivals.topk(2)
+    tokens = torch.arange(N) % v
+    guess = guess_slots(logits.clone(), where_of(tokens), Sampling(), needs, mask_id)
+    assert torch.equal(guess.mode, best.indices[:, 0]) and guess.tokens is guess.mode
+    found = torch.stack([guess.p1, guess.p2], 1).double()
+    likely = best.values > 1e-30
+    assert (found[likely] / best.values[likely] - 1).abs().max() < 2e-6, (
+        "within the rounding that certificates allow for"
+    )
+    if not needs:
+        assert guess.entropy is None and guess.probabilities is None and guess.current is None
+        return
+    torch.testing.assert_close(guess.probabilities.double(), want, atol=1e-9, rtol=1e-4)
+    torch.testing.assert_close(guess.entropy.double(), torch.special.entr(want).sum(1), atol=1e-5, rtol=1e-4)
+    decided = torch.arange(N) % 2 == 1
+    own = torch.where(decided, want.gather(1, tokens.unsqueeze(1)).squeeze(1), 0)
+    torch.testing.assert_close(guess.current.double(), own, atol=1e-9, rtol=1e-4)
+
+
+def test_a_processor_that_rounds_twice_is_noticed() -> None:
+    """The same, in a process whose arithmetic has no fused product and sum: with powers of two it would fail."""
+    code = """
+import torch
+from dllm.sampling import fuses, powers, scale_of
+logits = 90_000 + 8 * torch.randn(8, 512, generator=torch.Generator().manual_seed(0))
+want = logits.double().softmax(1).amax(1)
+peak = logits.amax(1, keepdim=True)
+found = scale_of(logits, peak, spend=False).probability(peak).squeeze(1).double()
+print(fuses(logits.device), float((found / want - 1).abs().max()) < 2e-6)
+"""
+    root = Path(__file__).resolve().parents[1]
+    for level, fused in (("default", "False"), (None, None)):
+        env = os.environ | {"PYTHONPATH": str(root)} | ({"ATEN_CPU_CAPABILITY": level} if level else {})
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+        noticed, exact = done.stdout.split()
+        assert exact == "True" and fused in (None, noticed)
