@@ -51,14 +51,14 @@ def steps(
         run, proposer = seats.begin(), seats.proposer
     observe, refine = getattr(cache, "observe", None), getattr(scheduler, "refine", None)
     judged = bool(policy.needs & JUDGES)
-    confidence: Tensor | None = None
+    shown: tuple[Tensor, Tensor] | None = None
     inference, index = torch.inference_mode(), 0
 
     while True:
         with inference:
             run = seats.leave(run)
             window, plan = scheduler.step(run.canvas, run.plan)
-            check_numbers(confidence, index, seats)
+            check_numbers(shown, index, seats)
             if (filled := seats.fill(run, window)) is not None:
                 run = filled
                 window, plan = scheduler.step(run.canvas, run.plan)
@@ -70,7 +70,7 @@ def steps(
             seen, memory = cache.step(model, run.canvas, window, run.memory)
             nfe = run.nfe + (seen.queries > 0)
             guess, habits = proposer.step(seen, run.canvas, window, draws, run.habits)
-            confidence = guess.confidence
+            shown = guess.confidence, guess.confidence.sum()
             if refine is not None:
                 window, plan = refine(guess, window, plan)
             change, mood = judge(policy, proposer, run.canvas, guess, window, run.mood, habits)
@@ -110,14 +110,15 @@ def fit(model: Any, strategy: Strategy) -> Any:
     return model
 
 
-def check_numbers(confidence: Tensor | None, index: int, seats: Seats) -> None:
-    """Read the last step's confidences (b, k) after the scheduler's synchronisation, so that it costs no wait of its
-    own."""
-    if confidence is not None and math.isnan(confidence.sum()):
-        prompts = seats.place[confidence.isnan().any(1).cpu()].tolist()
+def check_numbers(shown: tuple[Tensor, Tensor] | None, index: int, seats: Seats) -> None:
+    """Read the last step's confidences (b, k), or rather their sum, after the scheduler's synchronisation, so that it
+    costs no wait of its own."""
+    if shown is not None and math.isnan(shown[1].item()):
+        prompts = seats.place[shown[0].isnan().any(1).cpu()].tolist()
         raise NumericsError(
-            f"the model's logits are not numbers (NaN or infinite) for prompts {prompts} at step {index - 1}: "
-            "check the weights, or try another dtype (float16 overflows easily; bfloat16 or float32 do not)",
+            f"the model's logits are not numbers (NaN, infinite or beyond 1e9) for prompts {prompts} at step "
+            f"{index - 1}: check the weights, or try another dtype (float16 overflows easily; bfloat16 or float32 do "
+            "not)",
             prompts,
         )
 

@@ -24,6 +24,15 @@ GROUP = 128
 
 LOG2_E = 1 / math.log(2)
 
+LIMIT = 1e8
+"""Largest size of a logit that a processor may make: beyond, float32 could not tell them apart any more."""
+
+HOT = 1e3
+"""Temperature from which on a logit of `LEAST` would have a chance."""
+
+READERS = Signal.PROBABILITIES | Signal.ENTROPY | Signal.CURRENT
+"""What a policy asks for that needs the logits once more."""
+
 HEADROOM = 15
 """The power of two that stands for the largest logit: the smallest then stay clear of subnormal numbers, which are
 slow, and the exponents near the largest keep all the precision that matters."""
@@ -138,7 +147,8 @@ class Proposer:
             else:
                 logits = warp(processor, logits, where, canvas)
             after.append(state)
-        return logits, tuple(after)
+        bounded = logits.clamp(-LIMIT, LIMIT)
+        return torch.where(logits == -torch.inf, logits, bounded), tuple(after)
 
     def shadow(self, hidden: Tensor, canvas: Canvas, window: Window) -> Tensor:
         """Probability (b, k) of the tokens that decided slots hold, from the states (b, k, d) that do not see them."""
@@ -177,7 +187,7 @@ def guess_slots(logits: Tensor, where: Where, sampling: Sampling, needs: Signal,
         mask.copy_(own)
         peak = torch.maximum(peak, own)
     plain = needs is Signal.NONE and not sampling.temperature
-    scale = scale_of(logits, peak, spend=plain)
+    scale = scale_of(logits, peak, spend=plain or not (sampling.temperature or needs & READERS))
     p1, p2 = scale.probability(best).unbind(-1)
     guess = Guess(mode, p1, mode, p1, p2)
     return guess if plain else guess_more(guess, logits, scale, where, sampling, needs, mask_id)
@@ -202,6 +212,9 @@ def guess_more(
         return guess
     if mask_id is not None:
         logits[:, mask_id] = -torch.inf
+    if sampling.temperature > HOT:
+        ruled_out = logits <= LEAST
+        logits = logits.masked_fill(ruled_out & ~ruled_out.all(1, keepdim=True), -torch.inf)
     tokens, confidence = draw(logits, scale, where, sampling)
     return guess._replace(
         tokens=torch.where(where.greedy, guess.mode, tokens), confidence=torch.where(where.greedy, guess.p1, confidence)

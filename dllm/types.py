@@ -75,8 +75,7 @@ class Window(NamedTuple):
     pending      (b, k) bool   valid slots that are still to be decided
     slots        (n,) int64    the slots that get logits, as flat indices into (b k): the pending ones, and those that
                                hold an answer if a policy judges these too
-    start, end   (b,) int64    host; the row's range of columns, empty where the row has nothing to do. The very tensors
-                               of the step before say that every row stays in its range
+    start, end   (b,) int64    host; the row's range of columns, empty where the row has nothing to do
     block_start  (b,) int64    host; the block that has to be finished before the next one is opened;
     block_end    (b,) int64    host; in a commit both are the boundary up to which the row is run
     entered      (b,) bool     host; this is the first window of its block
@@ -132,9 +131,10 @@ class Window(NamedTuple):
 
 
 def among(score: Tensor, pending: Tensor) -> Tensor:
-    """The score (b, k) with minus infinity where a slot is not pending, and only there; nowhere is it infinity."""
+    """The score (b, k) with minus infinity where a slot is not pending, and only there; elsewhere it is finite, least
+    where it was not a number."""
     limit = torch.finfo(score.dtype).max
-    return score.clamp(-limit, limit).masked_fill(~pending, -torch.inf)
+    return score.nan_to_num(-limit, limit, -limit).masked_fill(~pending, -torch.inf)
 
 
 class Signal(Flag):
@@ -419,6 +419,10 @@ class Policy(Protocol):
 
 class Scheduler(Protocol):
     """Decides *where* to work, and how fast.
+
+    Where every row stays in its range, a window may have the very tensors `start`, `end`, `block_start`, `block_end`
+    and `closed` of the step before: a cache then need not find out anew what to run. So make new ones where one of them
+    changes.
 
     A scheduler may also have
     `refine(guess, window, state) -> (window, state)`, called before the policy: a window whose `pending` and `groups`

@@ -26,6 +26,7 @@ from dllm import (
     Whole,
     steps,
 )
+from dllm.caches import base
 from dllm.schedulers.variable import shorten
 from dllm.types import Scheduler, Step
 from tests.parts import fits, habits, with_steps
@@ -157,3 +158,40 @@ def test_what_a_part_remembers_only_later_outlasts_a_row() -> None:
     )
     assert stream[-1].place.max() > 1, "rows were given to other requests"
     assert list(range(1, len(stream) + 1)) == COUNTED
+
+
+class Queue:
+    """A feed of one request for whatever rows there are."""
+
+    width = 40
+
+    def __init__(self, *requests: Request) -> None:
+        self.waiting = list(enumerate(requests))
+
+    def take(self, most: int) -> list[tuple[int, Request]]:
+        taken, self.waiting = self.waiting[:most], self.waiting[most:]
+        return taken
+
+    def gone(self) -> tuple[int, ...]:
+        return ()
+
+
+@pytest.mark.parametrize("cache", [PrefixCache(), DualCache(refresh=6)], ids=str)
+def test_rows_with_nothing_to_do_do_not_make_the_others_work(monkeypatch: pytest.MonkeyPatch, cache: Any) -> None:
+    """Seats that nobody took, and rows that are finished: the others are asked again as if they were alone."""
+    asked: list[int] = []
+    again = base.run_again
+    monkeypatch.setattr(base, "run_again", lambda *args: asked.append(1) or again(*args))
+    strategy = Strategy(Threshold(2.0), Blocks(8), cache)
+
+    def count(requests: Any, batch_size: int | None = None) -> int:
+        asked.clear()
+        stream = list(steps(model("bidirectional"), requests, strategy, batch_size=batch_size))
+        assert len(stream) == 24
+        return len(asked)
+
+    long, short = Request((3, 7, 1), 24, seed=1, stop_ids=()), Request((5, 2, 8), 2, seed=2, stop_ids=())
+    alone = count([long])
+    assert alone >= 24 - 6 * 2
+    assert count(Queue(long), 3) == alone
+    assert count([long, short]) >= alone - 4, "but for the steps in which the other one finishes"

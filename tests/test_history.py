@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 import dllm
 from dllm import Blocks, DualCache, NoCache, PrefixCache, Request, Strategy, Threshold
 from dllm.history import History
+from dllm.models.compiled import CompiledModel
 from tests.tiny import model
 
 FIRST = (3, 7, 1, 22, 9, 4, 4, 8, 17, 3, 12)
@@ -19,12 +21,12 @@ STRATEGIES = [
 ]
 
 
-def converse(geometry: str, strategy: Strategy, history: History | None) -> list[dllm.Result]:
-    """Three turns; each asks with all that was said."""
-    prompt, found = FIRST, []
+def converse(m: Any, strategy: Strategy, history: History | None) -> list[dllm.Result]:
+    """Three turns with a model, or a tiny one of a geometry; each asks with all that was said."""
+    m, prompt, found = model(m) if isinstance(m, str) else m, FIRST, []
     for turn in range(3):
         plan = strategy if history is None else history.strategy(strategy)
-        found += dllm.decode(model(geometry), Request(prompt, 20, seed=turn), plan)
+        found += dllm.decode(m, Request(prompt, 20, seed=turn), plan)
         prompt = (*prompt, *found[-1].output_ids, 5, turn, 6)
     return found
 
@@ -36,6 +38,20 @@ def test_nothing_changes_but_the_work(geometry: str, strategy: Strategy) -> None
     for one, other in zip(plain, kept, strict=True):
         assert replace(one, queries=0, seconds=0.0) == replace(other, queries=0, seconds=0.0)
     assert kept[0].queries == plain[0].queries
+    assert kept[2].queries < plain[2].queries - 30 and history.reused >= 32
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+def test_nor_with_a_model_that_is_compiled(strategy: Strategy) -> None:
+    """Its store has its own memory; what is compiled is left out here, since it changes nothing of that."""
+
+    def talk(history: History | None) -> list[dllm.Result]:
+        m = CompiledModel.of(replace(model("block-causal-shift")))
+        m._forwards = m.decode
+        return converse(m, strategy, history)
+
+    plain, kept = talk(None), talk(history := History())
+    assert [r.output_ids for r in plain] == [r.output_ids for r in kept]
     assert kept[2].queries < plain[2].queries - 30 and history.reused >= 32
 
 

@@ -12,7 +12,7 @@ from dllm.judging import enforce_progress
 from dllm.types import Verdict
 from tests.policies.board import board
 
-SCORES = st.sampled_from([-math.inf, -2.0, 0.0, 0.5, 1e30, math.inf])
+SCORES = st.sampled_from([-math.inf, -2.0, 0.0, 0.5, 1e30, math.inf, math.nan])
 SLOT = st.tuples(st.booleans(), st.booleans(), SCORES)
 ROWS = st.lists(st.tuples(st.lists(SLOT, min_size=5, max_size=5), st.booleans(), st.booleans()), min_size=1, max_size=3)
 
@@ -32,5 +32,5 @@ def test_accepted_or_the_best_one(rows, paced: bool) -> None:
         pending = [j for j, (here, _, _) in enumerate(row) if here]
         accepted = [j for j in pending if row[j][1]]
         if not accepted and pending and (forced or not (paced and rests)):
-            accepted = [max(pending, key=lambda j: (row[j][2], -j))]
+            accepted = [max(pending, key=lambda j: (-math.inf if math.isnan(row[j][2]) else row[j][2], -j))]
         assert commit[i].nonzero().flatten().tolist() == accepted

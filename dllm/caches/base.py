@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -106,8 +107,8 @@ class Asked:
 class Last:
     """What a step ran that refreshed nothing: the same columns are run as long as every row stays in its range.
 
-    start, end  (b,) int64  host; the window's
-    first       (b,) bool   host; likewise; None where it does not matter
+    range       the window's `start`, `end`, `block_start`, `block_end` and `closed`
+    first       (b,) bool  host; the window's; None where it does not matter
     facts       the rows' facts
     reach       the columns of each row
     runs        (b,) bool  host; rows that ran
@@ -115,8 +116,7 @@ class Last:
     asked       what the model was asked, once it has been; None if not in one forward, or not only that
     """
 
-    start: Tensor
-    end: Tensor
+    range: tuple[Tensor, ...]
     first: Tensor | None
     facts: Rows
     reach: Reach
@@ -126,9 +126,13 @@ class Last:
 
     def lasts(self, canvas: Canvas, window: Window) -> bool:
         """Whether a step that refreshes nothing runs the same again."""
-        if self.start is not window.start or self.end is not window.end or self.facts is not canvas.rows:
-            return False
-        return self.first is None or torch.equal(self.first, window.first)
+        same = self.facts is canvas.rows and all(map(is_, self.range, range_of(window)))
+        return same and (self.first is None or torch.equal(self.first, window.first))
+
+
+def range_of(window: Window) -> tuple[Tensor, ...]:
+    """What a scheduler hands on where every row stays in its range."""
+    return window.start, window.end, window.block_start, window.block_end, window.closed
 
 
 class Course(NamedTuple):
@@ -205,7 +209,8 @@ class StoredCache(PlannedCache):
         refresh = self.due(window, memory)
         if block_causal:
             refresh = refresh | (memory.exact < window.block_start)
-        steady = memory.log is None and not any(refresh.tolist())
+        works = (window.end > window.start) | window.commit
+        steady = memory.log is None and not any((refresh & works).tolist())
         last = memory.last
         if steady and last is not None and last.lasts(canvas, window):
             return Course(last.reach, last.fresh, memory._replace(since=memory.since + last.runs))
@@ -226,7 +231,7 @@ class StoredCache(PlannedCache):
                 log=memory.log,
             )
         )
-        runs = ((window.end > window.start) | window.commit) & (end > start)
+        runs = works & (end > start)
         start, end = torch.where(runs, start, 0), torch.where(runs, end, 0)
         reach = Reach(start, end, skip)
         fresh = runs & (start <= memory.exact) & (end >= ends)
@@ -234,7 +239,7 @@ class StoredCache(PlannedCache):
             fresh = fresh & (left_out(reach) == 0)
         exact = torch.where(fresh, window.block_start, memory.exact) if block_causal else memory.exact
         since = torch.where(runs, torch.where(refresh, 0, memory.since) + 1, memory.since)
-        last = Last(window.start, window.end, first, canvas.rows, reach, runs, fresh) if steady else None
+        last = Last(range_of(window), first, canvas.rows, reach, runs, fresh) if steady else None
         return Course(reach, fresh, memory._replace(exact=exact, since=since, last=last))
 
     def due(self, window: Window, memory: Memory) -> Tensor:
@@ -449,10 +454,10 @@ def aim(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: Reach) -> Query
     spans = list(zip(start.tolist(), end.tolist(), strict=True))
     if reach.skip is None and len(set(spans)) == 1:
         first, stop = spans[0]
-        columns = torch.arange(first, stop).expand(len(rows), -1)
-        width, mask = sight(geometry, columns, spans, length)
-        columns = columns.to(device, non_blocking=True)
-        valid = torch.ones_like(columns, dtype=torch.bool)
+        line = torch.arange(first, stop)
+        width, mask = sight(geometry, line.expand(len(rows), -1), spans, length)
+        columns = line.to(device, non_blocking=True).expand(len(rows), -1)
+        valid = torch.ones(columns.shape, dtype=torch.bool, device=device)
         tokens, given = tokens[:, first:stop], given[:, first:stop]
     else:
         columns, valid = ranges(start, end) if reach.skip is None else pick(start, end, of_rows(reach.skip, rows))

@@ -131,10 +131,13 @@ class CompiledModel(TransformerModel):
         return out[rows.to(out.device), :q].clone()
 
     def furnish(self, store: StaticStore, rows: int) -> None:
-        """Give a store its memory: what an earlier one of its size had, or new."""
-        free = self._free.setdefault((store.columns, rows), [])
+        """Give a store its memory: what an earlier one of its size had, or new. What it was begun with is copied."""
+        begun, free = store.layers, self._free.setdefault((store.columns, rows), [])
         store.layers = free.pop() if free else self.allocate(store.columns + 1, rows)
         store.rows = torch.arange(rows)
+        for planes, given in zip(store.layers, begun, strict=False):
+            for plane, values in zip(planes, given, strict=True):
+                plane.copy_(values)
         weakref.finalize(store, free.append, store.layers)
 
     def allocate(self, columns: int, rows: int) -> list[tuple[Tensor, Tensor]]:

@@ -29,4 +29,5 @@ def test_rows_and_plot(cache: str, tmp_path: Path) -> None:
     for row in rows:
         assert row["same_tokens_and_nfe"]
         assert 0 < row["outside_share"] < 1 and row["model_ms"] < row["step_ms"] and row["floor_ms"] > 0
+        assert row["outside_ms"] == pytest.approx(row["step_ms"] - row["model_ms"]) and row["warm_ms"] > 0
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
