@@ -242,30 +242,31 @@ def two_best(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Scale(NamedTuple):
-    """How logits become probabilities: `powers(logits, shift) / total`.
+    """How logits become probabilities: 2 ** (LOG2_E * logits + shift) / total, or e ** (logits + shift) / total.
+
+    Powers of two cost less than those of e; but where a product and a sum are rounded twice, large logits would lose
+    too much.
 
     In float32 this errs by a few units in the last place, however large the logits are (up to 1e8); with a logarithm in
     between, as `log_softmax` has it, the error grows with them.
 
     shift  (n, 1)
     total  (n, 1)
+    fused  powers of two
     """
 
     shift: Tensor
     total: Tensor
+    fused: bool
 
     def probability(self, logits: Tensor) -> Tensor:
         """Probabilities (n, …) of some logits (n, …)."""
-        return powers(logits, self.shift).div_(self.total)
+        return powers(logits, self.shift, self.fused).div_(self.total)
 
 
-def powers(logits: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
-    """2 ** (LOG2_E * logits + shift), rounded once before the power is taken.
-
-    Powers of two cost less than those of e; but where a product and a sum are rounded twice, large logits would lose
-    too much, so there it is e ** (logits + shift).
-    """
-    if fuses(logits.device):
+def powers(logits: Tensor, shift: Tensor, fused: bool, out: Tensor | None = None) -> Tensor:
+    """2 ** (LOG2_E * logits + shift), rounded once before the power is taken, or e ** (logits + shift)."""
+    if fused:
         return torch.add(shift, logits, alpha=LOG2_E, out=out).exp2_()
     return torch.add(shift, logits, out=out).exp_()
 
@@ -284,8 +285,9 @@ def scale_of(logits: Tensor, peak: Tensor, *, spend: bool) -> Scale:
 
     spend  the logits may be overwritten: nobody needs them any more
     """
-    shift = (peak * -LOG2_E).add_(HEADROOM) if fuses(peak.device) else -peak
-    return Scale(shift, powers(logits, shift, out=logits if spend else None).sum(-1, keepdim=True))
+    fused = fuses(logits.device)
+    shift = (peak * -LOG2_E).add_(HEADROOM) if fused else -peak
+    return Scale(shift, powers(logits, shift, fused, out=logits if spend else None).sum(-1, keepdim=True), fused)
 
 
 def draw(logits: Tensor, scale: Scale, where: Where, sampling: Sampling) -> tuple[Tensor, Tensor]:

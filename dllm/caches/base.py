@@ -209,10 +209,8 @@ class StoredCache(PlannedCache):
         refresh = self.due(window, memory)
         if block_causal:
             refresh = refresh | (memory.exact < window.block_start)
-        works = (window.end > window.start) | window.commit
-        steady = memory.log is None and not any((refresh & works).tolist())
         last = memory.last
-        if steady and last is not None and last.lasts(canvas, window):
+        if last is not None and last.lasts(canvas, window) and not any((refresh & last.runs).tolist()):
             return Course(last.reach, last.fresh, memory._replace(since=memory.since + last.runs))
         left, block, first = window.start, window.block_start, None
         if model.needs_left:
@@ -231,7 +229,7 @@ class StoredCache(PlannedCache):
                 log=memory.log,
             )
         )
-        runs = works & (end > start)
+        runs = ((window.end > window.start) | window.commit) & (end > start)
         start, end = torch.where(runs, start, 0), torch.where(runs, end, 0)
         reach = Reach(start, end, skip)
         fresh = runs & (start <= memory.exact) & (end >= ends)
@@ -239,7 +237,9 @@ class StoredCache(PlannedCache):
             fresh = fresh & (left_out(reach) == 0)
         exact = torch.where(fresh, window.block_start, memory.exact) if block_causal else memory.exact
         since = torch.where(runs, torch.where(refresh, 0, memory.since) + 1, memory.since)
-        last = Last(range_of(window), first, canvas.rows, reach, runs, fresh) if steady else None
+        last = None
+        if memory.log is None and not any((refresh & runs).tolist()):
+            last = Last(range_of(window), first, canvas.rows, reach, runs, fresh)
         return Course(reach, fresh, memory._replace(exact=exact, since=since, last=last))
 
     def due(self, window: Window, memory: Memory) -> Tensor:
