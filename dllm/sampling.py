@@ -139,7 +139,7 @@ class Proposer:
     def process(
         self, logits: Tensor, where: Where, canvas: Canvas, states: tuple[State, ...]
     ) -> tuple[Tensor, tuple[State, ...]]:
-        """Logits (n, v) after all processors, minus infinity or of a size of `LIMIT` at most, and what these remember."""
+        """Logits (n, v) after all processors, minus infinity or `LIMIT` in size at most, and what these remember."""
         after = []
         for processor, state in zip(self.sampling.processors, states, strict=True):
             if isinstance(processor, Processor):

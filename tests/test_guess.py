@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -107,9 +108,8 @@ peak = logits.amax(1, keepdim=True)
 found = scale_of(logits, peak, spend=False).probability(peak).squeeze(1).double()
 print(fuses(logits.device), float((found / want - 1).abs().max()) < 2e-6)
 """
-    root = Path(__file__).resolve().parents[1]
-    for level, fused in (("default", "False"), (None, None)):
-        env = os.environ | {"PYTHONPATH": str(root)} | ({"ATEN_CPU_CAPABILITY": level} if level else {})
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
-        noticed, exact = done.stdout.split()
-        assert exact == "True" and fused in (None, noticed)
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "ATEN_CPU_CAPABILITY": "default"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    fused, exact = done.stdout.split()
+    assert exact == "True"
+    assert fused == "False" or platform.machine() != "x86_64"
