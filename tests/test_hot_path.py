@@ -126,8 +126,8 @@ class Count(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("geometry", ["bidirectional", "block-causal-shift"])
-@pytest.mark.parametrize(("cache", "most"), [(NoCache(), 135), (PrefixCache(), 105), (DualCache(), 105)], ids=str)
-def test_a_step_takes_few_operations_however_many_rows_there_are(geometry, cache, most) -> None:
+@pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache()], ids=str)
+def test_a_step_takes_few_operations_however_many_rows_there_are(geometry, cache) -> None:
     """Steps in which every row stays in its block; each operation is launched one by one on an accelerator."""
     found = []
     for b in (2, 5):
@@ -140,7 +140,7 @@ def test_a_step_takes_few_operations_however_many_rows_there_are(geometry, cache
         taken = sorted(after - before for before, after in pairwise(counts))
         assert len(taken) == 7
         found.append(taken[3])
-    assert found[0] == found[1] <= most
+    assert found[0] == found[1] <= 105
 
 
 @pytest.mark.parametrize("cache", [PrefixCache(), DualCache()], ids=str)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dllm.caches.base import Course, Memory, PlannedCache, Reach
+from dllm.caches.base import Course, Last, Memory, PlannedCache, Reach, range_of
 from dllm.types import BlockCausal, Canvas, Model, Window
 
 
@@ -21,7 +21,12 @@ class NoCache(PlannedCache):
         return Memory.blank(len(canvas.tokens), None)
 
     def plan(self, model: Model, canvas: Canvas, window: Window, memory: Memory, /) -> Course:
+        last = memory.last
+        if last is not None and last.lasts(canvas, window):
+            return Course(last.reach, last.fresh, memory)
         ends = window.block_end if isinstance(model.geometry, BlockCausal) else canvas.rows.length
         runs = window.end > window.start  # a commit that decides nothing has nothing to store either
         end = torch.where(runs, ends, 0)
-        return Course(Reach(torch.zeros_like(end), end), runs, memory)
+        reach = Reach(torch.zeros_like(end), end)
+        last = Last(range_of(window), None, canvas.rows, reach, runs, fresh=runs)
+        return Course(reach, runs, memory._replace(last=last))

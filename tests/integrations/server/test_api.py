@@ -154,11 +154,12 @@ def test_aliases_name_options() -> None:
 
 
 def test_drafts_are_events_for_those_who_ask(here: Site) -> None:
+    """One token a step, since drafts that are not fetched before the next one are left out."""
     ask: Any = here.client().chat.completions.create
     options: dict[str, Any] = {"model": "tiny", "messages": said(QUESTIONS[0]), "max_tokens": 32, "stream": True}
-    chunks = list(ask(**options, extra_body={"drafts": True}))
+    chunks = list(ask(**options, extra_body={"drafts": True, "policy": "top-k", "k": 1}))
     drafts = [chunk.draft["text"] for chunk in chunks if chunk.object == "dllm.draft"]
-    assert len(drafts) > 3
+    assert len(set(drafts)) > 1
     assert any("░" in draft and draft.strip("░") for draft in drafts), "text stands behind what is still pending"
     assert {chunk.object for chunk in ask(**options)} == {"chat.completion.chunk"}
 
