@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from dllm.caches.base import Memory, StoredCache
+from dllm.caches.base import StoredCache
+from dllm.caches.memory import Memory
 from dllm.models.store import KeyValueStore
 from dllm.strategy import Strategy
 from dllm.types import BlockCausal, Canvas, Model, Seen, Window

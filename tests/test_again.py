@@ -26,7 +26,7 @@ from dllm import (
     Whole,
     steps,
 )
-from dllm.caches import base
+from dllm.caches import running
 from dllm.schedulers.variable import shorten
 from dllm.types import Scheduler, Step
 from tests.parts import fits, habits, with_steps
@@ -180,8 +180,8 @@ class Queue:
 def test_rows_with_nothing_to_do_do_not_make_the_others_work(monkeypatch: pytest.MonkeyPatch, cache: Any) -> None:
     """Seats that nobody took, and rows that are finished: the others are asked again as if they were alone."""
     asked: list[int] = []
-    again = base.run_again
-    monkeypatch.setattr(base, "run_again", lambda *args: asked.append(1) or again(*args))
+    again = running.run_again
+    monkeypatch.setattr(running, "run_again", lambda *args: asked.append(1) or again(*args))
     strategy = Strategy(Threshold(2.0), Blocks(8), cache)
 
     def count(requests: Any, batch_size: int | None = None) -> int:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from einops import rearrange
 from torch import Tensor
 
-from dllm.caches.base import NEVER, Memory, Reach, Reuse
+from dllm.caches.base import Reuse
+from dllm.caches.memory import NEVER, Memory, Reach
 from dllm.caches.positions import PositionCache, between
 from dllm.types import Window
 

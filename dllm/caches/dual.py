@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dllm.caches.base import Memory, Reach, Reuse, StoredCache
+from dllm.caches.base import Reuse, StoredCache
+from dllm.caches.memory import Memory, Reach
 from dllm.types import Window
 
 

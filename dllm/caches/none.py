@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dllm.caches.base import Course, Last, Memory, PlannedCache, Reach, range_of
+from dllm.caches.base import Course, PlannedCache
+from dllm.caches.memory import Last, Memory, Reach, range_of
 from dllm.types import BlockCausal, Canvas, Model, Window
 
 

@@ -12,7 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dllm.caches.base import Course, Memory, StoredCache
+from dllm.caches.base import Course, StoredCache
+from dllm.caches.memory import Memory
 from dllm.types import Canvas, Model, Window
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dllm.caches.base import Reach, Reuse, StoredCache
+from dllm.caches.base import Reuse, StoredCache
+from dllm.caches.memory import Reach
 
 
 @dataclass(frozen=True)

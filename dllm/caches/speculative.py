@@ -10,9 +10,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dllm.caches.base import Course, Memory, PlannedCache, Reach, covered, run
+from dllm.caches.base import Course, PlannedCache
 from dllm.caches.lanes import Lanes, of_rows
+from dllm.caches.memory import Memory, Reach, covered
 from dllm.caches.none import NoCache
+from dllm.caches.running import run
 from dllm.errors import ConfigError
 from dllm.types import Cache, Canvas, Guess, Model, Seen, Store, Window
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dllm.caches.base import Memory, Reach, Reuse
+from dllm.caches.base import Reuse
+from dllm.caches.memory import Memory, Reach
 from dllm.caches.positions import PositionCache
 from dllm.errors import ConfigError
 from dllm.types import Window

@@ -32,7 +32,7 @@ class WINO(Revising):
 
     Reference: Hong et al. 2025, WINO (arXiv:2507.18578), `decoding_wino` of its repository; tau is 0.6 there, 0.7 for
     HumanEval and 0.8 for MBPP in others' tables. Goes with any cache, where the published one goes with none; how a
-    shadow slot works with token-shifted models is ours (`dllm.caches.base.shadowed`).
+    shadow slot works with token-shifted models is ours (`dllm.caches.running.shadowed`).
     """
 
     tau: float = 0.6

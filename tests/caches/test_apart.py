@@ -10,7 +10,7 @@ import torch
 
 import dllm
 from dllm import Blocks, DelayedCache, DualCache, NoCache, PrefixCache, Request, SlidingCache, Strategy, Threshold, TopK
-from dllm.caches.base import apart
+from dllm.caches.running import apart
 from dllm.results import Collector
 from dllm.testing import laws
 from tests.caches.plain import Spy

@@ -35,8 +35,8 @@ from dllm import (
     Whole,
     theory,
 )
-from dllm.caches.base import NEVER
 from dllm.caches.lanes import Lanes
+from dllm.caches.memory import NEVER
 from dllm.models.tabular import TabularModel
 from dllm.recipes import freedave
 from dllm.requests import lay_out

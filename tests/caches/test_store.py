@@ -24,7 +24,8 @@ from dllm import (
     TopK,
     VicinityCache,
 )
-from dllm.caches.base import Memory, Reach, aim, run
+from dllm.caches.memory import Memory, Reach
+from dllm.caches.running import aim, run
 from dllm.requests import lay_out
 from dllm.testing import laws
 from tests.caches.plain import Spy
