@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -180,6 +181,21 @@ def test_logits_that_are_not_numbers_stop_the_run() -> None:
         dllm.decode(Broken(m.network, m.geometry, mask_id=MASK), Request(PROMPT, 4), PLAIN)
     with pytest.raises(NumericsError):
         dllm.decode(Broken(m.network, m.geometry, mask_id=MASK), Request(PROMPT, 1), PLAIN)
+
+
+def test_whose_logits_are_not_numbers_is_named() -> None:
+    m = model("bidirectional")
+
+    class Broken(TransformerModel):
+        def forward(self, query: Any, store: Any) -> torch.Tensor:
+            out = super().forward(query, store)
+            out[2:] *= float("nan")
+            return out
+
+    broken = Broken(m.network, m.geometry, mask_id=MASK)
+    with pytest.raises(NumericsError, match=r"prompts \[2, 3\] at step 0") as told:
+        list(dllm.steps(broken, [Request(PROMPT, 4, seed=i) for i in range(4)], PLAIN))
+    assert list(told.value.prompts) == [2, 3]
 
 
 @pytest.mark.parametrize(
