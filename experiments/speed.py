@@ -9,8 +9,8 @@ Method:   a LLaDA-format model with random weights (sharpened, so that confidenc
           command line's default); "compiled", packed and the decoder compiled.
 Read:     "times the floor" is our whole decode over its matrix products alone; 1.0 is the limit. "outside" is the share
           of our time not spent in the model (its decoder and its head). In the plot a step's time is split so.
-          "warm_ms" is what a step costs outside when the model only plays back what it gave before: what is left of
-          it then is the price of caches that every forward fills with weights.
+          "warm_ms" is what a step costs outside when the model only plays back what it gave before: the difference to
+          "outside_ms" is the price of caches that every forward fills with weights.
 Run:      python -m experiments.speed --output experiments/results/speed.jsonl
 """
 
