@@ -70,9 +70,9 @@ def enforce_progress(verdict: Verdict, window: Window) -> Tensor:
     if window.groups is not None:
         best_ones = best_of_groups(score, accept, window)
         return accept | (best_ones if works is None else best_ones & rearrange(works, "b -> b 1"))
-    best = score.masked_fill(accept, torch.inf).argmax(1, keepdim=True)  # one that is accepted, if any is
+    best = torch.where(accept, torch.inf, score).argmax(1, keepdim=True)  # one that is accepted, if any is
     may = window.pending if works is None else accept | (window.pending & rearrange(works, "b -> b 1"))
-    return accept.scatter(1, best, may.gather(1, best))
+    return accept.scatter_(1, best, may.gather(1, best))
 
 
 def best_of_groups(score: Tensor, accept: Tensor, window: Window) -> Tensor:

@@ -20,6 +20,7 @@ from dllm.feeds import Feed
 from dllm.judging import Change, editable, judge
 from dllm.ledger import enter
 from dllm.lengths import arrange, relocate
+from dllm.remembered import Remembered
 from dllm.requests import Request, numbered
 from dllm.seats import Seats
 from dllm.strategy import Strategy
@@ -52,6 +53,7 @@ def steps(
     observe, refine = getattr(cache, "observe", None), getattr(scheduler, "refine", None)
     judged = bool(policy.needs & JUDGES)
     shown: tuple[Tensor, Tensor] | None = None
+    worked, ran = Remembered(more), Remembered(more)
     inference, index = torch.inference_mode(), 0
 
     while True:
@@ -66,10 +68,10 @@ def steps(
                 return
             if judged:
                 window = editable(window, run.canvas, policy)
-            draws = run.draws + (window.end > window.start)
+            draws = run.draws + worked(window.end, window.start)
             seen, memory = cache.step(model, run.canvas, window, run.memory)
-            nfe = run.nfe + (seen.queries > 0)
             guess, habits = proposer.step(seen, run.canvas, window, draws, run.habits)
+            nfe = run.nfe + ran(seen.queries, 0)
             shown = guess.confidence, guess.confidence.sum()
             if refine is not None:
                 window, plan = refine(guess, window, plan)
@@ -102,6 +104,11 @@ def steps(
         index += 1
 
 
+def more(left: Tensor, right: Tensor | int) -> Tensor:
+    """How much a counter of rows (b,) grows: 1 where the left is larger, else 0."""
+    return (left > right).long()
+
+
 def fit(model: Any, strategy: Strategy) -> Any:
     """The model with the attention block that the scheduler's size asks for (block-causal families)."""
     size = getattr(strategy.scheduler, "size", None)
@@ -129,7 +136,7 @@ def write(canvas: Canvas, window: Window, guess: Guess, change: Change, there: T
     there  (b, t)  the columns of `change.commit`
     """
     tokens = torch.where(there, window.spread(guess.tokens, there.shape[1]), canvas.tokens)
-    pending = canvas.pending & ~there
+    pending = torch.where(there, False, canvas.pending)
     if change.revoke is not None:
         tokens = tokens if mask_id is None else window.put(tokens, mask_id, change.revoke)
         pending = window.put(pending, True, change.revoke)

@@ -134,7 +134,7 @@ def among(score: Tensor, pending: Tensor) -> Tensor:
     """The score (b, k) with minus infinity where a slot is not pending, and only there; elsewhere it is finite, least
     where it was not a number."""
     limit = torch.finfo(score.dtype).max
-    return score.nan_to_num(-limit, limit, -limit).masked_fill(~pending, -torch.inf)
+    return torch.where(pending, score.nan_to_num(-limit, limit, -limit), -torch.inf)
 
 
 class Signal(Flag):
@@ -420,9 +420,9 @@ class Policy(Protocol):
 class Scheduler(Protocol):
     """Decides *where* to work, and how fast.
 
-    Where every row stays in its range, a window may have the very tensors `start`, `end`, `block_start`, `block_end`
-    and `closed` of the step before: a cache then need not find out anew what to run. So make new ones where one of them
-    changes.
+    Where every row stays in its range, a window may have the very tensors `start`, `end`, `block_start`, `block_end`,
+    `entered`, `commit` and `closed` of the step before: a cache then need not find out anew what to run. So make new
+    ones where one of them changes, and write into none.
 
     A scheduler may also have
     `refine(guess, window, state) -> (window, state)`, called before the policy: a window whose `pending` and `groups`

@@ -11,13 +11,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dllm"
 
 ROOMS = ("policies", "schedulers", "caches", "models", "processors")
-NOUNS = {"types", "errors", "theory", "version"}
+NOUNS = {"types", "errors", "theory", "version", "remembered"}
 LOOP = NOUNS | {"requests", "sampling", "stopping", "strategy"}
 PARTS = LOOP | set(ROOMS) | {"sampler", "prompts", "metrics", "results", "recipes", "options"}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
+    "remembered": set(),
     "registry": {"errors"},
     "parts": {"errors", "registry"},
     "types": {"errors"},

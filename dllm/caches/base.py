@@ -17,7 +17,7 @@ most with `SlidingCache` and `DelayedCache`, which run again whatever the last w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,6 +88,14 @@ class StoredCache(PlannedCache):
 
     refresh: int | None = None
 
+    steady: ClassVar[bool] = False
+    """What `due` says of rows that stay in their range depends on nothing but `refresh`. A subclass with a `due` of its
+    own says so itself."""
+
+    def __init_subclass__(cls) -> None:
+        if "due" in vars(cls) and "steady" not in vars(cls):
+            cls.steady = False
+
     def __post_init__(self) -> None:
         if self.refresh is not None and self.refresh < 1:
             raise ConfigError(f"{type(self).__name__}(refresh={self.refresh}): refresh must be at least 1 or None")
@@ -97,14 +105,19 @@ class StoredCache(PlannedCache):
         return Memory.blank(b, model.store(t))
 
     def plan(self, model: Model, canvas: Canvas, window: Window, memory: Memory, /) -> Course:
+        last = memory.last
+        if last is not None and not last.lasts(canvas, window):
+            last = None
+        if last is not None and memory.calm > 0:
+            calm = memory.calm - 1
+            return Course(last.reach, last.fresh, memory._replace(since=memory.since + last.count, calm=calm))
         block_causal = isinstance(model.geometry, BlockCausal)
         ends = window.block_end if block_causal else canvas.rows.length
         refresh = self.due(window, memory)
         if block_causal:
             refresh = refresh | (memory.exact < window.block_start)
-        last = memory.last
-        if last is not None and last.lasts(canvas, window) and not any((refresh & last.runs).tolist()):
-            return Course(last.reach, last.fresh, memory._replace(since=memory.since + last.runs))
+        if last is not None and not any((refresh & last.runs).tolist()):
+            return Course(last.reach, last.fresh, memory._replace(since=memory.since + last.count))
         left, block, first = window.start, window.block_start, None
         if model.needs_left:
             first = window.first if window.answer is None else None
@@ -130,10 +143,16 @@ class StoredCache(PlannedCache):
             fresh = fresh & (left_out(reach) == 0)
         exact = torch.where(fresh, window.block_start, memory.exact) if block_causal else memory.exact
         since = torch.where(runs, torch.where(refresh, 0, memory.since) + 1, memory.since)
-        last = None
+        last, calm = None, 0
         if memory.log is None and not any((refresh & runs).tolist()):
-            last = Last(range_of(window), first, canvas.rows, reach, runs, fresh)
-        return Course(reach, fresh, memory._replace(exact=exact, since=since, last=last))
+            last = Last(range_of(window), first, canvas.rows, reach, runs, runs.long(), fresh)
+            calm = self.calm(runs, since) if self.steady else 0
+        return Course(reach, fresh, memory._replace(exact=exact, since=since, last=last, calm=calm))
+
+    def calm(self, runs: Tensor, since: Tensor) -> int:
+        """Steps until the first of the rows that run (b,) is refreshed because of `refresh`, not counting that one."""
+        limit = NEVER if self.refresh is None else self.refresh
+        return limit - max((n for n, ran in zip(since.tolist(), runs.tolist(), strict=True) if ran), default=0)
 
     def due(self, window: Window, memory: Memory) -> Tensor:
         """Rows (b,) to refresh now."""

@@ -25,6 +25,7 @@ class Memory(NamedTuple):
     since  (b,) int64  host; forwards since the row was last refreshed, `NEVER` where it has to be
     log    what the rows did so far, for caches that ask for it
     last   what the last step ran, if the next one may run the same
+    calm   so many steps refresh nothing as long as every row stays in its range; 0 where that is not known
     """
 
     store: Store | None
@@ -33,6 +34,7 @@ class Memory(NamedTuple):
     since: Tensor
     log: Any = None
     last: Last | None = None
+    calm: int = 0
 
     @classmethod
     def blank(cls, b: int, store: Store | None) -> Memory:
@@ -90,11 +92,12 @@ class Asked:
 class Last:
     """What a step ran that refreshed nothing: the same columns are run as long as every row stays in its range.
 
-    range       the window's `start`, `end`, `block_start`, `block_end` and `closed`
+    range       what a scheduler hands on where every row stays in its range (`range_of`)
     first       (b,) bool  host; the window's; None where it does not matter
     facts       the rows' facts
     reach       the columns of each row
     runs        (b,) bool  host; rows that ran
+    count       (b,) int64  host; forwards of each row: 1 or 0
     fresh       (b,) bool  host; as in `Course`
     asked       what the model was asked, once it has been; None if not in one forward, or not only that
     """
@@ -104,6 +107,7 @@ class Last:
     facts: Rows
     reach: Reach
     runs: Tensor
+    count: Tensor
     fresh: Tensor
     asked: Asked | None = None
 
@@ -114,8 +118,10 @@ class Last:
 
 
 def range_of(window: Window) -> tuple[Tensor, ...]:
-    """What a scheduler hands on where every row stays in its range."""
-    return window.start, window.end, window.block_start, window.block_end, window.closed
+    """What a scheduler hands on where every row stays in its range (`Scheduler`)."""
+    return (
+        window.start, window.end, window.block_start, window.block_end, window.entered, window.commit, window.closed
+    )  # fmt: skip
 
 
 def left_out(reach: Reach) -> Tensor:

@@ -169,7 +169,8 @@ def find(window: Window, rows: Tensor, query: Query, left: int, even: bool) -> s
 def at(out: Tensor, place: slice | Tensor) -> Tensor:
     """States (r, k, d) at some places of what a model showed (r, q, d)."""
     if isinstance(place, slice):
-        return out.narrow(1, place.start, place.stop - place.start)
+        k = place.stop - place.start
+        return out if k == out.shape[1] else out.narrow(1, place.start, k)
     return out.gather(1, repeat(place, "r k -> r k d", d=out.shape[-1]))
 
 
@@ -193,7 +194,7 @@ def tokens_at(canvas: Canvas, rows: Tensor, query: Query) -> Tensor:
     tokens = of_rows(canvas.tokens, rows)
     if query.start is None:
         return tokens.gather(1, query.columns)
-    return tokens[:, query.start : query.start + query.columns.shape[1]]
+    return tokens.narrow(1, query.start, query.columns.shape[1])
 
 
 def aim(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: Reach) -> Query:

@@ -97,8 +97,8 @@ class Opened:
     columns: Tensor
     valid: Tensor | None
 
-    def again(self, canvas: Canvas, sight: Sight, step: Tensor) -> Opened | None:
-        """The same range in the next step, number `step` (b,) of each row (host); None where some row leaves it.
+    def again(self, canvas: Canvas, sight: Sight, step: Tensor) -> Window | None:
+        """The same range in a later step, number `step` (b,) of each row (host); None where some row leaves it.
 
         A row stays while something is pending in its range, left of which nothing is. A range in which something had to
         be decided is left whatever happened, and where a policy holds rows nothing is taken over.
@@ -112,15 +112,14 @@ class Opened:
         if not all(stays[row] for row in self.open):
             return None
         device = self.window.columns.device
-        window = self.window._replace(
+        return self.window._replace(
             pending=here.to(device, non_blocking=True),
             slots=slots(here).to(device, non_blocking=True),
             entered=self.window.commit,  # nobody is, as nobody commits
-            first=here[:, 0],
+            first=here.select(1, 0),
             step=step.to(device, non_blocking=True),
             undecided=sight.pending,
         )
-        return Opened(window, self.facts, self.open, self.columns, self.valid)
 
 
 def open_window(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -> Window:
@@ -162,7 +161,7 @@ def laid_out(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -
         block_start=where.block_start,
         block_end=where.block_end,
         entered=where.entered,
-        first=here[:, 0],
+        first=here.select(1, 0),
         commit=where.commit,
         forced=where.forced,
         step=move(where.step),
@@ -175,7 +174,7 @@ def laid_out(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -
 
 def slots(pending: Tensor) -> Tensor:
     """The slots (n,) of a window that get logits: flat indices of what is pending (b, k)."""
-    return pending.flatten().nonzero().squeeze(1)
+    return pending.view(-1).nonzero().view(-1)
 
 
 def narrow(window: Window, keep: Tensor) -> Window:

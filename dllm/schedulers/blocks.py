@@ -25,7 +25,7 @@ class Plan(NamedTuple):
     stored  (b,) columns up to which finished blocks were committed
     range   (b,) start of the open range (block or sub-block)
     step    (b,) steps taken in the open range
-    last    the last window, if the next step may work on it again
+    last    the open range, if the next step may work on it again
     """
 
     size: int
@@ -153,8 +153,8 @@ def again(canvas: Canvas, sight: Sight, plan: Plan) -> tuple[Window, Plan] | Non
     if plan.last is None:
         return None
     step = plan.step + 1
-    last = plan.last.again(canvas, sight, step)
-    return None if last is None else (last.window, plan._replace(step=step, last=last))
+    window = plan.last.again(canvas, sight, step)
+    return None if window is None else (window, plan._replace(step=step))
 
 
 def anew(
