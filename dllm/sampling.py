@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from dllm.errors import ConfigError
-from dllm.types import LEAST, Canvas, Guess, Processor, Seen, Signal, State, Where, Window
+from dllm.remembered import Remembered
+from dllm.types import LEAST, Canvas, Guess, Processor, Rows, Seen, Signal, State, Where, Window
 
 CHUNK = 2**24
 """Most logits that exist at a time; more columns are worked through in chunks."""
@@ -102,6 +103,7 @@ class Proposer:
     needs: Signal
     mask_id: int | None
     vocabulary: int
+    guarded: Remembered[bool] = field(init=False, compare=False, default_factory=lambda: Remembered(guards))
 
     def init(self, canvas: Canvas, model: Any) -> tuple[State, ...]:
         """What the processors remember at first."""
@@ -124,7 +126,9 @@ class Proposer:
         for begin in range(0, n, size):
             span = slice(begin, begin + size)
             here, states_here = (where, hidden) if n <= size else (where.part(span), hidden[span])
-            logits = without_ends(self.head(states_here).float(), here, canvas)
+            logits = self.head(states_here).float()
+            if self.guarded(canvas.rows):
+                logits = without_ends(logits, here, canvas)
             if self.sampling.processors:
                 logits, states = self.process(logits, here, canvas, states)
             parts.append(guess_slots(logits, here, self.sampling, self.needs, self.mask_id))
@@ -181,14 +185,14 @@ def guess_slots(logits: Tensor, where: Where, sampling: Sampling, needs: Signal,
         mask = logits.narrow(1, mask_id, 1)
         own = mask.clone()
         mask.fill_(-torch.inf)
-    best, mode = two_best(logits)
-    peak = best.narrow(1, 0, 1)
+    first, second, mode = two_best(logits)
+    peak = first
     if mask_id is not None:
         mask.copy_(own)
-        peak = torch.maximum(peak, own)
+        peak = torch.maximum(first, own)
     plain = needs is Signal.NONE and not sampling.temperature
     scale = scale_of(logits, peak, spend=plain or not (sampling.temperature or needs & READERS))
-    p1, p2 = scale.probability(best).unbind(-1)
+    p1, p2 = scale.probability(first).view(-1), scale.probability(second).view(-1)
     guess = Guess(mode, p1, mode, p1, p2)
     return guess if plain else guess_more(guess, logits, scale, where, sampling, needs, mask_id)
 
@@ -221,8 +225,8 @@ def guess_more(
     )
 
 
-def two_best(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The two largest logits (n, 2), and the token (n,) of the largest (any, if several are).
+def two_best(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest and the second largest logit (n, 1), and the token (n,) of the largest (any, if several are).
 
     Maxima are many times cheaper than a selection on a CPU. So the vocabulary is cut in groups: the largest lies in the
     group whose maximum is largest, and the second there too or at the maximum of another one.
@@ -230,15 +234,17 @@ def two_best(logits: Tensor) -> tuple[Tensor, Tensor]:
     n, v = logits.shape
     if not logits.is_cpu or v % GROUP or v < 4 * GROUP:
         likeliest = logits.topk(2)
-        return likeliest.values, likeliest.indices[:, 0]
+        first, second = likeliest.values.split(1, 1)
+        return first, second, likeliest.indices.select(1, 0)
     groups = logits.view(n, v // GROUP, GROUP)
     peaks = groups.amax(2)
-    best, group = peaks.max(1, keepdim=True)
+    group = peaks.argmax(1, keepdim=True)
+    first = peaks.gather(1, group)
     members = groups.gather(1, group.unsqueeze(2).expand(n, 1, GROUP)).squeeze(1)
     place = members.argmax(1, keepdim=True)
     peaks.scatter_(1, group, members.scatter_(1, place, -torch.inf).amax(1, keepdim=True))
     second = peaks.amax(1, keepdim=True)
-    return torch.cat((best, second), 1), torch.add(place, group, alpha=GROUP).squeeze(1)
+    return first, second, torch.add(place, group, alpha=GROUP).view(-1)
 
 
 class Scale(NamedTuple):
@@ -280,13 +286,19 @@ def fuses(device: torch.device) -> bool:
     return torch.equal(found.cpu(), (x.double() * factor - product.double()).float())
 
 
+@cache
+def headroom(device: torch.device) -> Tensor:
+    """`HEADROOM` where it is needed."""
+    return torch.tensor(float(HEADROOM), device=device)
+
+
 def scale_of(logits: Tensor, peak: Tensor, *, spend: bool) -> Scale:
     """The scale of logits (n, v) whose largest are `peak` (n, 1).
 
     spend  the logits may be overwritten: nobody needs them any more
     """
     fused = fuses(logits.device)
-    shift = (peak * -LOG2_E).add_(HEADROOM) if fused else -peak
+    shift = torch.add(headroom(logits.device), peak, alpha=-LOG2_E) if fused else -peak
     return Scale(shift, powers(logits, shift, fused, out=logits if spend else None).sum(-1, keepdim=True), fused)
 
 
@@ -301,11 +313,15 @@ def draw(logits: Tensor, scale: Scale, where: Where, sampling: Sampling) -> tupl
     return tokens.squeeze(-1), chance.squeeze(-1)
 
 
+def guards(rows: Rows) -> bool:
+    """Whether there is anything that `without_ends` would rule out."""
+    return rows.stops is not None and rows.stops.shape[1] > 0 and not torch.equal(rows.text, rows.prompt)
+
+
 def without_ends(logits: Tensor, where: Where, canvas: Canvas) -> Tensor:
     """Logits (n, v) without the row's end tokens in columns that have given ones behind them: there no text ends."""
     rows, v = canvas.rows, logits.shape[1]
-    if rows.stops is None or not rows.stops.shape[1] or bool((rows.text == rows.prompt).all()):
-        return logits
+    assert rows.stops is not None
     hole = where.column < rows.text.to(logits.device)[where.row]
     stops = rows.stops.to(logits.device)[where.row]
     ends = torch.zeros(len(logits), v + 1, dtype=torch.bool, device=logits.device)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import ConfigError
+from dllm.remembered import Remembered
 from dllm.requests import Request
-from dllm.types import Canvas
+from dllm.types import Canvas, Rows
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Stopper:
     ids: Tensor
     strings: tuple[str, ...] = ()
     tokenizer: Any = None
+    rank: Remembered[tuple[Tensor, Tensor]] = field(
+        init=False, compare=False, default_factory=lambda: Remembered(ranks)
+    )
 
     @classmethod
     def of(cls, ids: Sequence[Sequence[int]], stopping: Stopping, tokenizer: Any, device: torch.device) -> Stopper:
@@ -62,28 +65,27 @@ class Stopper:
         """
         if not self.ids.shape[1] and not self.strings:
             return canvas
-        t = canvas.tokens.shape[1]
-        column = torch.arange(t, device=canvas.tokens.device)
-        head = torch.where(canvas.pending, column, t).amin(1)
-        head = head if canvas.held is None else torch.where(canvas.held, 0, head)
-        closed = torch.zeros_like(head, dtype=torch.bool)
-        if self.ids.shape[1]:
-            closed = self.first_stop(canvas, column) < head
-        if self.strings:
-            closed = closed | self.spoken(canvas, head)
-        return canvas._replace(pending=canvas.pending & ~rearrange(closed, "b -> b 1"))
+        closed = self.ended(canvas) if self.ids.shape[1] else self.spoken(canvas)
+        if self.strings and self.ids.shape[1]:
+            closed = closed | self.spoken(canvas)
+        if canvas.held is not None:
+            closed = closed & ~canvas.held
+        return canvas._replace(pending=torch.where(closed.unsqueeze(1), False, canvas.pending))
 
-    def first_stop(self, canvas: Canvas, column: Tensor) -> Tensor:
-        """First decided column (b,) of each row's requested output that holds an end id; t where there is none."""
-        prompt, limit = (rearrange(x.to(column.device), "b -> b 1") for x in (canvas.rows.text, canvas.rows.limit))
-        answer = (column >= prompt) & (column < limit) & ~canvas.pending
-        hit = (rearrange(canvas.tokens, "b t -> b t 1") == rearrange(self.ids, "b s -> b 1 s")).any(-1) & answer
-        return torch.where(hit, column, canvas.tokens.shape[1]).amin(1)
+    def ended(self, canvas: Canvas) -> Tensor:
+        """Rows (b,) with an end id in their requested output and nothing pending up to there.
 
-    def spoken(self, canvas: Canvas, head: Tensor) -> Tensor:
+        What is pending may hold an end id too: then it is no less than the first that is pending.
+        """
+        left, answer = self.rank(canvas.rows, canvas.tokens.device)
+        end = torch.where(canvas.tokens.unsqueeze(2) == self.ids.unsqueeze(1), answer, 0).amax((1, 2))
+        return end > torch.where(canvas.pending, left, 0).amax(1)
+
+    def spoken(self, canvas: Canvas) -> Tensor:
         """Rows (b,) whose decided text up to the first pending column contains a stop string."""
-        rows = canvas.rows
-        ends = torch.minimum(head.cpu(), rows.limit).tolist()
+        rows, t = canvas.rows, canvas.tokens.shape[1]
+        some, head = canvas.pending.cpu().max(1)
+        ends = torch.minimum(torch.where(some, head, t), rows.limit).tolist()
         texts = (
             self.tokenizer.decode(tokens[start:end], skip_special_tokens=True)
             for tokens, start, end in zip(canvas.tokens.tolist(), rows.text.tolist(), ends, strict=True)
@@ -114,3 +116,12 @@ class Stopper:
         rest = len(text) - min(places) if places else 0
         whole: str = self.tokenizer.decode([*before, *tokens], skip_special_tokens=True)
         return whole[: len(whole) - rest]
+
+
+def ranks(rows: Rows, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A positive number for each column (t,), larger farther left; and for those of each row's requested output that
+    are behind all that was given (b, t, 1), 0 for others."""
+    column = torch.arange(rows.given.shape[1])
+    left = len(column) - column
+    answer = (column >= rows.text.unsqueeze(1)) & (column < rows.limit.unsqueeze(1))
+    return left.to(device), torch.where(answer, left, 0).unsqueeze(2).to(device)
