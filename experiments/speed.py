@@ -6,7 +6,8 @@ Method:   a LLaDA-format model with random weights (sharpened, so that confidenc
           loop and each of our ways, each followed by the bare matrix products of every forward of its run (its own
           layers, and those of attention), `repeats` times in turn; medians and the median of the ratios pair by pair.
           Our ways: "plain", the weights as they lie; "packed", laid out for the CPU (`dllm.load(pack=True)`, the
-          command line's default); "compiled", packed and the decoder compiled.
+          command line's default); "head", the head's alone (`dllm.models.packing.pack` with a larger `least`);
+          "compiled", packed and the decoder compiled.
 Read:     "times the floor" is our whole decode over its matrix products alone; 1.0 is the limit. "outside" is the share
           of our time not spent in the model (its decoder and its head). In the plot a step's time is split so.
           "warm_ms" is what a step costs outside when the model only plays back what it gave before: the difference to
@@ -125,7 +126,8 @@ def versions_of(network: LlamaForCausalLM, ways: Sequence[str], mask: int, least
     """The network in each of our ways; `least`: entries of a weight from which it is packed."""
     models = []
     for way in ways:
-        own = network if way == "plain" else pack(deepcopy(network), least)
+        fewest = network.lm_head.weight.numel() if way == "head" else least
+        own = network if way == "plain" else pack(deepcopy(network), fewest)
         model = TransformerModel(own, Bidirectional(), mask_id=mask)
         models.append(CompiledModel.of(model) if way == "compiled" else model)
     return models
@@ -239,7 +241,7 @@ def main(
             "vocabulary": size, "hidden": hidden, "layers": layers, "heads": heads, "prompt": prompt, "new": new,
             "block": block, "cache": cache, "tau": tau, "f": f, "sharpness": sharpness, "attention": attention,
         }  # fmt: skip
-        ways = ("plain", "packed", "compiled") if compile else ("plain", "packed")
+        ways = ("plain", "head", "packed", *["compiled"] * compile)
         with console.status(f"vocabulary {size:,}"):
             rows += journal.rows(
                 [{**how, "way": way, "least": least} for way in ways], measure, how, ways, repeats, least

@@ -43,8 +43,16 @@ class Packed(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad and torch.is_grad_enabled():
             raise RuntimeError("packed layers give no gradients; load the model with pack=False")
-        out: Tensor = torch.ops.dllm.packed_linear(x, self.number, self.out_features)
-        return out
+        if torch.compiler.is_compiling():
+            out: Tensor = torch.ops.dllm.packed_linear(x, self.number, self.out_features)
+            return out
+        return product(self, x)
+
+
+def product(layer: Packed, x: Tensor) -> Tensor:
+    """What a packed layer makes of x (…, in)."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
+    return out
 
 
 torch.library.define("dllm::packed_linear", "(Tensor x, int number, int outputs) -> Tensor")
@@ -52,9 +60,7 @@ torch.library.define("dllm::packed_linear", "(Tensor x, int number, int outputs)
 
 @torch.library.impl("dllm::packed_linear", "CPU")
 def _packed_linear(x: Tensor, number: int, outputs: int) -> Tensor:
-    layer = _layers[number]
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
-    return out
+    return product(_layers[number], x)
 
 
 @torch.library.register_fake("dllm::packed_linear")

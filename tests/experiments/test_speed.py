@@ -25,7 +25,7 @@ def test_rows_and_plot(cache: str, tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [row["way"] for row in rows] == ["plain", "packed"]
+    assert [row["way"] for row in rows] == ["plain", "head", "packed"]
     for row in rows:
         assert row["same_tokens_and_nfe"]
         assert 0 < row["outside_share"] < 1 and row["model_ms"] < row["step_ms"] and row["floor_ms"] > 0
