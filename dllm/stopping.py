@@ -77,7 +77,7 @@ class Stopper:
 
         What is pending may hold an end id too: then it is no less than the first that is pending.
         """
-        left, answer = self.rank(canvas.rows, canvas.tokens.device)
+        left, answer = self.rank(canvas.rows, self.ids)
         end = torch.where(canvas.tokens.unsqueeze(2) == self.ids.unsqueeze(1), answer, 0).amax((1, 2))
         return end > torch.where(canvas.pending, left, 0).amax(1)
 
@@ -118,10 +118,10 @@ class Stopper:
         return whole[: len(whole) - rest]
 
 
-def ranks(rows: Rows, device: torch.device) -> tuple[Tensor, Tensor]:
+def ranks(rows: Rows, ids: Tensor) -> tuple[Tensor, Tensor]:
     """A positive number for each column (t,), larger farther left; and for those of each row's requested output that
-    are behind all that was given (b, t, 1), 0 for others."""
+    are behind all that was given (b, t, 1), 0 for others. Where the ids (b, s) are."""
     column = torch.arange(rows.given.shape[1])
     left = len(column) - column
     answer = (column >= rows.text.unsqueeze(1)) & (column < rows.limit.unsqueeze(1))
-    return left.to(device), torch.where(answer, left, 0).unsqueeze(2).to(device)
+    return left.to(ids.device), torch.where(answer, left, 0).unsqueeze(2).to(ids.device)

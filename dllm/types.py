@@ -442,6 +442,8 @@ class Scheduler(Protocol):
 class Cache(Protocol):
     """Decides *what to recompute*.
 
+    What a step shows (`Seen`) is never written into afterwards: the loop takes the very same `queries` for the same.
+
     A cache may also have `observe(guess, window, commit, score, state) -> state`, called when a step has been decided;
     `score` (b, k) is the policy's order of preference.
     """

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, equal
 
 from dllm import (
@@ -27,6 +28,7 @@ from dllm import (
     steps,
 )
 from dllm.caches import running
+from dllm.caches.memory import NEVER
 from dllm.schedulers.variable import shorten
 from dllm.types import Scheduler, Step
 from tests.parts import fits, habits, with_steps
@@ -46,16 +48,6 @@ SCHEDULERS = [
     Blocks(8, first_alone=True),
     Whole(),
 ]
-
-
-@dataclass(frozen=True)
-class Moody(DualCache):
-    """Refreshes a row at every second forward too, which no cache of ours does."""
-
-    def due(self, window: Any, memory: Any) -> Tensor:
-        return super().due(window, memory) | (memory.since % 2 == 0)
-
-
 CACHES = [
     NoCache(),
     PrefixCache(),
@@ -63,7 +55,6 @@ CACHES = [
     DualCache(),
     DualCache(refresh=3),
     DualCache(while_first=True),
-    Moody(),
     VicinityCache(before=3, after=2),
     SlidingCache(before=3, after=1, written=6),
     DelayedCache(refresh=4),
@@ -120,6 +111,61 @@ def test_it_is_what_would_be_found_anew(cell: Any, apart: int) -> None:
     assert len(streams[0]) == len(streams[1])
     for one, two in zip(*streams, strict=True):
         assert same(told(one), told(two))
+
+
+class Mood:
+    """Refreshes a row at every third forward too, whatever cache this is mixed into."""
+
+    def due(self, window: Any, memory: Any) -> Tensor:
+        return super().due(window, memory) | (memory.since == 3)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Mixed(Mood, DualCache):
+    """No class of ours knows that it is moody."""
+
+
+@dataclass(frozen=True)
+class Moody(DualCache):
+    """It has that mood itself."""
+
+    def due(self, window: Any, memory: Any) -> Tensor:
+        return super().due(window, memory) | (memory.since == 3)
+
+
+@dataclass(frozen=True)
+class Reminded(DualCache):
+    """Says afterwards that it has to refresh all rows next."""
+
+    def observe(self, guess: Any, window: Any, commit: Any, score: Any, memory: Any) -> Any:
+        return memory._replace(since=torch.where(memory.since == 3, NEVER, memory.since))
+
+
+@dataclass(frozen=True)
+class Warned(PrefixCache):
+    """Says so before."""
+
+    def plan(self, model: Any, canvas: Any, window: Any, memory: Any, /) -> Any:
+        since = torch.where(memory.since == 3, NEVER, memory.since)
+        return super().plan(model, canvas, window, memory._replace(since=since))
+
+
+@pytest.mark.parametrize("cache", [Mixed(), Moody(), Reminded(), Warned()], ids=lambda cache: type(cache).__name__)
+def test_a_cache_that_refreshes_for_reasons_of_its_own_does_so(cache: Any) -> None:
+    strategy = Strategy(Threshold(2.0), Blocks(8), cache)
+    stream = list(steps(model("bidirectional"), [Request((3, 7, 1), 8)], strategy))
+    assert [int(step.queries[0]) for step in stream] == [11, 8, 8, 11, 8, 8, 11, 8]
+    assert [bool(step.fresh[0]) for step in stream] == [True, False, False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("cache", [DualCache(), PrefixCache()], ids=str)
+def test_a_range_is_planned_once_and_once_more_behind_a_refresh(monkeypatch: pytest.MonkeyPatch, cache: Any) -> None:
+    planned = []
+    original = type(cache).reach
+    monkeypatch.setattr(type(cache), "reach", lambda self, reuse: planned.append(reuse) or original(self, reuse))
+    strategy = Strategy(Threshold(2.0), Blocks(8, sub_block=4), cache)
+    assert len(list(steps(model("bidirectional"), [Request((3, 7, 1), 16)], strategy))) == 16
+    assert len(planned) == 2 * (2 + 1)
 
 
 @dataclass(frozen=True)

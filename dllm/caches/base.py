@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from dllm.caches.memory import NEVER, Last, Memory, Reach, left_out, range_of
+from dllm.caches.memory import NEVER, Calm, Last, Memory, Reach, left_out, range_of
 from dllm.caches.running import run
 from dllm.errors import ConfigError
 from dllm.types import BlockCausal, Canvas, Model, Seen, Window
@@ -89,12 +89,8 @@ class StoredCache(PlannedCache):
     refresh: int | None = None
 
     steady: ClassVar[bool] = False
-    """What `due` says of rows that stay in their range depends on nothing but `refresh`. A subclass with a `due` of its
-    own says so itself."""
-
-    def __init_subclass__(cls) -> None:
-        if "due" in vars(cls) and "steady" not in vars(cls):
-            cls.steady = False
+    """What `due` says of rows that stay in their range depends on nothing but `refresh`. It is taken at its word only
+    where no class derived from the one that says it has a `due` of its own."""
 
     def __post_init__(self) -> None:
         if self.refresh is not None and self.refresh < 1:
@@ -108,9 +104,10 @@ class StoredCache(PlannedCache):
         last = memory.last
         if last is not None and not last.lasts(canvas, window):
             last = None
-        if last is not None and memory.calm > 0:
-            calm = memory.calm - 1
-            return Course(last.reach, last.fresh, memory._replace(since=memory.since + last.count, calm=calm))
+        calm = memory.calm
+        if last is not None and calm is not None and calm.steps > 0 and calm.since is memory.since:
+            since = memory.since + last.count
+            return Course(last.reach, last.fresh, memory._replace(since=since, calm=Calm(since, calm.steps - 1)))
         block_causal = isinstance(model.geometry, BlockCausal)
         ends = window.block_end if block_causal else canvas.rows.length
         refresh = self.due(window, memory)
@@ -143,10 +140,10 @@ class StoredCache(PlannedCache):
             fresh = fresh & (left_out(reach) == 0)
         exact = torch.where(fresh, window.block_start, memory.exact) if block_causal else memory.exact
         since = torch.where(runs, torch.where(refresh, 0, memory.since) + 1, memory.since)
-        last, calm = None, 0
+        last, calm = None, None
         if memory.log is None and not any((refresh & runs).tolist()):
             last = Last(range_of(window), first, canvas.rows, reach, runs, runs.long(), fresh)
-            calm = self.calm(runs, since) if self.steady else 0
+            calm = Calm(since, self.calm(runs, since)) if steady(type(self)) else None
         return Course(reach, fresh, memory._replace(exact=exact, since=since, last=last, calm=calm))
 
     def calm(self, runs: Tensor, since: Tensor) -> int:
@@ -161,3 +158,9 @@ class StoredCache(PlannedCache):
     def reach(self, reuse: Reuse, /) -> Reach:
         """Which columns to run: all that tells one cache from another."""
         raise NotImplementedError
+
+
+def steady(kind: type[StoredCache]) -> bool:
+    """Whether what a class says of its `due` is meant of the one that it has."""
+    says, due = (next(each for each in kind.__mro__ if name in vars(each)) for name in ("steady", "due"))
+    return kind.steady and issubclass(says, due)

@@ -25,7 +25,7 @@ class Memory(NamedTuple):
     since  (b,) int64  host; forwards since the row was last refreshed, `NEVER` where it has to be
     log    what the rows did so far, for caches that ask for it
     last   what the last step ran, if the next one may run the same
-    calm   so many steps refresh nothing as long as every row stays in its range; 0 where that is not known
+    calm   for how long nothing is refreshed as long as every row stays in its range, if that is known
     """
 
     store: Store | None
@@ -34,7 +34,7 @@ class Memory(NamedTuple):
     since: Tensor
     log: Any = None
     last: Last | None = None
-    calm: int = 0
+    calm: Calm | None = None
 
     @classmethod
     def blank(cls, b: int, store: Store | None) -> Memory:
@@ -59,6 +59,17 @@ class Memory(NamedTuple):
         if len(there) > len(self.rows):
             self.store.keep(torch.searchsorted(self.rows, there).clamp(max=len(self.rows) - 1))
         return self._replace(rows=there)
+
+
+class Calm(NamedTuple):
+    """What is known of the steps to come.
+
+    since  (b,) int64  host; the memory's, when this was found out: of another one nothing is known
+    steps  so many steps refresh nothing
+    """
+
+    since: Tensor
+    steps: int
 
 
 class Reach(NamedTuple):
