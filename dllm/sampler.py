@@ -20,7 +20,6 @@ from dllm.feeds import Feed
 from dllm.judging import Change, editable, judge
 from dllm.ledger import enter
 from dllm.lengths import arrange, relocate
-from dllm.remembered import Remembered
 from dllm.requests import Request, numbered
 from dllm.seats import Seats
 from dllm.strategy import Strategy
@@ -53,7 +52,6 @@ def steps(
     observe, refine = getattr(cache, "observe", None), getattr(scheduler, "refine", None)
     judged = bool(policy.needs & JUDGES)
     shown: tuple[Tensor, Tensor] | None = None
-    worked, ran = Remembered(more), Remembered(more)
     inference, index = torch.inference_mode(), 0
 
     while True:
@@ -68,10 +66,10 @@ def steps(
                 return
             if judged:
                 window = editable(window, run.canvas, policy)
-            draws = run.draws + worked(window.end, window.start)
+            draws = run.draws + (window.end > window.start)
             seen, memory = cache.step(model, run.canvas, window, run.memory)
             guess, habits = proposer.step(seen, run.canvas, window, draws, run.habits)
-            nfe = run.nfe + ran(seen.queries, 0)
+            nfe = run.nfe + (seen.queries > 0)
             shown = guess.confidence, guess.confidence.sum()
             if refine is not None:
                 window, plan = refine(guess, window, plan)
@@ -102,11 +100,6 @@ def steps(
             moved=moved,
         )
         index += 1
-
-
-def more(left: Tensor, right: Tensor | int) -> Tensor:
-    """How much a counter of rows (b,) grows: 1 where the left is larger, else 0."""
-    return (left > right).long()
 
 
 def fit(model: Any, strategy: Strategy) -> Any:

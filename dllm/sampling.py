@@ -286,19 +286,13 @@ def fuses(device: torch.device) -> bool:
     return torch.equal(found.cpu(), (x.double() * factor - product.double()).float())
 
 
-@cache
-def headroom(device: torch.device) -> Tensor:
-    """`HEADROOM` where it is needed."""
-    return torch.tensor(float(HEADROOM), device=device)
-
-
 def scale_of(logits: Tensor, peak: Tensor, *, spend: bool) -> Scale:
     """The scale of logits (n, v) whose largest are `peak` (n, 1).
 
     spend  the logits may be overwritten: nobody needs them any more
     """
     fused = fuses(logits.device)
-    shift = torch.add(headroom(logits.device), peak, alpha=-LOG2_E) if fused else -peak
+    shift = (peak * -LOG2_E).add_(HEADROOM) if fused else -peak
     return Scale(shift, powers(logits, shift, fused, out=logits if spend else None).sum(-1, keepdim=True), fused)
 
 

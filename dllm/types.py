@@ -420,9 +420,9 @@ class Policy(Protocol):
 class Scheduler(Protocol):
     """Decides *where* to work, and how fast.
 
-    Where every row stays in its range, a window may have the very tensors `start`, `end`, `block_start`, `block_end`,
-    `entered`, `commit` and `closed` of the step before: a cache then need not find out anew what to run. So make new
-    ones where one of them changes, and write into none.
+    Where every row stays in its range, a window may have the very tensors `start`, `end`, `block_start`, `block_end`
+    and `closed` of the step before: a cache then need not find out anew what to run. So make new ones where one of them
+    changes, and write into none.
 
     A scheduler may also have
     `refine(guess, window, state) -> (window, state)`, called before the policy: a window whose `pending` and `groups`
@@ -441,8 +441,6 @@ class Scheduler(Protocol):
 
 class Cache(Protocol):
     """Decides *what to recompute*.
-
-    What a step shows (`Seen`) is never written into afterwards: the loop takes the very same `queries` for the same.
 
     A cache may also have `observe(guess, window, commit, score, state) -> state`, called when a step has been decided;
     `score` (b, k) is the policy's order of preference.

@@ -17,12 +17,12 @@ most with `SlidingCache` and `DelayedCache`, which run again whatever the last w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dllm.caches.memory import NEVER, Calm, Last, Memory, Reach, left_out, range_of
+from dllm.caches.memory import NEVER, Last, Memory, Reach, left_out, range_of
 from dllm.caches.running import run
 from dllm.errors import ConfigError
 from dllm.types import BlockCausal, Canvas, Model, Seen, Window
@@ -88,10 +88,6 @@ class StoredCache(PlannedCache):
 
     refresh: int | None = None
 
-    steady: ClassVar[bool] = False
-    """What `due` says of rows that stay in their range depends on nothing but `refresh`. It is taken at its word only
-    where no class derived from the one that says it has a `due` of its own."""
-
     def __post_init__(self) -> None:
         if self.refresh is not None and self.refresh < 1:
             raise ConfigError(f"{type(self).__name__}(refresh={self.refresh}): refresh must be at least 1 or None")
@@ -101,20 +97,14 @@ class StoredCache(PlannedCache):
         return Memory.blank(b, model.store(t))
 
     def plan(self, model: Model, canvas: Canvas, window: Window, memory: Memory, /) -> Course:
-        last = memory.last
-        if last is not None and not last.lasts(canvas, window):
-            last = None
-        calm = memory.calm
-        if last is not None and calm is not None and calm.steps > 0 and calm.since is memory.since:
-            since = memory.since + last.count
-            return Course(last.reach, last.fresh, memory._replace(since=since, calm=Calm(since, calm.steps - 1)))
         block_causal = isinstance(model.geometry, BlockCausal)
         ends = window.block_end if block_causal else canvas.rows.length
         refresh = self.due(window, memory)
         if block_causal:
             refresh = refresh | (memory.exact < window.block_start)
-        if last is not None and not any((refresh & last.runs).tolist()):
-            return Course(last.reach, last.fresh, memory._replace(since=memory.since + last.count))
+        last = memory.last
+        if last is not None and last.lasts(canvas, window) and not any((refresh & last.runs).tolist()):
+            return Course(last.reach, last.fresh, memory._replace(since=memory.since + last.runs))
         left, block, first = window.start, window.block_start, None
         if model.needs_left:
             first = window.first if window.answer is None else None
@@ -140,16 +130,10 @@ class StoredCache(PlannedCache):
             fresh = fresh & (left_out(reach) == 0)
         exact = torch.where(fresh, window.block_start, memory.exact) if block_causal else memory.exact
         since = torch.where(runs, torch.where(refresh, 0, memory.since) + 1, memory.since)
-        last, calm = None, None
+        last = None
         if memory.log is None and not any((refresh & runs).tolist()):
-            last = Last(range_of(window), first, canvas.rows, reach, runs, runs.long(), fresh)
-            calm = Calm(since, self.calm(runs, since)) if steady(type(self)) else None
-        return Course(reach, fresh, memory._replace(exact=exact, since=since, last=last, calm=calm))
-
-    def calm(self, runs: Tensor, since: Tensor) -> int:
-        """Steps until the first of the rows that run (b,) is refreshed because of `refresh`, not counting that one."""
-        limit = NEVER if self.refresh is None else self.refresh
-        return limit - max((n for n, ran in zip(since.tolist(), runs.tolist(), strict=True) if ran), default=0)
+            last = Last(range_of(window), first, canvas.rows, reach, runs, fresh)
+        return Course(reach, fresh, memory._replace(exact=exact, since=since, last=last))
 
     def due(self, window: Window, memory: Memory) -> Tensor:
         """Rows (b,) to refresh now."""
@@ -158,9 +142,3 @@ class StoredCache(PlannedCache):
     def reach(self, reuse: Reuse, /) -> Reach:
         """Which columns to run: all that tells one cache from another."""
         raise NotImplementedError
-
-
-def steady(kind: type[StoredCache]) -> bool:
-    """Whether what a class says of its `due` is meant of the one that it has."""
-    says, due = (next(each for each in kind.__mro__ if name in vars(each)) for name in ("steady", "due"))
-    return kind.steady and issubclass(says, due)

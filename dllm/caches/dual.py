@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,14 +31,9 @@ class DualCache(StoredCache):
 
     while_first: bool = False
 
-    steady: ClassVar[bool] = True
-
     def due(self, window: Window, memory: Memory) -> Tensor:
         due = super().due(window, memory)
         return due | window.first if self.while_first else due
-
-    def calm(self, runs: Tensor, since: Tensor) -> int:
-        return 0 if self.while_first else super().calm(runs, since)
 
     def reach(self, reuse: Reuse, /) -> Reach:
         start = torch.where(reuse.refresh, reuse.whole, reuse.left)

@@ -25,7 +25,6 @@ class Memory(NamedTuple):
     since  (b,) int64  host; forwards since the row was last refreshed, `NEVER` where it has to be
     log    what the rows did so far, for caches that ask for it
     last   what the last step ran, if the next one may run the same
-    calm   for how long nothing is refreshed as long as every row stays in its range, if that is known
     """
 
     store: Store | None
@@ -34,7 +33,6 @@ class Memory(NamedTuple):
     since: Tensor
     log: Any = None
     last: Last | None = None
-    calm: Calm | None = None
 
     @classmethod
     def blank(cls, b: int, store: Store | None) -> Memory:
@@ -59,17 +57,6 @@ class Memory(NamedTuple):
         if len(there) > len(self.rows):
             self.store.keep(torch.searchsorted(self.rows, there).clamp(max=len(self.rows) - 1))
         return self._replace(rows=there)
-
-
-class Calm(NamedTuple):
-    """What is known of the steps to come.
-
-    since  (b,) int64  host; the memory's, when this was found out: of another one nothing is known
-    steps  so many steps refresh nothing
-    """
-
-    since: Tensor
-    steps: int
 
 
 class Reach(NamedTuple):
@@ -103,12 +90,11 @@ class Asked:
 class Last:
     """What a step ran that refreshed nothing: the same columns are run as long as every row stays in its range.
 
-    range       what a scheduler hands on where every row stays in its range (`range_of`)
+    range       the window's `start`, `end`, `block_start`, `block_end` and `closed`
     first       (b,) bool  host; the window's; None where it does not matter
     facts       the rows' facts
     reach       the columns of each row
     runs        (b,) bool  host; rows that ran
-    count       (b,) int64  host; forwards of each row: 1 or 0
     fresh       (b,) bool  host; as in `Course`
     asked       what the model was asked, once it has been; None if not in one forward, or not only that
     """
@@ -118,7 +104,6 @@ class Last:
     facts: Rows
     reach: Reach
     runs: Tensor
-    count: Tensor
     fresh: Tensor
     asked: Asked | None = None
 
@@ -129,10 +114,8 @@ class Last:
 
 
 def range_of(window: Window) -> tuple[Tensor, ...]:
-    """What a scheduler hands on where every row stays in its range (`Scheduler`)."""
-    return (
-        window.start, window.end, window.block_start, window.block_end, window.entered, window.commit, window.closed
-    )  # fmt: skip
+    """What a scheduler hands on where every row stays in its range."""
+    return window.start, window.end, window.block_start, window.block_end, window.closed
 
 
 def left_out(reach: Reach) -> Tensor:

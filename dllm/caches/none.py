@@ -29,5 +29,5 @@ class NoCache(PlannedCache):
         runs = window.end > window.start  # a commit that decides nothing has nothing to store either
         end = torch.where(runs, ends, 0)
         reach = Reach(torch.zeros_like(end), end)
-        last = Last(range_of(window), None, canvas.rows, reach, runs, runs.long(), fresh=runs)
+        last = Last(range_of(window), None, canvas.rows, reach, runs, fresh=runs)
         return Course(reach, runs, memory._replace(last=last))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -23,8 +22,6 @@ class PrefixCache(StoredCache):
 
     Reference: Wu et al. 2025, Fast-dLLM (arXiv:2505.22618), section 3.2; Fast-dLLM v2 (arXiv:2509.26328), section 3.3.
     """
-
-    steady: ClassVar[bool] = True
 
     def reach(self, reuse: Reuse, /) -> Reach:
         return Reach(torch.where(reuse.refresh, reuse.whole, reuse.block), reuse.ends)

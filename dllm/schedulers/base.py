@@ -133,8 +133,6 @@ def opened(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -> 
     window, places, valid = laid_out(canvas, pending, where, steps)
     if any(where.forced.tolist()):
         return window, None
-    if not any(where.entered.tolist()):
-        window = window._replace(entered=window.commit)  # the very tensor of the steps to come
     rows = tuple(row for row, closed in enumerate(where.closed.tolist()) if not closed)
     return window, Opened(window, canvas.rows, rows, places, None if bool(valid.all()) else valid)
 
