@@ -10,16 +10,16 @@ T = TypeVar("T")
 
 
 class Remembered(Generic[T]):
-    """A function that gives its last answer again when it is asked about the very same objects, which nobody writes
-    into."""
+    """A function of one object or more that gives its last answer again when it is asked about the very same, which
+    nobody writes into."""
 
     def __init__(self, function: Callable[..., T]) -> None:
         self.function = function
-        self.given: tuple[Any, ...] | None = None
+        self.given: tuple[Any, ...] = ()
         self.answer: T
 
     def __call__(self, *given: Any) -> T:
-        if self.given is None or not all(map(is_, given, self.given)):
+        if len(given) != len(self.given) or not all(map(is_, given, self.given)):
             self.answer = self.function(*given)
             self.given = given
         return self.answer
