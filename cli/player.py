@@ -16,7 +16,7 @@ from dllm.cli.screen import Frame, picture
 if TYPE_CHECKING:
     from dllm.trace import Board, Run
 
-LEAST, MOST = 0.25, 64.0
+LEAST, MOST = 0.01, 64.0
 """Steps a second that keys reach."""
 
 

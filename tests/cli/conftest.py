@@ -11,8 +11,9 @@ import signal
 import struct
 import sys
 import termios
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,18 @@ def dllm() -> Run:
 class Child:
     """The command in a process of its own, forked from this one so that torch need not be imported again.
 
-    Its stdout and stderr are files, or with `terminal` both a terminal of 100 x 30.
+    Its stdout and stderr are files, or with `terminal` both a terminal of 100 x 30. As soon as `held` is true
+    it decodes no further and waits for a signal: so it is still there to be killed, however fast the machine is.
     """
 
     def __init__(
-        self, folder: Path, args: tuple[object, ...], stdin: bytes, stdout: str | None, terminal: bool
+        self,
+        folder: Path,
+        args: tuple[object, ...],
+        stdin: bytes,
+        stdout: str | None,
+        terminal: bool,
+        held: Callable[[], bool] | None,
     ) -> None:
         self.out, self.err = folder / "stdout", folder / "stderr"
         (folder / "stdin").write_bytes(stdin)
@@ -94,6 +102,8 @@ class Child:
             os.dup2(os.open(folder / "stdin", os.O_RDONLY), 0)
             for target, file in ((1, stdout or self.out), (2, self.err)):
                 os.dup2(ours if terminal else os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), target)
+            if held is not None:
+                hold(held)
             self.live(args, terminal)
 
     def live(self, args: tuple[object, ...], terminal: bool) -> None:
@@ -134,6 +144,21 @@ class Child:
         return bytes(seen)
 
 
+def hold(true: Callable[[], bool]) -> None:
+    """Jobs of this process stand still between two steps while something is true."""
+    from dllm.jobs import running
+
+    steps = running.steps
+
+    def until_then(*args: Any, **options: Any) -> Iterator[Any]:
+        for step in steps(*args, **options):
+            while true():
+                signal.pause()
+            yield step
+
+    running.steps = until_then  # type: ignore[assignment]
+
+
 ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
@@ -141,10 +166,16 @@ ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 def fork(tmp_path: Path, checkpoints: object) -> Callable[..., Child]:
     """`fork("decode", …)`: the command as a process with files, signals and terminals of its own."""
 
-    def start(*args: object, stdin: bytes = b"", stdout: str | None = None, terminal: bool = False) -> Child:
+    def start(
+        *args: object,
+        stdin: bytes = b"",
+        stdout: str | None = None,
+        terminal: bool = False,
+        held: Callable[[], bool] | None = None,
+    ) -> Child:
         import dllm.jobs  # noqa: F401 what the child needs is imported once, here
 
-        return Child(tmp_path, args, stdin, stdout, terminal)
+        return Child(tmp_path, args, stdin, stdout, terminal, held)
 
     return start
 
@@ -159,6 +190,19 @@ def jsonl(tmp_path: Path) -> Callable[..., Path]:
         return file
 
     return put
+
+
+def rows_in(path: Path) -> int:
+    """Whole lines in a file that may not be there yet."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen within a minute")
 
 
 def read(path: Path, *without: str) -> list[dict[str, Any]]:

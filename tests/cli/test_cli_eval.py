@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ pytest.importorskip("lm_eval", reason="needs the extra `eval`")
 from dllm.errors import ConfigError
 from dllm.integrations.harness.asking import Plan, load_tasks
 from dllm.integrations.harness.data import DATA, lines
-from tests.cli.conftest import read, teach
+from tests.cli.conftest import read, rows_in, teach, wait_until
 from tests.models.conftest import write
 
 STRATEGY = ("--policy", "factor", "--f", 1.0, "--cache", "dual")
@@ -231,12 +230,9 @@ def command(tmp_path):
 def test_killed_and_run_again(dllm, fork, command, tmp_path):
     assert dllm(*command, "--output", tmp_path / "undisturbed").exit_code == 0
     folder = tmp_path / "killed"
-    child = fork(*command, "--output", folder)
     answers = folder / "answers.0.jsonl"
-    for _ in range(6000):
-        if answers.exists() and answers.read_bytes().count(b"\n") >= 3:
-            break
-        time.sleep(0.01)
+    child = fork(*command, "--output", folder, held=lambda: rows_in(answers) > 5)
+    wait_until(lambda: rows_in(answers) >= 3)
     child.send(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     kept = answers.read_bytes()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import time
 
 import pytest
 
 from dllm.jobs import running
-from tests.cli.conftest import read
+from tests.cli.conftest import read, rows_in, wait_until
 
 ROWS = [{"prompt_ids": [3 + i, 5, 6], "id": f"row {i}"} for i in range(9)]
 SLOW = ("--policy", "top-k", "--k", 1, "--max-new-tokens", 64, "--ignore-eos", "--temperature", 1)
@@ -33,18 +32,10 @@ def undisturbed(dllm, command, tmp_path):
     return read(elsewhere, "seconds")
 
 
-def wait_for_rows(target, n):
-    for _ in range(6000):
-        if target.exists() and target.read_bytes().count(b"\n") >= n:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"no {n} rows within a minute")
-
-
 def test_killed_and_run_again(dllm, fork, command, undisturbed):
     args, target = command
-    child = fork(*args, "--batch-size", 2)
-    wait_for_rows(target, 3)
+    child = fork(*args, "--batch-size", 2, held=lambda: rows_in(target) > 4)
+    wait_until(lambda: rows_in(target) >= 3)
     child.send(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     kept = target.read_bytes()
@@ -63,8 +54,8 @@ def test_killed_and_run_again(dllm, fork, command, undisturbed):
 
 def test_ctrl_c(dllm, fork, command, undisturbed):
     args, target = command
-    child = fork(*args, "--batch-size", 1)
-    wait_for_rows(target, 2)
+    child = fork(*args, "--batch-size", 1, held=lambda: rows_in(target) > 4)
+    wait_until(lambda: rows_in(target) >= 2)
     child.send(signal.SIGINT)
     assert child.wait() == 130
     said = child.err.read_text()

@@ -81,7 +81,7 @@ def test_a_failed_run_leaves_no_trace(dllm, checkpoints, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="a terminal is needed")
 def test_on_a_terminal_keys_step(terminal, trace):
     file, rows = trace
-    child = terminal("replay", file, "--speed", "0.5")
+    child = terminal("replay", file, "--speed", "0.05")
     child.expect("step 1 of")
     child.send("n")
     child.expect("step 2 of")
@@ -89,7 +89,7 @@ def test_on_a_terminal_keys_step(terminal, trace):
     child.expect("step 1 of")
     child.expect("stopped")
     child.send("+")
-    child.expect("1 a second")
+    child.expect("0.1 a second")
     child.send(" ")
     child.send("q")
     child.expect_exact(rows[0]["text"].split()[0])

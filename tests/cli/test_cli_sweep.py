@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import read
+from tests.cli.conftest import read, wait_until
 
 TIMES = ("seconds", "tokens_per_second", "wall_seconds", "prefill_seconds", "tokens_per_second_without_prefill")
 ROWS = [{"prompt_ids": [3 + i, 5, 6], "id": f"row {i}"} for i in range(7)]
@@ -43,12 +42,9 @@ def test_killed_at_random_and_run_again(dllm, fork, slow, tmp_path):
     assert dllm("sweep", slow, "--output", undisturbed, "--quiet").exit_code == 0
     draw, deaths = random.Random(0), 0
     for _ in range(2):
-        before = lines(killed)
-        child = fork("sweep", slow, "--output", killed)
-        aim = before + draw.randint(1, 8)
-        deadline = time.monotonic() + 60
-        while lines(killed) < aim and time.monotonic() < deadline:
-            time.sleep(0.002)
+        aim = lines(killed) + draw.randint(1, 8)
+        child = fork("sweep", slow, "--output", killed, held=lambda aim=aim: lines(killed) > aim + 2)
+        wait_until(lambda aim=aim: lines(killed) >= aim)
         child.send(signal.SIGKILL)
         deaths += child.wait() == -signal.SIGKILL
     assert deaths == 2 and 0 < lines(killed) < 28

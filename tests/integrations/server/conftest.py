@@ -52,7 +52,7 @@ class Site:
         until(lambda: self.engine.idle)
 
 
-def until(true: Callable[[], bool], seconds: float = 15.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
@@ -74,29 +74,41 @@ def site(model: Any, rows: int = 4, runs: int = 2, **given: Any) -> Iterator[Sit
         yield Site(f"http://127.0.0.1:{found.getsockname()[1]}", engine, server, thread)
     finally:
         server.should_exit = True
-        thread.join(15)
+        thread.join(60)
         assert not thread.is_alive()
 
 
 class Odd:
-    """A model that does all as another, but may be slow, and breaks on some tokens.
+    """A model that does all as another, but can be held, and breaks on some tokens.
 
-    pause   seconds added to every forward
     poison  a row that holds this token in its query gets no numbers
     bomb    a forward over this token raises
+    flows   forwards wait until this is set
     """
 
-    def __init__(self, model: Any, pause: float = 0.0, poison: int = -1, bomb: int = -1) -> None:
-        self.model, self.pause, self.poison, self.bomb = model, pause, poison, bomb
+    def __init__(self, model: Any, poison: int = -1, bomb: int = -1, flows: threading.Event | None = None) -> None:
+        self.model, self.poison, self.bomb = model, poison, bomb
+        self.flows = flows or threading.Event()
+        if flows is None:
+            self.flows.set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
     def with_block(self, size: int) -> Odd:
-        return Odd(self.model.with_block(size), self.pause, self.poison, self.bomb)
+        return Odd(self.model.with_block(size), self.poison, self.bomb, self.flows)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Forwards stand still, so that what happens meanwhile happens within a step, however fast the machine is."""
+        self.flows.clear()
+        try:
+            yield
+        finally:
+            self.flows.set()
 
     def forward(self, query: Any, store: Any) -> Tensor:
-        time.sleep(self.pause)
+        assert self.flows.wait(60), "held for a minute"
         if bool((query.tokens == self.bomb).any()):
             raise RuntimeError("the bomb")
         out = self.model.forward(query, store)
@@ -116,7 +128,7 @@ def here(embedded: Any) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="package")
-def slow(embedded: Any) -> Iterator[Site]:
-    """Likewise, with 10 ms more a forward, two rows and three that may wait."""
-    with site(Odd(embedded, pause=0.01), rows=2, runs=1, waiting=3) as found:
+def small(embedded: Any) -> Iterator[Site]:
+    """Likewise, with two rows, three that may wait, and a model that can be held."""
+    with site(Odd(embedded), rows=2, runs=1, waiting=3) as found:
         yield found

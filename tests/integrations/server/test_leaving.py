@@ -21,49 +21,54 @@ LONG = {"prompt": QUESTIONS[1], "max_tokens": 400, "policy": "top-k", "k": 1, "s
 """Four hundred forwards, for nothing ends it."""
 
 
-def steps_until(site: Site, seated: int) -> int:
-    """Steps that the engine takes before no more than so many rows are taken."""
-    before = site.engine.steps
-    until(lambda: site.engine.seated <= seated and not site.engine.waiting)
-    return site.engine.steps - before
+def left(site: Site) -> float:
+    """Answers so far that nobody waited for to the end."""
+    with site.http() as http:
+        said = http.get("/metrics").text.splitlines()
+    return sum(float(line.split()[1]) for line in said if line.startswith('dllm_answers_total{end="left"}'))
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_hangs_up_gives_back_the_row(slow: Site, stream: bool) -> None:
-    where = httpx.URL(slow.url)
+def test_who_hangs_up_gives_back_the_row(small: Site, stream: bool) -> None:
+    where, engine = httpx.URL(small.url), small.engine
     body = json.dumps(LONG | {"stream": stream}).encode()
-    with socket.create_connection((where.host, where.port)) as line:
-        head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        line.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-        until(lambda: slow.engine.seated == 1)
-        if stream:
-            line.recv(1000)
-    assert steps_until(slow, 0) < 40
-    slow.settle()
+    with engine.model.held():
+        with socket.create_connection((where.host, where.port), timeout=60) as line:
+            head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            line.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            until(lambda: engine.seated == 1)
+            if stream:
+                assert line.recv(1000).startswith(b"HTTP/1.1 200")
+        (ticket,) = next(iter(engine.runs.values())).seated.values()
+        until(lambda: ticket.left)
+        before = engine.steps
+    small.settle()
+    assert engine.steps - before <= 1, "the row is free at the next step"
 
 
-def test_who_waits_may_leave_too(slow: Site) -> None:
-    with slow.http() as http, http.stream("POST", PATH, json=LONG | {"n": 2, "stream": True}):
-        until(lambda: slow.engine.seated == 2)
-        with http.stream("POST", PATH, json=LONG | {"n": 3, "stream": True}):
-            until(lambda: len(slow.engine.waiting) == 3)
-        until(lambda: not slow.engine.waiting)
-        assert slow.engine.seated == 2
-    slow.settle()
-    with slow.http() as http:
-        left = [line for line in http.get("/metrics").text.splitlines() if 'answers_total{end="left"}' in line]
-    assert float(left[0].split()[1]) >= 5
+def test_who_waits_may_leave_too(small: Site) -> None:
+    engine, before = small.engine, left(small)
+    with small.http() as http, engine.model.held():
+        with http.stream("POST", PATH, json=LONG | {"n": 2, "stream": True}):
+            until(lambda: engine.seated == 2)
+            with http.stream("POST", PATH, json=LONG | {"n": 3, "stream": True}):
+                until(lambda: len(engine.waiting) == 3)
+            until(lambda: not engine.waiting)
+            assert left(small) - before == 3
+            assert engine.seated == 2
+        until(lambda: left(small) - before == 5)
+    small.settle()
 
 
-def test_others_do_not_notice(slow: Site, embedded: Any) -> None:
+def test_others_do_not_notice(small: Site, embedded: Any) -> None:
     (alone,) = dllm.decode(embedded, QUESTIONS[0], max_new_tokens=48)
-    with slow.http() as http:
+    with small.http() as http:
         with http.stream("POST", PATH, json=LONG | {"stream": True}) as other:
             next(other.iter_bytes())
         messages = [{"role": "user", "content": QUESTIONS[0]}]
         found = http.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 48}).json()
     assert found["choices"][0]["message"]["content"] == alone.text
-    slow.settle()
+    small.settle()
 
 
 def test_a_slow_reader_gets_everything(here: Site) -> None:
