@@ -38,7 +38,7 @@ def causal(tokenizer) -> AutoregressiveModel:
     return AutoregressiveModel(LlamaForCausalLM(config), tokenizer, (0,), name=CAUSAL)
 
 
-def finished(run: Run, patience: float = 30.0) -> Run:
+def finished(run: Run, patience: float = 60.0) -> Run:
     """The run, once it is over."""
     end = time.monotonic() + patience
     while not run.over and time.monotonic() < end:

@@ -39,7 +39,7 @@ def home(library) -> Iterator[str]:
     thread.start()
     yield address(found)
     running.should_exit = True
-    thread.join(15)
+    thread.join(60)
     found.close()
     assert not thread.is_alive(), "the server does not end"
 

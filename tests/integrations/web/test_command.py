@@ -66,6 +66,6 @@ def test_it_serves_on_loopback_and_ends_at_ctrl_c(tmp_path: Path):
             assert "connect-src 'self'" in page.headers["content-security-policy"]
         assert "fonts.googleapis" not in said and "cdnjs" not in said
         started.send_signal(signal.SIGINT)
-        assert started.wait(30) == 0
+        assert started.wait(60) == 0
     finally:
         started.kill()

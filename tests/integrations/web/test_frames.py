@@ -73,7 +73,7 @@ def test_a_causal_model_is_told_token_by_token(library):
 def test_a_run_can_be_stopped(library, label):
     run = library.begin(Choice(label, parts={"policy": ("top-k", ("1",))}, max_new_tokens="256"), QUESTION)
     while not run.frames:
-        assert not run.over, run.error
+        assert run.state is not State.FAILED, run.error
     run.stop()
     finished(run)
     assert run.state in (State.STOPPED, State.DONE)
