@@ -161,7 +161,7 @@ def made(
         import torch
 
         default = torch.float32 if place.type == "cpu" else torch.bfloat16
-        precision = default if dtype is None else usable_dtype(dtype, place)
+        precision = default if dtype in (None, "auto") else usable_dtype(dtype, place)
         found = random_model(SHAPES[shape], place, precision, quantize=quantize)
     if pack:
         packing.pack(found.network)

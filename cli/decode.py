@@ -111,7 +111,8 @@ def decode(
         bool | None,
         option(
             MODEL,
-            "Lay large float32 weights out for this CPU: faster, results differ by rounding. Default: on a CPU.",
+            "Lay large weights out for this CPU: faster, results differ by rounding. Default: on a CPU, in float32 or, "
+            "where the CPU multiplies it itself, bfloat16.",
             "--pack/--no-pack",
         ),
     ] = None,

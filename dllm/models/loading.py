@@ -54,13 +54,14 @@ def load(
 
     name                 a folder, a Hub id, or "embedded" for the model inside the package
     dtype                "float32", "bfloat16", …, or "auto" for the checkpoint's; default: "auto" on an accelerator and
-                         float32 on a CPU, where half precision is many times slower
+                         float32 on a CPU, where half precision is many times slower; but bfloat16 is faster where the
+                         CPU multiplies it itself (avx512_bf16, amx), most of all packed
     device               default: "cuda" where there is one, else "cpu"
     device_map, quantization_config   handed to `transformers` as they are; not together with `device`: device_map
     quantize             "int8", "int8-dynamic" or "int4": weights quantised by torchao as they are loaded
     compile              run forwards through `torch.compile`, on CUDA as graphs: `CompiledModel`. Slow at first
     pack                 lay out large weights for this CPU (`dllm.models.packing`): faster, but the network cannot be
-                         trained or saved. None: where that can be done and saves time (several columns run at once)
+                         trained or saved. None: where that can be done and saves time
     tensor_parallel      spread every layer over the processes of `torchrun`; not together with a device
     adapter              a PEFT adapter (folder or Hub id), kept apart from the weights, or merged if these are packed
     mask_id, stop_ids    override what the checkpoint says; `stop_ids=()` means that nothing stops
@@ -91,7 +92,8 @@ def load(
     quantised = quantization_config is not None or "quantization_config" in found.config
     spread = device_map is not None or tensor_parallel
     able = not spread and not kind.head and not (quantised and adapter is not None)
-    pack = _packs(pack, place, precision, able, not found.plain)
+    if pack:
+        _check_packing(place, precision, able)
     _check_options(found, mask_id, block_size, attention)
     if compile and (found.plain or kind.head):
         raise ConfigError(f"compile: {found.name} is no diffusion decoder, and only these are compiled; leave it out")
@@ -116,6 +118,8 @@ def load(
         if attention is not None:
             options["attn_implementation"] = attention
         network = _network(found, config, options)
+        if pack is None:
+            pack = able and packing.helps(place, network.get_input_embeddings().weight.dtype)
         if adapter is not None:
             network = adapt(network, adapter, kind, merge=pack)
         if pack:
@@ -138,21 +142,17 @@ def load(
     return model if block_size is None else model.with_block(block_size)
 
 
-def _packs(asked: bool | None, place: torch.device, precision: Any, able: bool, windows: bool) -> bool:
-    """Whether weights are packed.
+def _check_packing(place: torch.device, precision: Any, able: bool) -> None:
+    """Raises ConfigError where weights cannot be packed, as far as that is known before they are read.
 
-    able     they are a decoder's, on one device, without an adapter that cannot be merged
-    windows  several columns run at once, which is where it saves time
+    able  they are a decoder's, on one device, without an adapter that cannot be merged
     """
-    if asked is None:
-        return able and windows and packing.helps(place, precision)
-    if asked:
-        if not able:
-            raise ConfigError(
-                "pack: not for encoders, on several devices, or with an adapter on quantised weights; leave it out"
-            )
+    if not able:
+        raise ConfigError(
+            "pack: not for encoders, on several devices, or with an adapter on quantised weights; leave it out"
+        )
+    if precision != "auto":
         packing.check(place, precision)
-    return asked
 
 
 def _network(found: Checkpoint, config: Any, options: Mapping[str, Any]) -> Any:

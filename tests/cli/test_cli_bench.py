@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 
 import pytest
+import torch
+
+from dllm.bench import measure_rates
 
 
 def test_rows(dllm, tmp_path):
@@ -48,14 +52,24 @@ def test_quantised_weights_beside_the_others(dllm):
 
 
 def test_packed_weights(dllm):
-    result = dllm("bench", "--shape", "small-blocks", "--new", 8, "--context", 8, "--repeats", 1, "--pack")
+    options = ("--new", 8, "--context", 8, "--repeats", 1, "--pack", "--dtype", "auto")
+    result = dllm("bench", "--shape", "small-blocks", *options)
     assert result.exit_code == 0, result.stderr
     (row,) = (json.loads(line) for line in result.stdout.splitlines())
+    assert row["dtype"] == "torch.float32", "what is usual on a CPU"
     assert row["packed"] and row["tokens_per_second"] > 0 and row["refresh_floor"] > 0
     assert row["weights"] < row["memory"] < 100 * 2**30
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+def test_the_limit_is_that_of_the_fastest_product(monkeypatch):
+    seconds = iter((1.0, 8.0, 2.0))
+    monkeypatch.setattr(sys.modules["dllm.bench.floor"], "best", lambda run, device: (run(), next(seconds))[1])
+    found = measure_rates(torch.device("cpu"), torch.float32)
+    assert (found.bytes, found.operations) == (2 * 2**26, 2 * 1024**3 / 2)
+
+
 def test_what_cannot_be_packed_is_told(dllm):
-    result = dllm("bench", "--model", "embedded", "--dtype", "bfloat16", "--pack")
+    result = dllm("bench", "--model", "embedded", "--dtype", "float16", "--pack")
     assert result.exit_code == 2 and not result.stdout
-    assert "pack: only float32 weights on a CPU" in result.stderr and "Traceback" not in result.stderr
+    assert "pack: only weights in float32" in result.stderr and "Traceback" not in result.stderr

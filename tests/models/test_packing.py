@@ -25,6 +25,23 @@ from dllm.types import Bidirectional, BlockCausal
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
 
+KINDS = [torch.float32]
+if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    KINDS.append(torch.bfloat16)
+"""What oneDNN multiplies here, be it slowly."""
+
+
+@pytest.fixture
+def bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether this CPU is said to multiply bfloat16 itself."""
+    if request.param and torch.bfloat16 not in KINDS:
+        pytest.skip("oneDNN has no bfloat16 on this CPU")
+    monkeypatch.setattr(packing, "multiplies_bfloat16", lambda: request.param)
+    return bool(request.param)
+
+
+with_and_without = pytest.mark.parametrize("bfloat16", [False, True], indirect=True)
+
 
 def network(tied: bool = False) -> Any:
     torch.manual_seed(0)
@@ -39,12 +56,17 @@ def network(tied: bool = False) -> Any:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 5), st.integers(0, 40), st.integers(1, 40), st.integers(1, 70), st.booleans())
-def test_a_packed_layer_gives_the_same_products(rows: int, columns: int, inner: int, outer: int, bias: bool) -> None:
+@given(
+    st.integers(0, 5), st.integers(0, 40), st.integers(1, 40), st.integers(1, 70), st.booleans(), st.sampled_from(KINDS)
+)
+def test_a_packed_layer_gives_the_same_products(
+    rows: int, columns: int, inner: int, outer: int, bias: bool, kind: torch.dtype
+) -> None:
     torch.manual_seed(rows)
-    plain = nn.Linear(inner, outer, bias=bias)
-    x = torch.randn(rows, columns, inner)
+    plain = nn.Linear(inner, outer, bias=bias, dtype=kind)
+    x = torch.randn(rows, columns, inner, dtype=kind)
     with torch.inference_mode():
+        assert Packed(plain)(x).dtype == kind
         torch.testing.assert_close(Packed(plain)(x), plain(x))
         torch.testing.assert_close(Packed(plain)(x.mT.contiguous().mT), plain(x))
 
@@ -133,13 +155,19 @@ def test_packed_weights_are_never_written() -> None:
         save({name: tensor for name, tensor in pack(network(), least=1).state_dict().items()})
 
 
-def test_what_cannot_be_packed_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"pack: only float32 weights on a CPU with oneDNN, not torch\.bfloat16 on cpu"
-    ):
-        pack(network().bfloat16())
-    with pytest.raises(ConfigError, match=r"not torch\.bfloat16 on cpu"):
-        dllm.load(pack=True, dtype="bfloat16")
+@with_and_without
+def test_what_cannot_be_packed_is_refused(bfloat16: bool) -> None:
+    with pytest.raises(ConfigError, match=r"pack: only weights in float32, or .* not torch\.float64 on cpu"):
+        pack(network().double())
+    with pytest.raises(ConfigError, match=r"not torch\.float16 on cpu"):
+        dllm.load(pack=True, dtype="float16")
+    if bfloat16:
+        assert len(packed(pack(network().bfloat16(), least=1))) == 15
+    else:
+        with pytest.raises(ConfigError, match=r"not torch\.bfloat16 on cpu"):
+            pack(network().bfloat16())
+        with pytest.raises(ConfigError, match=r"not torch\.bfloat16 on cpu"):
+            dllm.load(pack=True, dtype="bfloat16")
     with pytest.raises(ConfigError, match="pack: not for encoders, on several devices"):
         dllm.load(pack=True, device_map="auto")
 
@@ -149,11 +177,39 @@ def test_loading_packs_when_asked_and_by_none_where_it_helps(monkeypatch: pytest
     loaded: dict[Any, Any] = {how: dllm.load(pack=how) for how in (True, False, None)}
     assert [bool(packed(loaded[how].network)) for how in (True, False, None)] == [True, False, True]
     assert not packed(dllm.load().network)
-    assert not packed(dllm.load(pack=None, dtype="bfloat16").network)
+    assert not packed(dllm.load(pack=None, dtype="float16").network)
     network().save_pretrained(tmp_path / "plain")
-    plain: dict[Any, Any] = {how: dllm.load(tmp_path / "plain", tokenizer=False, pack=how) for how in (None, True)}
-    assert [bool(packed(plain[how].network)) for how in (None, True)] == [False, True]
+    plain: dict[Any, Any] = {how: dllm.load(tmp_path / "plain", tokenizer=False, pack=how) for how in (None, False)}
+    assert [bool(packed(plain[how].network)) for how in (None, False)] == [True, False], "what is compared, alike"
     assert packed(dllm.load(pack=True, compile=True).network) == packed(loaded[True].network)
     prompt = "Tom has 7 cards. Zoe has 4 more cards than Tom. How many cards do they have together?"
     answers = {dllm.decode(loaded[how], [prompt], max_new_tokens=64)[0].text for how in (True, False)}
     assert len(answers) == 1
+
+
+@with_and_without
+@pytest.mark.parametrize("asked", ["bfloat16", "auto"])
+def test_bfloat16_is_packed_where_the_cpu_multiplies_it(
+    bfloat16: bool, asked: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(packing.pack, "__defaults__", (1,))
+    network().bfloat16().save_pretrained(tmp_path / "half")
+    model = dllm.load(tmp_path / "half", tokenizer=False, dtype=asked, pack=None)
+    assert model.network.dtype == torch.bfloat16
+    assert bool(packed(model.network)) == bfloat16
+
+
+@pytest.mark.skipif(torch.bfloat16 not in KINDS, reason="oneDNN has no bfloat16 on this CPU")
+def test_decoding_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same logits but for rounding; it decodes, compiled too."""
+    monkeypatch.setattr(packing, "multiplies_bfloat16", lambda: True)
+    plain = network().bfloat16()
+    made = pack(network().bfloat16(), least=1)
+    ids = torch.arange(20).view(1, -1)
+    with torch.inference_mode():
+        torch.testing.assert_close(made(ids).logits, plain(ids).logits, rtol=0.05, atol=0.5)
+    model = TransformerModel(made, Bidirectional(), mask_id=47)
+    requests = [Request((1, 2, 3, 4, 5), 20, stop_ids=()), Request((6, 7), 9, stop_ids=())]
+    strategy = Strategy(Threshold(0.6), Blocks(8), DualCache())
+    for way in (model, CompiledModel.of(model)):
+        assert [len(result.output_ids) for result in dllm.decode(way, requests, strategy)] == [20, 9]
