@@ -7,7 +7,8 @@ Method:   a LLaDA-format model with random weights (sharpened, so that confidenc
           layers, and those of attention), `repeats` times in turn; medians and the median of the ratios pair by pair.
           Our ways: "plain", the weights as they lie; "packed", laid out for the CPU (`dllm.load(pack=True)`, the
           command line's default); "head", the head's alone (`dllm.models.packing.pack` with a larger `least`);
-          "compiled", packed and the decoder compiled.
+          "compiled", packed and the decoder compiled; "bfloat16", packed in that precision, where the CPU multiplies it
+          itself: rounded weights, so perhaps other tokens than the published loop's in float32.
 Read:     "times the floor" is our whole decode over its matrix products alone; 1.0 is the limit. "outside" is the share
           of our time not spent in the model (its decoder and its head). In the plot a step's time is split so.
           "warm_ms" is what a step costs outside when the model only plays back what it gave before: the difference to
@@ -37,12 +38,14 @@ from dllm.bench.timing import Clock
 from dllm.metrics import versions
 from dllm.models import TransformerModel
 from dllm.models.compiled import CompiledModel
-from dllm.models.packing import LEAST, pack
+from dllm.models.packing import LEAST, helps, pack
 from dllm.types import Bidirectional, Cache, Step
 from experiments import common
 from experiments.baselines.fast_dllm_v1 import generate
 from experiments.common import OutputOption, RepeatsOption, Row, ThreadsOption
 
+PRECISION = {"bfloat16": torch.bfloat16}
+"""Of a way, if not that of the weights."""
 CACHES: dict[str, Cache] = {"none": NoCache(), "prefix": PrefixCache(), "dual": DualCache()}
 
 
@@ -76,11 +79,12 @@ def products(network: LlamaForCausalLM, shapes: list[tuple[int, int]], length: i
     linears = [m for m in network.model.modules() if isinstance(m, torch.nn.Linear)]
     layers, heads = network.config.num_hidden_layers, network.config.num_attention_heads
     width = network.config.hidden_size // heads
-    keys, values = torch.randn(heads, width, length), torch.randn(heads, length, width)
+    random = partial(torch.randn, dtype=network.dtype)
+    keys, values = random(heads, width, length), random(heads, length, width)
     widths = {m.in_features for m in linears}
     most = max(q for q, _ in shapes)
-    inputs = {w: torch.randn(most, w) for w in widths}
-    queries, weights = torch.randn(heads, most, width), torch.rand(heads, most, length)
+    inputs = {w: random(most, w) for w in widths}
+    queries, weights = random(heads, most, width), random(heads, most, length)
     start = time.perf_counter()
     for columns, slots in shapes:
         for linear in linears:
@@ -126,8 +130,10 @@ def versions_of(network: LlamaForCausalLM, ways: Sequence[str], mask: int, least
     """The network in each of our ways; `least`: entries of a weight from which it is packed."""
     models = []
     for way in ways:
-        fewest = network.lm_head.weight.numel() if way == "head" else least
-        own = network if way == "plain" else pack(deepcopy(network), fewest)
+        own: Any = network
+        if way != "plain":
+            own = deepcopy(network).to(dtype=PRECISION.get(way, network.dtype))
+            pack(own, network.lm_head.weight.numel() if way == "head" else least)
         model = TransformerModel(own, Bidirectional(), mask_id=mask)
         models.append(CompiledModel.of(model) if way == "compiled" else model)
     return models
@@ -154,7 +160,7 @@ def measure(how: Row, ways: Sequence[str], repeats: int, least: int) -> list[Row
     def published() -> tuple[Tensor, int]:
         return generate(network, ids, new, block, mask, cache, None if how["f"] is not None else how["tau"], how["f"])
 
-    tokens, nfe = published()
+    tokens, nfe_published = published()
     streams = [list(ours(model)) for model in models]
     shapes = [[(int(s.queries[0]), len(s.window.slots)) for s in stream] for stream in streams]
     rounds = []
@@ -171,7 +177,8 @@ def measure(how: Row, ways: Sequence[str], repeats: int, least: int) -> list[Row
         figures = [(theirs, *mine[i]) for theirs, mine in rounds]
         warm = played_back(models[i], partial(decode, models[i]), repeats)
         theirs, whole, inside, floor = (statistics.median(column) for column in zip(*figures, strict=True))
-        same = bool(torch.equal(tokens, stream[-1].canvas.tokens)) and nfe == int(stream[-1].nfe[0])
+        nfe = int(stream[-1].nfe[0])
+        same = bool(torch.equal(tokens, stream[-1].canvas.tokens)) and nfe == nfe_published
         rows.append({
             "strategy": repr(strategy), "same_tokens_and_nfe": same, "nfe": nfe, "tokens_per_forward": new / nfe,
             "published_tokens_per_second": new / theirs, "tokens_per_second": new / whole,
@@ -179,7 +186,7 @@ def measure(how: Row, ways: Sequence[str], repeats: int, least: int) -> list[Row
             "times_the_floor": statistics.median(b / d for _, b, _, d in figures),
             "outside_share": statistics.median(1 - c / b for _, b, c, _ in figures),
             "step_ms": 1e3 * whole / nfe, "model_ms": 1e3 * inside / nfe, "floor_ms": 1e3 * floor / nfe,
-            "published_step_ms": 1e3 * theirs / nfe, "outside_ms": 1e3 * (whole - inside) / nfe,
+            "published_step_ms": 1e3 * theirs / nfe_published, "outside_ms": 1e3 * (whole - inside) / nfe,
             "warm_ms": 1e3 * warm / nfe,
         })  # fmt: skip
     return rows
@@ -241,7 +248,8 @@ def main(
             "vocabulary": size, "hidden": hidden, "layers": layers, "heads": heads, "prompt": prompt, "new": new,
             "block": block, "cache": cache, "tau": tau, "f": f, "sharpness": sharpness, "attention": attention,
         }  # fmt: skip
-        ways = ("plain", "head", "packed", *["compiled"] * compile)
+        half = helps(torch.device("cpu"), torch.bfloat16)
+        ways = ("plain", "head", "packed", *["compiled"] * compile, *["bfloat16"] * half)
         with console.status(f"vocabulary {size:,}"):
             rows += journal.rows(
                 [{**how, "way": way, "least": least} for way in ways], measure, how, ways, repeats, least

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
+from dllm.models.packing import helps
 from experiments import speed
 
 pytest.importorskip("matplotlib")
@@ -25,9 +27,10 @@ def test_rows_and_plot(cache: str, tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [row["way"] for row in rows] == ["plain", "head", "packed"]
+    half = helps(torch.device("cpu"), torch.bfloat16)
+    assert [row["way"] for row in rows] == ["plain", "head", "packed", *["bfloat16"] * half]
+    assert all(row["same_tokens_and_nfe"] for row in rows[:3])
     for row in rows:
-        assert row["same_tokens_and_nfe"]
         assert 0 < row["outside_share"] < 1 and row["model_ms"] < row["step_ms"] and row["floor_ms"] > 0
         assert row["outside_ms"] == pytest.approx(row["step_ms"] - row["model_ms"]) and row["warm_ms"] > 0
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
