@@ -132,7 +132,7 @@ def versions_of(network: LlamaForCausalLM, ways: Sequence[str], mask: int, least
     for way in ways:
         own: Any = network
         if way != "plain":
-            own = deepcopy(network).to(dtype=PRECISION.get(way, network.dtype))
+            own = deepcopy(own).to(PRECISION.get(way, network.dtype))
             pack(own, network.lm_head.weight.numel() if way == "head" else least)
         model = TransformerModel(own, Bidirectional(), mask_id=mask)
         models.append(CompiledModel.of(model) if way == "compiled" else model)
