@@ -196,18 +196,23 @@ def test_the_installed_command_reads_stdin(checkpoints):
     assert b"tokens per forward" in process.stderr
 
 
-def test_weights_are_packed_where_that_helps_unless_told_otherwise(dllm, checkpoints, jsonl, tmp_path, monkeypatch):
+@pytest.mark.parametrize("half", [False, True], ids=["float32-cpu", "bfloat16-cpu"])
+def test_weights_are_packed_where_that_helps_unless_told_otherwise(
+    dllm, checkpoints, jsonl, tmp_path, monkeypatch, half
+):
     from dllm.models import packing
 
     packed = []
     monkeypatch.setattr(packing, "pack", lambda network: packed.append("packed") or network)
+    monkeypatch.setattr(packing, "multiplies_bfloat16", lambda: half)
     for options in ((), ("--pack",), ("--no-pack",), ("--dtype", "bfloat16"), ("--compile",)):
         target = tmp_path / f"{len(packed)}.jsonl"
         result = dllm(*args(checkpoints["llada"], jsonl({"prompt_ids": [3], "max_new_tokens": 1}), target, *options))
         assert result.exit_code == 0, result.stderr
         packed.append(options)
     assert packed == [
-        "packed", (), "packed", ("--pack",), ("--no-pack",), ("--dtype", "bfloat16"), "packed", ("--compile",),
+        "packed", (), "packed", ("--pack",), ("--no-pack",), *["packed"] * half, ("--dtype", "bfloat16"),
+        "packed", ("--compile",),
     ]  # fmt: skip
-    refused = dllm("decode", "--model", checkpoints["llada"], "--pack", "--dtype", "bfloat16", "x")
-    assert refused.exit_code == 2 and "pack: only float32 weights on a CPU" in refused.stderr
+    refused = dllm("decode", "--model", checkpoints["llada"], "--pack", "--dtype", "float16", "x")
+    assert refused.exit_code == 2 and "pack: only weights in float32" in refused.stderr
