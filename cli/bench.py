@@ -30,7 +30,13 @@ def bench(
     batch: Annotated[list[int] | None, typer.Option(help="Rows; give several.", show_default="1")] = None,
     context: Annotated[list[int] | None, typer.Option(help="Prompt tokens; give several.", show_default="128")] = None,
     new: Annotated[int, typer.Option(help="New tokens.")] = 128,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, …", show_default=False)] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16, float16 or auto. Default: float32 on a CPU, bfloat16 for shapes on CUDA.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.", show_default=False)] = None,
     quantize: Annotated[
         list[str] | None,

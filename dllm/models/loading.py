@@ -15,6 +15,7 @@ from dllm.models.autoregressive import AutoregressiveModel
 from dllm.models.checkpoint import Checkpoint, read
 from dllm.models.compiled import CompiledModel
 from dllm.models.encoder import EncoderModel
+from dllm.models.families import FAMILIES
 from dllm.models.families.ids import Source, demand_mask, special
 from dllm.models.outside import blame, quiet
 from dllm.models.parallel import distributed
@@ -61,7 +62,7 @@ def load(
     quantize             "int8", "int8-dynamic" or "int4": weights quantised by torchao as they are loaded
     compile              run forwards through `torch.compile`, on CUDA as graphs: `CompiledModel`. Slow at first
     pack                 lay out large weights for this CPU (`dllm.models.packing`): faster, but the network cannot be
-                         trained or saved. None: where that can be done and saves time
+                         trained or saved. None: where that saves time and is known to do no harm
     tensor_parallel      spread every layer over the processes of `torchrun`; not together with a device
     adapter              a PEFT adapter (folder or Hub id), kept apart from the weights, or merged if these are packed
     mask_id, stop_ids    override what the checkpoint says; `stop_ids=()` means that nothing stops
@@ -119,7 +120,7 @@ def load(
             options["attn_implementation"] = attention
         network = _network(found, config, options)
         if pack is None:
-            pack = able and packing.helps(place, network.get_input_embeddings().weight.dtype)
+            pack = able and _packs_unasked(found, place, network, adapter)
         if adapter is not None:
             network = adapt(network, adapter, kind, merge=pack)
         if pack:
@@ -151,8 +152,19 @@ def _check_packing(place: torch.device, precision: Any, able: bool) -> None:
         raise ConfigError(
             "pack: not for encoders, on several devices, or with an adapter on quantised weights; leave it out"
         )
-    if precision != "auto":
-        packing.check(place, precision)
+    packing.check(place, torch.float32 if precision == "auto" else precision)
+
+
+def _packs_unasked(found: Checkpoint, place: torch.device, network: Any, adapter: str | Path | None) -> bool:
+    """Whether packing saves time and is known to be harmless.
+
+    Of the plain causal models those are packed whose class runs a diffusion family too, so that what is compared is
+    alike; others may read weights past their layers. An adapter, which would be merged, is not rounded to bfloat16.
+    """
+    precision = network.get_input_embeddings().weight.dtype
+    if found.plain and found.family.stock not in {family.stock for family in FAMILIES}:
+        return False
+    return packing.helps(place, precision) and (adapter is None or precision == torch.float32)
 
 
 def _network(found: Checkpoint, config: Any, options: Mapping[str, Any]) -> Any:

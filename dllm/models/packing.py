@@ -2,8 +2,8 @@
 
 The plain product reads a weight as it lies, which is slow for the few columns of a window, most of all at the head, and
 on some CPUs for one column and for many too. oneDNN's own layout is made for them. Same weights, same precision;
-results differ by rounding. In bfloat16 it takes a CPU that multiplies such numbers itself: half the bytes and twice the
-products a second make a forward up to twice as fast again.
+results differ by rounding. bfloat16 needs a CPU that multiplies such numbers itself: with half the bytes and twice the
+products a second a forward is about twice as fast again.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Child:
     """The command in a process of its own, forked from this one so that torch need not be imported again.
 
     Its stdout and stderr are files, or with `terminal` both a terminal of 100 x 30. As soon as `held` is true
-    it decodes no further and waits for a signal: so it is still there to be killed, however fast the machine is.
+    it decodes no further: so it is still there to be killed, however fast the machine is.
     """
 
     def __init__(
@@ -145,15 +145,17 @@ class Child:
 
 
 def hold(true: Callable[[], bool]) -> None:
-    """Jobs of this process stand still between two steps while something is true."""
+    """Jobs of this process stand still between two steps while something is true, and end with their parent."""
     from dllm.jobs import running
 
-    steps = running.steps
+    steps, parent = running.steps, os.getppid()
 
     def until_then(*args: Any, **options: Any) -> Iterator[Any]:
         for step in steps(*args, **options):
             while true():
-                signal.pause()
+                time.sleep(0.01)
+                if os.getppid() != parent:
+                    os._exit(70)
             yield step
 
     running.steps = until_then  # type: ignore[assignment]

@@ -59,6 +59,17 @@ def test_an_adapter_is_merged_where_weights_are_packed(more, tied, tiny, logits,
     torch.testing.assert_close(logits(packed, TOKENS), logits(plain, TOKENS), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_adapter_is_rounded_to_bfloat16_unasked(tiny, adapter, monkeypatch, dtype):
+    folder = tiny("llada")
+    place, _ = adapter(folder)
+    packed = []
+    monkeypatch.setattr(packing, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(packing, "pack", packed.append)
+    load(folder, adapter=place, pack=None, dtype=dtype)
+    assert len(packed) == (dtype == "float32")
+
+
 def test_weights_under_an_adapter_that_cannot_be_merged_are_not_packed(tiny, adapter, monkeypatch):
     folder = tiny("llada")
     place, _ = adapter(folder)

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
 import dllm
 from dllm import Blocks, DualCache, PrefixCache, Request, Strategy, Threshold
+from dllm.baseline import Autoregressive, generate
 from dllm.errors import ConfigError
 from dllm.models import TransformerModel, packing
 from dllm.models.compiled import CompiledModel
@@ -26,7 +27,7 @@ from dllm.types import Bidirectional, BlockCausal
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
 
 KINDS = [torch.float32]
-if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
     KINDS.append(torch.bfloat16)
 """What oneDNN multiplies here, be it slowly."""
 
@@ -168,6 +169,8 @@ def test_what_cannot_be_packed_is_refused(bfloat16: bool) -> None:
             pack(network().bfloat16())
         with pytest.raises(ConfigError, match=r"not torch\.bfloat16 on cpu"):
             dllm.load(pack=True, dtype="bfloat16")
+    with pytest.raises(ConfigError, match=r"not torch\.float32 on meta"):
+        dllm.load(pack=True, device="meta", dtype="auto")
     with pytest.raises(ConfigError, match="pack: not for encoders, on several devices"):
         dllm.load(pack=True, device_map="auto")
 
@@ -181,10 +184,23 @@ def test_loading_packs_when_asked_and_by_none_where_it_helps(monkeypatch: pytest
     network().save_pretrained(tmp_path / "plain")
     plain: dict[Any, Any] = {how: dllm.load(tmp_path / "plain", tokenizer=False, pack=how) for how in (None, False)}
     assert [bool(packed(plain[how].network)) for how in (None, False)] == [True, False], "what is compared, alike"
+    written = [generate(plain[how], [Request((1, 2, 3), 20, stop_ids=())], Autoregressive()) for how in (None, False)]
+    assert written[0][0].output_ids == written[1][0].output_ids and len(written[0][0].output_ids) == 20
     assert packed(dllm.load(pack=True, compile=True).network) == packed(loaded[True].network)
     prompt = "Tom has 7 cards. Zoe has 4 more cards than Tom. How many cards do they have together?"
     answers = {dllm.decode(loaded[how], [prompt], max_new_tokens=64)[0].text for how in (True, False)}
     assert len(answers) == 1
+
+
+def test_classes_that_read_weights_past_their_layers_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(packing.pack, "__defaults__", (1,))
+    config = MambaConfig(vocab_size=48, hidden_size=16, state_size=4, num_hidden_layers=1)
+    MambaForCausalLM(config).save_pretrained(tmp_path)
+    model: Any = dllm.load(tmp_path, tokenizer=False, pack=None)
+    (result,) = generate(model, [Request((1, 2, 3), 4, stop_ids=())], Autoregressive())
+    assert not packed(model.network) and len(result.output_ids) == 4
 
 
 @with_and_without

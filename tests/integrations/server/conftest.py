@@ -1,11 +1,12 @@
-"""Servers on loopback, in a thread of the tests' own process, and models that are slow or break."""
+"""Servers on loopback, in a thread of the tests' own process, and models that can be held, or break."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ class Site:
         return openai.OpenAI(**{"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0} | more)
 
     def http(self, **more: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, **more)
+        return httpx.Client(base_url=self.url, timeout=120, **more)
 
     def settle(self) -> None:
         """Wait until nothing is decoded."""
@@ -78,37 +79,55 @@ def site(model: Any, rows: int = 4, runs: int = 2, **given: Any) -> Iterator[Sit
         assert not thread.is_alive()
 
 
+class Gate:
+    """Where forwards wait, so that what happens meanwhile happens within a step, however fast the machine is."""
+
+    def __init__(self) -> None:
+        self.allowed = math.inf
+        self.changed = threading.Condition()
+
+    def allow(self, forwards: float) -> None:
+        with self.changed:
+            self.allowed = forwards
+            self.changed.notify_all()
+
+    def wait(self) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.allowed > 0, 60), "held for a minute"
+            self.allowed -= 1
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No forward goes on, but for those that are allowed meanwhile."""
+        self.allow(0)
+        try:
+            yield
+        finally:
+            self.allow(math.inf)
+
+
 class Odd:
     """A model that does all as another, but can be held, and breaks on some tokens.
 
     poison  a row that holds this token in its query gets no numbers
     bomb    a forward over this token raises
-    flows   forwards wait until this is set
+    gate    where forwards wait while it is held
     """
 
-    def __init__(self, model: Any, poison: int = -1, bomb: int = -1, flows: threading.Event | None = None) -> None:
-        self.model, self.poison, self.bomb = model, poison, bomb
-        self.flows = flows or threading.Event()
-        if flows is None:
-            self.flows.set()
+    def __init__(self, model: Any, poison: int = -1, bomb: int = -1, gate: Gate | None = None) -> None:
+        self.model, self.poison, self.bomb, self.gate = model, poison, bomb, gate or Gate()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
     def with_block(self, size: int) -> Odd:
-        return Odd(self.model.with_block(size), self.poison, self.bomb, self.flows)
+        return Odd(self.model.with_block(size), self.poison, self.bomb, self.gate)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Forwards stand still, so that what happens meanwhile happens within a step, however fast the machine is."""
-        self.flows.clear()
-        try:
-            yield
-        finally:
-            self.flows.set()
+    def held(self) -> AbstractContextManager[None]:
+        return self.gate.held()
 
     def forward(self, query: Any, store: Any) -> Tensor:
-        assert self.flows.wait(60), "held for a minute"
+        self.gate.wait()
         if bool((query.tokens == self.bomb).any()):
             raise RuntimeError("the bomb")
         out = self.model.forward(query, store)

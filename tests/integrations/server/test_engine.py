@@ -117,7 +117,7 @@ def test_nothing_is_kept_for_ever() -> None:
     sizes = []
 
     def measure(news: News) -> None:
-        if news.last:
+        if news.result is not None:
             (run,) = engine.runs.values()
             known = run.deltas.here, run.deltas.collector.found, run.deltas.texts, run.deltas.told, run.deltas.bound
             sizes.append(max(len(table) for table in known))
@@ -155,6 +155,7 @@ def test_an_engine_that_closes_says_so() -> None:
         until(lambda: engine.seated == 1)
         pool.submit(engine.close)
         until(lambda: engine.closed)
+    assert not engine.thread.is_alive()
     for caller in asked:
         with pytest.raises(DrainingError, match="stopped"):
             caller.result()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import time
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-import dllm
 from dllm.integrations.server.mailbox import Mailbox
 from dllm.integrations.server.tickets import News, Ticket
 from dllm.requests import Request
@@ -60,14 +59,24 @@ def test_who_waits_may_leave_too(small: Site) -> None:
     small.settle()
 
 
-def test_others_do_not_notice(small: Site, embedded: Any) -> None:
-    (alone,) = dllm.decode(embedded, QUESTIONS[0], max_new_tokens=48)
-    with small.http() as http:
-        with http.stream("POST", PATH, json=LONG | {"stream": True}) as other:
-            next(other.iter_bytes())
-        messages = [{"role": "user", "content": QUESTIONS[0]}]
-        found = http.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 48}).json()
-    assert found["choices"][0]["message"]["content"] == alone.text
+def test_others_do_not_notice(small: Site) -> None:
+    """Of two that share a batch one leaves in the middle."""
+    engine, body = small.engine, LONG | {"max_tokens": 64}
+
+    def ask() -> str:
+        return str(http.post(PATH, json=body | {"prompt": QUESTIONS[0]}).json()["choices"][0]["text"])
+
+    with small.http() as http, ThreadPoolExecutor(1) as pool:
+        alone = ask()
+        with engine.model.held():
+            with http.stream("POST", PATH, json=body | {"stream": True}):
+                until(lambda: engine.seated == 1)
+                answer = pool.submit(ask)
+                until(lambda: len(engine.waiting) == 1)
+                until(lambda: engine.model.gate.allow(1) or engine.seated == 2)
+                (ticket, _) = next(iter(engine.runs.values())).seated.values()
+            until(lambda: ticket.left)
+        assert answer.result() == alone
     small.settle()
 
 
