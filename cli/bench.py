@@ -162,15 +162,15 @@ def made(
         raise ConfigError(f"--shape {shape}: choose from {', '.join(SHAPES)}")
     place = usable_device(device, None)
     if model is not None:
-        found: Any = load(model, dtype=dtype, device=device, quantize=quantize)
+        found: Any = load(model, dtype=dtype, device=device, quantize=quantize, pack=pack)
     else:
         import torch
 
         default = torch.float32 if place.type == "cpu" else torch.bfloat16
         precision = default if dtype in (None, "auto") else usable_dtype(dtype, place)
         found = random_model(SHAPES[shape], place, precision, quantize=quantize)
-    if pack:
-        packing.pack(found.network)
+        if pack:
+            packing.pack(found.network)
     return CompiledModel.of(found) if compile else found
 
 

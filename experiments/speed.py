@@ -44,8 +44,6 @@ from experiments import common
 from experiments.baselines.fast_dllm_v1 import generate
 from experiments.common import OutputOption, RepeatsOption, Row, ThreadsOption
 
-PRECISION = {"bfloat16": torch.bfloat16}
-"""Of a way, if not that of the weights."""
 CACHES: dict[str, Cache] = {"none": NoCache(), "prefix": PrefixCache(), "dual": DualCache()}
 
 
@@ -130,9 +128,10 @@ def versions_of(network: LlamaForCausalLM, ways: Sequence[str], mask: int, least
     """The network in each of our ways; `least`: entries of a weight from which it is packed."""
     models = []
     for way in ways:
-        own: Any = network
+        own = network if way == "plain" else deepcopy(network)
+        if way == "bfloat16":
+            own = own.bfloat16()
         if way != "plain":
-            own = deepcopy(own).to(PRECISION.get(way, network.dtype))
             pack(own, network.lm_head.weight.numel() if way == "head" else least)
         model = TransformerModel(own, Bidirectional(), mask_id=mask)
         models.append(CompiledModel.of(model) if way == "compiled" else model)

@@ -199,14 +199,6 @@ def rows_in(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    for _ in range(6000):
-        if true():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not happen within a minute")
-
-
 def read(path: Path, *without: str) -> list[dict[str, Any]]:
     """Rows of a result file, without some fields; "seconds" stands for all that was timed."""
     timed = ("prefill_seconds", "tokens_per_second", "tokens_per_second_without_prefill")

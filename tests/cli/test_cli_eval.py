@@ -18,8 +18,9 @@ pytest.importorskip("lm_eval", reason="needs the extra `eval`")
 from dllm.errors import ConfigError
 from dllm.integrations.harness.asking import Plan, load_tasks
 from dllm.integrations.harness.data import DATA, lines
-from tests.cli.conftest import read, rows_in, teach, wait_until
+from tests.cli.conftest import read, rows_in, teach
 from tests.models.conftest import write
+from tests.waiting import until
 
 STRATEGY = ("--policy", "factor", "--f", 1.0, "--cache", "dual")
 CHOICES = """
@@ -232,7 +233,7 @@ def test_killed_and_run_again(dllm, fork, command, tmp_path):
     folder = tmp_path / "killed"
     answers = folder / "answers.0.jsonl"
     child = fork(*command, "--output", folder, held=lambda: rows_in(answers) > 5)
-    wait_until(lambda: rows_in(answers) >= 3)
+    until(lambda: rows_in(answers) >= 3)
     child.send(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     kept = answers.read_bytes()

@@ -9,7 +9,8 @@ import signal
 import pytest
 
 from dllm.jobs import running
-from tests.cli.conftest import read, rows_in, wait_until
+from tests.cli.conftest import read, rows_in
+from tests.waiting import until
 
 ROWS = [{"prompt_ids": [3 + i, 5, 6], "id": f"row {i}"} for i in range(9)]
 SLOW = ("--policy", "top-k", "--k", 1, "--max-new-tokens", 64, "--ignore-eos", "--temperature", 1)
@@ -35,7 +36,7 @@ def undisturbed(dllm, command, tmp_path):
 def test_killed_and_run_again(dllm, fork, command, undisturbed):
     args, target = command
     child = fork(*args, "--batch-size", 2, held=lambda: rows_in(target) > 4)
-    wait_until(lambda: rows_in(target) >= 3)
+    until(lambda: rows_in(target) >= 3)
     child.send(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     kept = target.read_bytes()
@@ -55,7 +56,7 @@ def test_killed_and_run_again(dllm, fork, command, undisturbed):
 def test_ctrl_c(dllm, fork, command, undisturbed):
     args, target = command
     child = fork(*args, "--batch-size", 1, held=lambda: rows_in(target) > 4)
-    wait_until(lambda: rows_in(target) >= 2)
+    until(lambda: rows_in(target) >= 2)
     child.send(signal.SIGINT)
     assert child.wait() == 130
     said = child.err.read_text()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import read, wait_until
+from tests.cli.conftest import read
+from tests.waiting import until
 
 TIMES = ("seconds", "tokens_per_second", "wall_seconds", "prefill_seconds", "tokens_per_second_without_prefill")
 ROWS = [{"prompt_ids": [3 + i, 5, 6], "id": f"row {i}"} for i in range(7)]
@@ -44,7 +45,7 @@ def test_killed_at_random_and_run_again(dllm, fork, slow, tmp_path):
     for _ in range(2):
         aim = lines(killed) + draw.randint(1, 8)
         child = fork("sweep", slow, "--output", killed, held=lambda aim=aim: lines(killed) > aim + 2)
-        wait_until(lambda aim=aim: lines(killed) >= aim)
+        until(lambda aim=aim: lines(killed) >= aim)
         child.send(signal.SIGKILL)
         deaths += child.wait() == -signal.SIGKILL
     assert deaths == 2 and 0 < lines(killed) < 28

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dllm.integrations.harness.sandbox import PASSED, Limits, run, run_all
+from tests.waiting import until
 
 SMALL = Limits(seconds=30, memory=512 * 2**20, size=2**16)
 
@@ -42,11 +43,7 @@ def test_time_ends_it_with_all_that_it_started() -> None:
             break
     child = Path("/proc") / pid.read_text() / "stat"
     pid.unlink()
-    for _ in range(100):
-        if not child.exists() or child.read_text().split()[2] == "Z":
-            return
-        time.sleep(0.02)
-    raise AssertionError("the program's own process is still there")
+    until(lambda: not child.exists() or child.read_text().split()[2] == "Z")
 
 
 def test_no_network_where_the_system_lets_us_cut_it() -> None:

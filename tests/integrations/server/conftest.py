@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from dllm.integrations.server.api import Setting
 from dllm.integrations.server.engine import Engine
 from dllm.integrations.server.limits import Limits
 from dllm.integrations.server.serving import Server, bind, make_server
+from tests.waiting import until
 
 QUESTIONS = [
     "Tom has 3 apples and buys 4 more. How many apples has he?",
@@ -51,13 +51,6 @@ class Site:
     def settle(self) -> None:
         """Wait until nothing is decoded."""
         until(lambda: self.engine.idle)
-
-
-def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
 
 
 @contextmanager
@@ -122,9 +115,6 @@ class Odd:
 
     def with_block(self, size: int) -> Odd:
         return Odd(self.model.with_block(size), self.poison, self.bomb, self.gate)
-
-    def held(self) -> AbstractContextManager[None]:
-        return self.gate.held()
 
     def forward(self, query: Any, store: Any) -> Tensor:
         self.gate.wait()

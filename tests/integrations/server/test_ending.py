@@ -16,7 +16,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import dllm
-from tests.integrations.server.conftest import QUESTIONS, Odd, site, until
+from tests.integrations.server.conftest import QUESTIONS, Odd, site
+from tests.waiting import until
 
 
 def run(*args: str, **env: str) -> Result:
@@ -108,7 +109,7 @@ def test_while_it_ends_it_refuses(embedded: Any) -> None:
     model = Odd(embedded)
     with site(model, rows=1) as found, found.http() as http:
         body = {"prompt": QUESTIONS[0], "max_tokens": 30, "policy": "top-k", "k": 1}
-        with ThreadPoolExecutor(1) as pool, model.held():
+        with ThreadPoolExecutor(1) as pool, model.gate.held():
             served = pool.submit(http.post, "/v1/completions", json=body)
             until(lambda: found.engine.seated == 1)
             found.server.stop()

@@ -14,8 +14,9 @@ import dllm
 from dllm import Request, Sampling, Strategy
 from dllm.integrations.server.engine import DrainingError, Engine, FullError
 from dllm.integrations.server.tickets import News, Ticket
-from tests.integrations.server.conftest import Odd, until
+from tests.integrations.server.conftest import Odd
 from tests.tiny import model
+from tests.waiting import until
 
 PLAIN = Strategy(dllm.TopK(k=1), dllm.Blocks(8), dllm.NoCache())
 
@@ -149,7 +150,7 @@ def test_an_engine_that_drains_takes_nothing_new() -> None:
 def test_an_engine_that_closes_says_so() -> None:
     engine = Engine(Odd(model("bidirectional")), rows=1)
     asked = callers([(3, 4)] * 3)
-    with ThreadPoolExecutor(1) as pool, engine.model.held():
+    with ThreadPoolExecutor(1) as pool, engine.model.gate.held():
         engine.submit([caller.ticket for caller in asked])
         engine.start()
         until(lambda: engine.seated == 1)

@@ -13,7 +13,8 @@ import pytest
 from dllm.integrations.server.mailbox import Mailbox
 from dllm.integrations.server.tickets import News, Ticket
 from dllm.requests import Request
-from tests.integrations.server.conftest import QUESTIONS, Site, until
+from tests.integrations.server.conftest import QUESTIONS, Site
+from tests.waiting import until
 
 PATH = "/v1/completions"
 LONG = {"prompt": QUESTIONS[1], "max_tokens": 400, "policy": "top-k", "k": 1, "stop_ids": [477]}
@@ -31,7 +32,7 @@ def left(site: Site) -> float:
 def test_who_hangs_up_gives_back_the_row(small: Site, stream: bool) -> None:
     where, engine = httpx.URL(small.url), small.engine
     body = json.dumps(LONG | {"stream": stream}).encode()
-    with engine.model.held():
+    with engine.model.gate.held():
         with socket.create_connection((where.host, where.port), timeout=60) as line:
             head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             line.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
@@ -47,7 +48,7 @@ def test_who_hangs_up_gives_back_the_row(small: Site, stream: bool) -> None:
 
 def test_who_waits_may_leave_too(small: Site) -> None:
     engine, before = small.engine, left(small)
-    with small.http() as http, engine.model.held():
+    with small.http() as http, engine.model.gate.held():
         with http.stream("POST", PATH, json=LONG | {"n": 2, "stream": True}):
             until(lambda: engine.seated == 2)
             with http.stream("POST", PATH, json=LONG | {"n": 3, "stream": True}):
@@ -68,7 +69,7 @@ def test_others_do_not_notice(small: Site) -> None:
 
     with small.http() as http, ThreadPoolExecutor(1) as pool:
         alone = ask()
-        with engine.model.held():
+        with engine.model.gate.held():
             with http.stream("POST", PATH, json=body | {"stream": True}):
                 until(lambda: engine.seated == 1)
                 answer = pool.submit(ask)

@@ -16,7 +16,8 @@ from dllm.errors import ConfigError
 from dllm.integrations.server.api import Setting
 from dllm.integrations.server.engine import Engine
 from dllm.integrations.server.limits import Limits
-from tests.integrations.server.conftest import QUESTIONS, Site, site, until
+from tests.integrations.server.conftest import QUESTIONS, Site, site
+from tests.waiting import until
 
 JSON = {"content-type": "application/json"}
 PATH = "/v1/completions"
@@ -127,7 +128,7 @@ def test_too_many_at_once(small: Site) -> None:
         return found.status_code, found.headers.get("retry-after")
 
     with small.http() as http:
-        with ThreadPoolExecutor(5) as pool, engine.model.held():
+        with ThreadPoolExecutor(5) as pool, engine.model.gate.held():
             served = [pool.submit(call) for _ in range(5)]
             until(lambda: engine.seated + len(engine.waiting) == 5)
             assert [call() for _ in range(3)] == [(429, "1")] * 3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 
@@ -12,6 +10,7 @@ from dllm.integrations.web.runs import Run
 from dllm.jobs import Outline
 from dllm.models import AutoregressiveModel
 from dllm.types import BlockCausal
+from tests.waiting import until
 
 CAUSAL = "tiny causal"
 
@@ -38,10 +37,7 @@ def causal(tokenizer) -> AutoregressiveModel:
     return AutoregressiveModel(LlamaForCausalLM(config), tokenizer, (0,), name=CAUSAL)
 
 
-def finished(run: Run, patience: float = 60.0) -> Run:
+def finished(run: Run) -> Run:
     """The run, once it is over."""
-    end = time.monotonic() + patience
-    while not run.over and time.monotonic() < end:
-        time.sleep(0.01)
-    assert run.over, run.state
+    until(lambda: run.over)
     return run
