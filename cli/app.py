@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from dllm.cli.failing import plainly, say
+from dllm.cli.error_messages import print_message, report_errors
 from dllm.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def app(
+def serve_page(
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,23 +34,23 @@ def app(
     The page fetches nothing from outside. It has no password: whoever reaches the address may use the models, and only
     those named here. Visitors take turns, and do not see each other.
     """
-    with plainly():
+    with report_errors():
         if missing := [name for name in ("gradio",) if find_spec(name) is None]:
             raise ConfigError(f"the page needs the package {missing[0]}: pip install 'dllm[web]'")
-        from dllm.integrations.web.library import Library, Named
-        from dllm.integrations.web.serving import address, listen, server
+        from dllm.integrations.web.model_library import ModelLibrary, NamedCheckpoint
+        from dllm.integrations.web.serving import format_address, make_web_server, open_listening_socket
 
         if longest < 1:
             raise ConfigError(f"--longest {longest}: must be at least 1")
-        library = Library(
-            [Named.read(name) for name in model or ["embedded"]],
+        library = ModelLibrary(
+            [NamedCheckpoint.read(name) for name in model or ["embedded"]],
             {"dtype": dtype, "device": device, "pack": None},
             longest,
         )
-        with listen(host, port) as found:
-            running = server(library, found)
-            say(f"dllm app: {address(found)}   (Ctrl-C ends it)", "bold")
+        with open_listening_socket(host, port) as found:
+            running = make_web_server(library, found)
+            print_message(f"dllm app: {format_address(found)}   (Ctrl-C ends it)", "bold")
             if host not in LOOPBACK:
-                say("anyone who can reach this address can use the models: there is no password", "yellow")
+                print_message("anyone who can reach this address can use the models: there is no password", "yellow")
             with suppress(KeyboardInterrupt):
                 running.run(sockets=[found])

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dllm.cli.failing import plainly, say
+from dllm.cli.error_messages import print_message, report_errors
 from dllm.errors import ConfigError
 
 
@@ -61,39 +61,41 @@ def bench(
     measured copy bandwidth, and its matrix products at the measured rate. "x" is measured time over floor.
     One JSON row for each measurement on stdout, a table on stderr.
     """
-    with plainly():
+    with report_errors():
         import torch
 
         if threads is not None:
             torch.set_num_threads(threads)
         ways = [None if way == "none" else way for way in quantize or ["none"]]
         for way in ways:
-            check_way(way, device)
+            _check_quantization(way, device)
         rows: list[dict[str, Any]] = []
         rates: Any = None
         for way in ways:
-            found = made(shape, model, dtype, device, compile, way, pack)
-            rates = rates or measured(found)
+            found = _make_model(shape, model, dtype, device, compile, way, pack)
+            rates = rates or _measure_and_print_rates(found)
             about = {"model": model or shape, "quantize": way, "packed": pack, "compiled": compile, "new_tokens": new}
-            plans = strategies(found, strategy, new)
-            for row in timings(found, rates, batch or [1], context or [128], new, plans, autoregressive, repeats):
+            plans = _make_strategies(found, strategy, new)
+            for row in _time_strategies(
+                found, rates, batch or [1], context or [128], new, plans, autoregressive, repeats
+            ):
                 rows.append(about | row)
-                tell(rows[-1], output)
+                _write_row(rows[-1], output)
             del found
-        show(rows)
+        _print_rows(rows)
 
 
-def measured(model: Any) -> Any:
+def _measure_and_print_rates(model: Any) -> Any:
     """The rates of the machine in the model's precision, told on stderr."""
     from dllm.bench import measure_rates
 
     rates = measure_rates(model.device, model.dtype)
     speeds = f"copies {rates.bytes / 1e9:.1f} GB/s, multiplies {rates.operations / 1e12:.2f} Tflop/s"
-    say(f"{model.device}: {speeds}", "dim")
+    print_message(f"{model.device}: {speeds}", "dim")
     return rates
 
 
-def timings(
+def _time_strategies(
     model: Any,
     rates: Any,
     batch: list[int],
@@ -113,7 +115,7 @@ def timings(
 
     place, precision = model.device, model.dtype
     about = {
-        "dtype": str(precision), "device": name_of(place), "torch": torch.__version__,
+        "dtype": str(precision), "device": _name_device(place), "torch": torch.__version__,
         "threads": torch.get_num_threads(), "repeats": repeats,
         "weights": sum(stored_bytes(p) for p in model.network.parameters()),
         "bytes_per_second": rates.bytes, "operations_per_second": rates.operations,
@@ -134,16 +136,16 @@ def timings(
                 yield here | {"strategy": repr(plan)} | timing.row()
 
 
-def check_way(way: str | None, device: str | None) -> None:
+def _check_quantization(way: str | None, device: str | None) -> None:
     """Raises ConfigError for a way to quantise that cannot work here, before anything is timed."""
-    from dllm.models.placing import usable_device
-    from dllm.models.quantizing import recipe
+    from dllm.models.placement import resolve_device
+    from dllm.models.quantizing import make_torchao_config
 
     if way is not None:
-        recipe(way, usable_device(device, None))
+        make_torchao_config(way, resolve_device(device, None))
 
 
-def made(
+def _make_model(
     shape: str,
     model: str | None,
     dtype: str | None,
@@ -153,42 +155,42 @@ def made(
     pack: bool,
 ) -> Any:
     """The model to be timed."""
-    from dllm.bench import SHAPES, random_model
+    from dllm.bench import SHAPES, make_random_model
     from dllm.models import load, packing
     from dllm.models.compiled import CompiledModel
-    from dllm.models.placing import usable_device, usable_dtype
+    from dllm.models.placement import resolve_device, resolve_dtype
 
     if model is None and shape not in SHAPES:
         raise ConfigError(f"--shape {shape}: choose from {', '.join(SHAPES)}")
-    place = usable_device(device, None)
+    place = resolve_device(device, None)
     if model is not None:
         found: Any = load(model, dtype=dtype, device=device, quantize=quantize, pack=pack)
     else:
         import torch
 
         default = torch.float32 if place.type == "cpu" else torch.bfloat16
-        precision = default if dtype in (None, "auto") else usable_dtype(dtype, place)
-        found = random_model(SHAPES[shape], place, precision, quantize=quantize)
+        precision = default if dtype in (None, "auto") else resolve_dtype(dtype, place)
+        found = make_random_model(SHAPES[shape], place, precision, quantize=quantize)
         if pack:
-            packing.pack(found.network)
+            packing.pack_linear_layers(found.network)
     return CompiledModel.of(found) if compile else found
 
 
-def strategies(model: Any, given: list[str] | None, new: int) -> list[Any]:
+def _make_strategies(model: Any, given: list[str] | None, new: int) -> list[Any]:
     """The strategies to be timed; by default the one that suits the geometry."""
-    from dllm.options import Options
+    from dllm.compose.options import Options
 
     family = "fast_dllm_v2" if hasattr(model.geometry, "size") else "fast_dllm"
     return [Options(recipe=text).strategy(model, new) for text in given or [family]]
 
 
-def name_of(device: Any) -> str:
+def _name_device(device: Any) -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
-def tell(row: dict[str, Any], output: Path | None) -> None:
+def _write_row(row: dict[str, Any], output: Path | None) -> None:
     line = json.dumps(row) + "\n"
     sys.stdout.write(line)
     sys.stdout.flush()
@@ -197,7 +199,7 @@ def tell(row: dict[str, Any], output: Path | None) -> None:
             file.write(line)
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def _print_rows(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -222,25 +224,25 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         kinds = [row["quantize"]] * bool(row["quantize"]) + ["packed"] * row["packed"]
         weights = " ".join([f"{row['weights'] / 2**20:.0f} MiB", *kinds])
-        cells = [short(row["strategy"]), weights, str(row["batch"]), str(row["context"])]
+        cells = [_shorten_strategy(row["strategy"]), weights, str(row["batch"]), str(row["context"])]
         cells.append(f"{row['tokens_per_second']:.1f}")
         if "window" in row:
             cells += [
                 f"{row['tokens_per_forward']:.2f}",
-                f"{1e3 * row['window']:.2f}", ratio(row["window"], row["window_floor"]),
-                f"{1e3 * row['refresh']:.2f}", ratio(row["refresh"], row["refresh_floor"]),
-                ratio(row["seconds"], row["floor"]), f"{row['outside']:.1%}", f"{row['memory'] / 2**30:.1f}",
+                f"{1e3 * row['window']:.2f}", _format_ratio(row["window"], row["window_floor"]),
+                f"{1e3 * row['refresh']:.2f}", _format_ratio(row["refresh"], row["refresh_floor"]),
+                _format_ratio(row["seconds"], row["floor"]), f"{row['outside']:.1%}", f"{row['memory'] / 2**30:.1f}",
             ]  # fmt: skip
         table.add_row(*cells)
     console = Console(stderr=True)
     (console if console.is_terminal else Console(stderr=True, width=WIDE)).print(table)
 
 
-def short(strategy: str) -> str:
+def _shorten_strategy(strategy: str) -> str:
     """Policy, scheduler and cache of a strategy's repr, without their fields."""
     names = ("policy=", "scheduler=", "cache=")
     return ", ".join(strategy.split(n)[1].split("(")[0] for n in names if n in strategy) or strategy
 
 
-def ratio(time: float, floor: float) -> str:
+def _format_ratio(time: float, floor: float) -> str:
     return f"{time / floor:.2f}" if floor else "-"

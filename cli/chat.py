@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from dllm.cli.borrowing import takes_from
-from dllm.cli.decode import OUT, WHAT, decode, option
-from dllm.cli.failing import plainly
+from dllm.cli.decode import OUT, WHAT, decode, make_option
+from dllm.cli.error_messages import report_errors
+from dllm.cli.shared_options import with_options_of
 from dllm.errors import ConfigError
 
 CHAT_EXAMPLES = """[bold]Examples[/bold]
@@ -29,15 +29,15 @@ SHARED = (
 LOADING = ("dtype", "device", "device_map", "adapter", "mask_id", "family", "quantize", "pack")
 
 
-@takes_from(decode, SHARED)
+@with_options_of(decode, SHARED)
 def chat(
-    max_new_tokens: Annotated[int, option(WHAT, "Most tokens of an answer. Default: 256.")] = 256,
-    system: Annotated[str | None, option(WHAT, "A system message before everything.")] = None,
-    seed: Annotated[int, option(WHAT, "Answer i draws from seed + i. Default: 0.")] = 0,
+    max_new_tokens: Annotated[int, make_option(WHAT, "Most tokens of an answer. Default: 256.")] = 256,
+    system: Annotated[str | None, make_option(WHAT, "A system message before everything.")] = None,
+    seed: Annotated[int, make_option(WHAT, "Answer i draws from seed + i. Default: 0.")] = 0,
     no_reuse: Annotated[
-        bool, option(OUT, "Compute the whole conversation again for every answer.", "--no-reuse")
+        bool, make_option(OUT, "Compute the whole conversation again for every answer.", "--no-reuse")
     ] = False,
-    no_live: Annotated[bool, option(OUT, "Text as it becomes final, without the canvas.", "--no-live")] = False,
+    no_live: Annotated[bool, make_option(OUT, "Text as it becomes final, without the canvas.", "--no-live")] = False,
     **given: Any,
 ) -> None:
     """Talk with a model and watch its answers denoise.
@@ -45,11 +45,11 @@ def chat(
     Multi-turn, with the checkpoint's chat template. A block-causal model keeps the keys and values of what was said.
     Without a terminal each line of stdin is said, and only the answers go to stdout.
     """
-    with plainly():
+    with report_errors():
         if given["recipe"] is not None and given["strategy"] is not None:
             raise ConfigError("--recipe and --strategy: give one of them; each sets every part")
-        from dllm.cli.settings import Settings
-        from dllm.options import Options
+        from dllm.cli.chat_settings import ChatSettings
+        from dllm.compose.options import Options
 
         recipe, strategy = given.pop("recipe"), given.pop("strategy")
         name, guidance = given.pop("model"), given.pop("guidance")
@@ -59,15 +59,15 @@ def chat(
         if none and ids:
             raise ConfigError("--ignore-eos and --stop-id: give one of them; the first ends no answer")
         given["stop_ids"] = () if none else tuple(ids) if ids else None
-        settings = Settings(Options(recipe=strategy or recipe, **given), max_new_tokens, seed, system)
-        talk(name, loading, settings, guidance, no_reuse, no_live)
+        settings = ChatSettings(Options(recipe=strategy or recipe, **given), max_new_tokens, seed, system)
+        _start_chat(name, loading, settings, guidance, no_reuse, no_live)
 
 
-def talk(
+def _start_chat(
     name: str, loading: dict[str, Any], settings: Any, guidance: float | None, no_reuse: bool, no_live: bool
 ) -> None:
     """Load the model and begin."""
-    from dllm.cli.talk import Talk
+    from dllm.cli.chat_session import ChatSession
     from dllm.jobs import Job
     from dllm.models import load
 
@@ -75,4 +75,4 @@ def talk(
     model = job.guided(load(name, **loading))
     if model.tokenizer is None or not getattr(model.tokenizer, "chat_template", None):
         raise ConfigError(f"--model {name}: it has no chat template, which a conversation needs; use dllm decode")
-    Talk(model, settings, job.guidance, not no_reuse, not no_live).run()
+    ChatSession(model, settings, job.guidance, not no_reuse, not no_live).run()

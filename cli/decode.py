@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from dllm.cli.desk import Desk, Tracing, work
-from dllm.cli.engines import CpusPerWorker, EngineName, GpusPerWorker, TensorParallel, Workers, follow, opener, together
-from dllm.cli.failing import FAILED, plainly
+from dllm.cli.engine_options import (
+    CpusPerWorker,
+    EngineName,
+    GpusPerWorker,
+    TensorParallel,
+    Workers,
+    choose_engine,
+    silence_follower,
+    uses_tensor_parallel,
+)
+from dllm.cli.error_messages import FAILED, report_errors
+from dllm.cli.job_output import JobOutput, TraceTarget, run_job
+from dllm.compose.names import CACHES, POLICIES, PROCESSORS, SCHEDULERS, SCORES
 from dllm.errors import CheckpointError, ConfigError, RequestError
-from dllm.parts import CACHES, POLICIES, PROCESSORS, SCHEDULERS, SCORES
 
 if TYPE_CHECKING:
-    from dllm.jobs import Job, Problem, Row
+    from dllm.jobs import Job, PromptRow, RowProblem
     from dllm.registry import Registry
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -54,11 +63,11 @@ WHAT, MODEL, HOW, WHERE, REUSE, DRAW, STOP, OUT = (
 )
 
 
-def option(panel: str, text: str, *names: str) -> Any:
+def make_option(panel: str, text: str, *names: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
 
 
-def names(table: Registry[type], meaning: str, more: str = "") -> str:
+def _describe_part_option(table: Registry[type], meaning: str, more: str = "") -> str:
     """Help for an option that takes a part: what it means, the names there are, and more."""
     return f"{meaning}: {escape(', '.join(table) or 'none installed')}. {more}".rstrip()
 
@@ -69,7 +78,7 @@ def decode(
     ] = None,
     input: Annotated[
         Path | None,
-        option(
+        make_option(
             WHAT,
             "JSONL file: a row has `prompt`, `messages`, `prompt_ids` or `infill` (with `hole`), and may have `id`, "
             "`max_new_tokens`, `stop_ids` and `seed`. Rows are decoded, and written, in their order; equal neighbours "
@@ -78,58 +87,63 @@ def decode(
     ] = None,
     infill: Annotated[
         str | None,
-        option(
+        make_option(
             WHAT,
             "A text with holes, instead of a prompt; prints it filled. Two or more underscores are a hole of as many "
             "tokens. All else stays as it is, blanks next to a hole too. Taken as plain text, without a chat template.",
         ),
     ] = None,
-    hole: Annotated[int | None, option(WHAT, "Tokens of every hole, whatever its underscores.")] = None,
+    hole: Annotated[int | None, make_option(WHAT, "Tokens of every hole, whatever its underscores.")] = None,
     max_new_tokens: Annotated[
         int | None,
-        option(WHAT, "Most tokens to write, for rows that do not say. Default: 128; behind a text with holes 0."),
+        make_option(WHAT, "Most tokens to write, for rows that do not say. Default: 128; behind a text with holes 0."),
     ] = None,
-    batch_size: Annotated[int, option(WHAT, "Rows decoded together; the results do not depend on it. Default: 8.")] = 8,
+    batch_size: Annotated[
+        int, make_option(WHAT, "Rows decoded together; the results do not depend on it. Default: 8.")
+    ] = 8,
     raw: Annotated[
-        bool, option(WHAT, "Take the prompt as plain text, also where there is a chat template.", "--raw", "--no-chat")
+        bool,
+        make_option(WHAT, "Take the prompt as plain text, also where there is a chat template.", "--raw", "--no-chat"),
     ] = False,
     model: Annotated[
-        str, option(MODEL, "A folder, a Hub id, or `embedded`, the small model in the package (default).")
+        str, make_option(MODEL, "A folder, a Hub id, or `embedded`, the small model in the package (default).")
     ] = ("embedded"),
     dtype: Annotated[
-        str | None, option(MODEL, "float32, bfloat16, float16 or auto. Default: auto on an accelerator, else float32.")
+        str | None,
+        make_option(MODEL, "float32, bfloat16, float16 or auto. Default: auto on an accelerator, else float32."),
     ] = None,
-    device: Annotated[str | None, option(MODEL, "cpu, cuda, cuda:1, … Default: cuda where there is one.")] = None,
-    device_map: Annotated[str | None, option(MODEL, "Spread the weights, e.g. auto; instead of --device.")] = None,
+    device: Annotated[str | None, make_option(MODEL, "cpu, cuda, cuda:1, … Default: cuda where there is one.")] = None,
+    device_map: Annotated[str | None, make_option(MODEL, "Spread the weights, e.g. auto; instead of --device.")] = None,
     quantize: Annotated[
-        str | None, option(MODEL, "Quantise the weights as they are loaded (torchao): int8, int8-dynamic or int4.")
+        str | None, make_option(MODEL, "Quantise the weights as they are loaded (torchao): int8, int8-dynamic or int4.")
     ] = None,
     compile: Annotated[
-        bool, option(MODEL, "Compile the forwards (on CUDA as graphs): slow at first, for long jobs.", "--compile")
+        bool, make_option(MODEL, "Compile the forwards (on CUDA as graphs): slow at first, for long jobs.", "--compile")
     ] = False,
     pack: Annotated[
         bool | None,
-        option(
+        make_option(
             MODEL,
             "Lay large weights out for this CPU: faster, results differ by rounding. Default: on a CPU, in float32 or, "
             "where the CPU multiplies it itself, bfloat16.",
             "--pack/--no-pack",
         ),
     ] = None,
-    adapter: Annotated[str | None, option(MODEL, "A PEFT adapter: folder or Hub id.")] = None,
-    mask_id: Annotated[int | None, option(MODEL, "The mask token, instead of the checkpoint's.")] = None,
+    adapter: Annotated[str | None, make_option(MODEL, "A PEFT adapter: folder or Hub id.")] = None,
+    mask_id: Annotated[int | None, make_option(MODEL, "The mask token, instead of the checkpoint's.")] = None,
     family: Annotated[
-        str | None, option(MODEL, "The family, where config.json does not tell: a2d_bd3lm, open_dcoder (dllm models).")
+        str | None,
+        make_option(MODEL, "The family, where config.json does not tell: a2d_bd3lm, open_dcoder (dllm models)."),
     ] = None,
     guidance: Annotated[
         float | None,
-        option(
+        make_option(
             MODEL, "Classifier-free guidance of this scale, for twice the columns: away from what it says unprompted."
         ),
     ] = None,
     recipe: Annotated[
         str | None,
-        option(
+        make_option(
             HOW,
             "A published decoder, setting every part: fast_dllm, llada, dream, … (dllm recipes); with arguments of its "
             "own if need be, 'pc_sampler(decay=0.5)'.",
@@ -137,13 +151,15 @@ def decode(
     ] = None,
     strategy: Annotated[
         str | None,
-        option(HOW, "All parts written out, as a result file says them: 'Strategy(policy=…, …)'; instead of a recipe."),
+        make_option(
+            HOW, "All parts written out, as a result file says them: 'Strategy(policy=…, …)'; instead of a recipe."
+        ),
     ] = None,
     policy: Annotated[
         str | None,
-        option(
+        make_option(
             HOW,
-            names(
+            _describe_part_option(
                 POLICIES,
                 "Which positions a step commits",
                 "With fields of its own, 'klass(kl=0.02)', or with the options "
@@ -152,61 +168,78 @@ def decode(
         ),
     ] = None,
     tau: Annotated[
-        float | None, option(HOW, "Least score that is committed: 0 commits all at once, above 1 one at a time.")
+        float | None, make_option(HOW, "Least score that is committed: 0 commits all at once, above 1 one at a time.")
     ] = None,
-    f: Annotated[float | None, option(HOW, "Factor: up to 1 parallel commits are provably greedy (Theorem 1).")] = None,
-    k: Annotated[int | None, option(HOW, "Tokens a step.")] = None,
-    score: Annotated[str | None, option(HOW, names(SCORES, "What the policy prefers"))] = None,
+    f: Annotated[
+        float | None, make_option(HOW, "Factor: up to 1 parallel commits are provably greedy (Theorem 1).")
+    ] = None,
+    k: Annotated[int | None, make_option(HOW, "Tokens a step.")] = None,
+    score: Annotated[str | None, make_option(HOW, _describe_part_option(SCORES, "What the policy prefers"))] = None,
     strict: Annotated[
-        bool | None, option(HOW, "Whether a score equal to tau is not enough.", "--strict/--no-strict")
+        bool | None, make_option(HOW, "Whether a score equal to tau is not enough.", "--strict/--no-strict")
     ] = None,
-    scheduler: Annotated[str | None, option(WHERE, names(SCHEDULERS, "Where to work"))] = None,
+    scheduler: Annotated[str | None, make_option(WHERE, _describe_part_option(SCHEDULERS, "Where to work"))] = None,
     block_size: Annotated[
-        int | None, option(WHERE, "Columns of a block; of a block-causal model's attention too.")
+        int | None, make_option(WHERE, "Columns of a block; of a block-causal model's attention too.")
     ] = None,
-    sub_block_size: Annotated[int | None, option(WHERE, "Work through a block in windows of so many columns.")] = None,
+    sub_block_size: Annotated[
+        int | None, make_option(WHERE, "Work through a block in windows of so many columns.")
+    ] = None,
     steps: Annotated[
-        int | None, option(WHERE, "Steps in total over a generation, for policies with a pace (top-k, …).")
+        int | None, make_option(WHERE, "Steps in total over a generation, for policies with a pace (top-k, …).")
     ] = None,
-    gamma: Annotated[float | None, option(HOW, "Entropy that a step may spend, of policies with such a bound.")] = None,
-    h: Annotated[float | None, option(HOW, "Largest entropy that is committed, of entropy-threshold.")] = None,
-    delta: Annotated[float | None, option(HOW, "Error that may be risked, of policies with such a budget.")] = None,
+    gamma: Annotated[
+        float | None, make_option(HOW, "Entropy that a step may spend, of policies with such a bound.")
+    ] = None,
+    h: Annotated[float | None, make_option(HOW, "Largest entropy that is committed, of entropy-threshold.")] = None,
+    delta: Annotated[
+        float | None, make_option(HOW, "Error that may be risked, of policies with such a budget.")
+    ] = None,
     eps: Annotated[
-        float | None, option(WHERE, "Where Dream's time schedule ends, just above 0. Default: 0.001.")
+        float | None, make_option(WHERE, "Where Dream's time schedule ends, just above 0. Default: 0.001.")
     ] = None,
-    cache: Annotated[str | None, option(REUSE, names(CACHES, "What to keep from one step to the next"))] = None,
+    cache: Annotated[
+        str | None, make_option(REUSE, _describe_part_option(CACHES, "What to keep from one step to the next"))
+    ] = None,
     refresh: Annotated[
-        int | None, option(REUSE, "Refresh the cache every so many forwards. Default: when a block is entered.")
+        int | None, make_option(REUSE, "Refresh the cache every so many forwards. Default: when a block is entered.")
     ] = None,
-    temperature: Annotated[float | None, option(DRAW, "0 takes the likeliest token (default of every recipe).")] = None,
+    temperature: Annotated[
+        float | None, make_option(DRAW, "0 takes the likeliest token (default of every recipe).")
+    ] = None,
     top_p: Annotated[
-        float | None, option(DRAW, "Sample from the likeliest tokens that reach this probability.")
+        float | None, make_option(DRAW, "Sample from the likeliest tokens that reach this probability.")
     ] = None,
-    top_k: Annotated[int | None, option(DRAW, "Sample from so many likeliest tokens; 0: all.")] = None,
+    top_k: Annotated[int | None, make_option(DRAW, "Sample from so many likeliest tokens; 0: all.")] = None,
     processor: Annotated[
-        list[str] | None, option(DRAW, names(PROCESSORS, "Changes the logits before a token is drawn; repeatable"))
+        list[str] | None,
+        make_option(DRAW, _describe_part_option(PROCESSORS, "Changes the logits before a token is drawn; repeatable")),
     ] = None,
     regex: Annotated[
         str | None,
-        option(
+        make_option(
             DRAW,
             "The answer matches this regular expression, from its first character to its last (Rust's syntax; no ^ and "
             "$). It fits into --max-new-tokens, or the row is refused.",
         ),
     ] = None,
     json_schema: Annotated[
-        Path | None, option(DRAW, "The answer is JSON of the schema in this file; as --regex otherwise.")
+        Path | None, make_option(DRAW, "The answer is JSON of the schema in this file; as --regex otherwise.")
     ] = None,
-    seed: Annotated[int, option(DRAW, "Row i draws from seed + i, unless it has its own. Default: 0.")] = 0,
-    stop: Annotated[list[str] | None, option(STOP, "A text that ends the answer; repeatable.")] = None,
-    stop_id: Annotated[list[int] | None, option(STOP, "End token, instead of the checkpoint's; repeatable.")] = None,
+    seed: Annotated[int, make_option(DRAW, "Row i draws from seed + i, unless it has its own. Default: 0.")] = 0,
+    stop: Annotated[list[str] | None, make_option(STOP, "A text that ends the answer; repeatable.")] = None,
+    stop_id: Annotated[
+        list[int] | None, make_option(STOP, "End token, instead of the checkpoint's; repeatable.")
+    ] = None,
     ignore_eos: Annotated[
         bool,
-        option(STOP, "No token ends an answer (recipes llada and dream: as published, none does).", "--ignore-eos"),
+        make_option(
+            STOP, "No token ends an answer (recipes llada and dream: as published, none does).", "--ignore-eos"
+        ),
     ] = False,
     output: Annotated[
         Path | None,
-        option(
+        make_option(
             OUT,
             "JSONL file, a row per prompt: id, prompt_ids, output_ids, text, nfe, tokens_per_forward, certified, "
             "seconds, strategy, seed, device, versions and more. Interrupted and run again it continues; FILE.job "
@@ -215,15 +248,15 @@ def decode(
     ] = None,
     trace: Annotated[
         Path | None,
-        option(OUT, "Write every step to this file, to be replayed, shown as a page or checked: see dllm replay."),
+        make_option(OUT, "Write every step to this file, to be replayed, shown as a page or checked: see dllm replay."),
     ] = None,
     trace_top: Annotated[
-        int, option(OUT, "With --trace: keep so many of the likeliest candidates of each pending column.")
+        int, make_option(OUT, "With --trace: keep so many of the likeliest candidates of each pending column.")
     ] = 0,
     quiet: Annotated[
-        bool, option(OUT, "The text and nothing else: no live view, no figures.", "--quiet", "-q")
+        bool, make_option(OUT, "The text and nothing else: no live view, no figures.", "--quiet", "-q")
     ] = False,
-    no_live: Annotated[bool, option(OUT, "Figures, but no live view.", "--no-live")] = False,
+    no_live: Annotated[bool, make_option(OUT, "Figures, but no live view.", "--no-live")] = False,
     engine: EngineName = "local",
     workers: Workers = None,
     cpus_per_worker: CpusPerWorker = None,
@@ -237,22 +270,22 @@ def decode(
 
     Only the answer goes to stdout: the text, or without --output one JSON row for each row of --input.
     """
-    with plainly():
+    with report_errors():
         if ignore_eos and stop_id:
             raise ConfigError(
                 "--ignore-eos and --stop-id: give one of them; the first means that no token ends an answer"
             )
         if recipe is not None and strategy is not None:
             raise ConfigError("--recipe and --strategy: give one of them; each sets every part")
-        source, rows, problems = ask(prompt, infill, input, max_new_tokens, hole)
+        source, rows, problems = _collect_rows(prompt, infill, input, max_new_tokens, hole)
+        from dllm.compose.options import Options
         from dllm.jobs import Job, check_length, check_seed
-        from dllm.options import Options
 
         options = Options(
             recipe=strategy if recipe is None else recipe, policy=policy, score=score, scheduler=scheduler, cache=cache,
             tau=tau, f=f, k=k, strict=strict, gamma=gamma, h=h, delta=delta, eps=eps, block_size=block_size,
             sub_block_size=sub_block_size, steps=steps, refresh=refresh, temperature=temperature, top_k=top_k,
-            top_p=top_p, processor=(*(processor or ()), *constraint(regex, json_schema)), stop=tuple(stop or ()),
+            top_p=top_p, processor=(*(processor or ()), *make_constraint_processors(regex, json_schema)), stop=tuple(stop or ()),
             stop_ids=() if ignore_eos else tuple(stop_id) if stop_id else None,
         )  # fmt: skip
         length = 128 if max_new_tokens is None else check_length(max_new_tokens, least=int(infill is None))
@@ -263,25 +296,25 @@ def decode(
             "pack": pack,
         }  # fmt: skip
         made = {
-            "model": place(model), "adapter": place(adapter), "dtype": dtype, "mask_id": mask_id, "family": family,
+            "model": _resolve_checkpoint(model), "adapter": _resolve_checkpoint(adapter), "dtype": dtype, "mask_id": mask_id, "family": family,
             "quantize": quantize, "max_new_tokens": length, "seed": seed, "guidance": guidance or 0.0,
         }  # fmt: skip
-        tracing = trace_to(trace, trace_top)
-        place_of_work = opener(engine, workers, cpus_per_worker, gpus_per_worker, tensor_parallel)
-        if together(tensor_parallel) and follow():
+        tracing = _check_trace_target(trace, trace_top)
+        place_of_work = choose_engine(engine, workers, cpus_per_worker, gpus_per_worker, tensor_parallel)
+        if uses_tensor_parallel(tensor_parallel) and silence_follower():
             output, tracing, quiet = None, None, True
         if tracing is not None and engine != "local":
             raise ConfigError(f"--trace {trace}: steps are seen in this process only; leave --engine {engine} out")
-        desk = Desk(source, input is not None, quiet, not no_live)
+        desk = JobOutput(source, input is not None, quiet, not no_live)
         desk.report(problems)
         if rows:
-            check(model, family, job, rows, tracing is not None)
-            work(desk, place_of_work(model, loading), job, rows, output, made, tracing)
+            _check_job(model, family, job, rows, tracing is not None)
+            run_job(desk, place_of_work(model, loading), job, rows, output, made, tracing)
         if desk.failed:
             raise typer.Exit(FAILED)
 
 
-def constraint(regex: str | None, schema: Path | None) -> list[str]:
+def make_constraint_processors(regex: str | None, schema: Path | None) -> list[str]:
     """The processors that hold an answer to a regular expression or a schema."""
     if regex is not None and schema is not None:
         raise ConfigError("--regex and --json-schema: give one of them")
@@ -300,15 +333,15 @@ def constraint(regex: str | None, schema: Path | None) -> list[str]:
         raise ConfigError(f"--json-schema {schema}: not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
-def ask(
+def _collect_rows(
     prompt: str | None, infill: str | None, path: Path | None, max_new_tokens: int | None, hole: int | None
-) -> tuple[str, list[Row], list[Problem]]:
+) -> tuple[str, list[PromptRow], list[RowProblem]]:
     """Where the prompts come from, as rows; `hole` is for those with holes that do not say."""
     from dllm.jobs import check_hole
     from dllm.prompts import Infill
 
     hole = None if hole is None else check_hole(hole)
-    source, rows, problems = ask_plainly(prompt, infill, path, max_new_tokens)
+    source, rows, problems = _read_given_rows(prompt, infill, path, max_new_tokens)
     if hole is not None and not any(isinstance(row.prompt, Infill) for row in rows):
         raise ConfigError("--hole says how long holes are, and there is no text with holes: use --infill")
     filled = [
@@ -320,17 +353,17 @@ def ask(
     return source, filled, problems
 
 
-def ask_plainly(
+def _read_given_rows(
     prompt: str | None, infill: str | None, path: Path | None, max_new_tokens: int | None
-) -> tuple[str, list[Row], list[Problem]]:
+) -> tuple[str, list[PromptRow], list[RowProblem]]:
     """Where the prompts come from, as rows."""
-    from dllm.jobs import Row, check_text, read_rows
+    from dllm.jobs import PromptRow, check_text, read_rows
     from dllm.prompts import Infill
 
     if infill is not None:
         if prompt is not None or path is not None:
             raise ConfigError("--infill, PROMPT and --input: give one of them")
-        return "prompt", [Row(1, 0, 0, Infill(infill), max_new_tokens)], []
+        return "prompt", [PromptRow(1, 0, 0, Infill(infill), max_new_tokens)], []
     if path is not None:
         if prompt is not None:
             raise ConfigError(f"PROMPT {prompt[:40]!r} and --input {path}: give one of them")
@@ -348,15 +381,15 @@ def ask_plainly(
             prompt = sys.stdin.read().rstrip("\n")
         except UnicodeDecodeError as error:
             raise RequestError(f"the prompt on stdin is not UTF-8 ({error.reason} at byte {error.start})") from None
-    return "prompt", [Row(1, 0, 0, check_text(prompt))], []
+    return "prompt", [PromptRow(1, 0, 0, check_text(prompt))], []
 
 
-def place(name: str | None) -> str | None:
+def _resolve_checkpoint(name: str | None) -> str | None:
     """A checkpoint by a name that does not depend on the working folder."""
     return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name
 
 
-def trace_to(path: Path | None, top: int) -> Tracing | None:
+def _check_trace_target(path: Path | None, top: int) -> TraceTarget | None:
     """Where a trace goes, if one is wanted. Raises ConfigError where that is taken."""
     if path is None:
         if top:
@@ -368,16 +401,16 @@ def trace_to(path: Path | None, top: int) -> Tracing | None:
         raise ConfigError(f"--trace {path} exists already: choose another name, or move the file away")
     if not path.parent.is_dir():
         raise ConfigError(f"--trace {path}: there is no folder {path.parent}")
-    return Tracing(path, top)
+    return TraceTarget(path, top)
 
 
-def check(model: str, family: str | None, job: Job, rows: list[Row], traced: bool = False) -> None:
+def _check_job(model: str, family: str | None, job: Job, rows: list[PromptRow], traced: bool = False) -> None:
     """Refuse what cannot work before any weights are read."""
-    from dllm.jobs import Outline
+    from dllm.jobs import ModelOutline
     from dllm.models.families import AUTOREGRESSIVE
 
     try:
-        outline = Outline.of(model, family)
+        outline = ModelOutline.of(model, family)
     except CheckpointError as error:
         raise ConfigError(f"--model {error}") from None
     if traced and outline.family == AUTOREGRESSIVE.name:

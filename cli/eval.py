@@ -14,17 +14,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dllm.cli.borrowing import takes_from
-from dllm.cli.decode import MODEL, OUT, constraint, decode, option
-from dllm.cli.failing import INTERRUPTED, complain, plainly, say
+from dllm.cli.decode import MODEL, OUT, decode, make_constraint_processors, make_option
+from dllm.cli.error_messages import INTERRUPTED, print_error, print_message, report_errors
 from dllm.cli.listing import WIDE
+from dllm.cli.shared_options import with_options_of
 from dllm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dllm.integrations.harness.asking import Plan
-    from dllm.integrations.harness.evaluation import Report
-    from dllm.integrations.harness.settings import Settings
-    from dllm.options import Options
+    from dllm.compose.options import Options
+    from dllm.integrations.harness.evaluation import EvaluationReport
+    from dllm.integrations.harness.settings import HarnessSettings
+    from dllm.integrations.harness.task_plan import EvaluationPlan
 
 EVAL_EXAMPLES = """[bold]Examples[/bold]
 
@@ -51,31 +51,33 @@ ALIKE = ("dtype", "device", "device_map", "quantize", "compile", "pack", "adapte
 ASK, JUDGE = "What to evaluate", "Likelihoods, for tasks that judge texts"
 
 
-@takes_from(decode, SHARED)
-def evaluate(
-    tasks: Annotated[list[str] | None, option(ASK, "Names, with commas between; repeatable.", "--tasks", "-t")] = None,
+@with_options_of(decode, SHARED)
+def run_evaluation(
+    tasks: Annotated[
+        list[str] | None, make_option(ASK, "Names, with commas between; repeatable.", "--tasks", "-t")
+    ] = None,
     num_fewshot: Annotated[
-        int | None, option(ASK, "Examples before each question. Default: as the task says; a 0 there stays 0.")
+        int | None, make_option(ASK, "Examples before each question. Default: as the task says; a 0 there stays 0.")
     ] = None,
     limit: Annotated[
-        float | None, option(ASK, "The first so many documents of each task; below 1: a share of them.")
+        float | None, make_option(ASK, "The first so many documents of each task; below 1: a share of them.")
     ] = None,
-    data: Annotated[Path | None, option(ASK, "Folder of the data files, instead of the Hub.")] = None,
-    include_path: Annotated[list[Path] | None, option(ASK, "Folder with tasks of your own; repeatable.")] = None,
+    data: Annotated[Path | None, make_option(ASK, "Folder of the data files, instead of the Hub.")] = None,
+    include_path: Annotated[list[Path] | None, make_option(ASK, "Folder with tasks of your own; repeatable.")] = None,
     apply_chat_template: Annotated[
-        bool, option(ASK, "Put the questions into the checkpoint's chat template.", "--apply-chat-template")
+        bool, make_option(ASK, "Put the questions into the checkpoint's chat template.", "--apply-chat-template")
     ] = False,
-    system_instruction: Annotated[str | None, option(ASK, "A system message.")] = None,
+    system_instruction: Annotated[str | None, make_option(ASK, "A system message.")] = None,
     fewshot_as_multiturn: Annotated[
         bool,
-        option(ASK, "Examples as turns of the chat (default), or all in one message.", "--multiturn/--one-turn"),
+        make_option(ASK, "Examples as turns of the chat (default), or all in one message.", "--multiturn/--one-turn"),
     ] = True,
     gen_kwargs: Annotated[
-        list[str] | None, option(ASK, "name=value in place of what tasks say of generation; repeatable.")
+        list[str] | None, make_option(ASK, "name=value in place of what tasks say of generation; repeatable.")
     ] = None,
     allow_code: Annotated[
         bool,
-        option(
+        make_option(
             ASK,
             "Run programs that the model writes (humaneval, mbpp), each in a process with limits on time, memory and "
             "files, and without network where the system allows that. No protection against malice.",
@@ -83,39 +85,43 @@ def evaluate(
         ),
     ] = False,
     max_new_tokens: Annotated[
-        int | None, option(ASK, "Most tokens of an answer, whatever its task says. Default: what it says, or 256.")
+        int | None, make_option(ASK, "Most tokens of an answer, whatever its task says. Default: what it says, or 256.")
     ] = None,
-    batch_size: Annotated[int, option(ASK, "Rows run together; no result depends on it. Default: 8.")] = 8,
+    batch_size: Annotated[int, make_option(ASK, "Rows run together; no result depends on it. Default: 8.")] = 8,
     agreement: Annotated[
         bool,
-        option(ASK, "Also decode one token a step, without a cache, and tell how many answers agree.", "--agreement"),
+        make_option(
+            ASK, "Also decode one token a step, without a cache, and tell how many answers agree.", "--agreement"
+        ),
     ] = False,
     truncate: Annotated[
-        bool, option(ASK, "Leave out the beginning of prompts that do not fit, instead of an error.", "--truncate")
+        bool, make_option(ASK, "Leave out the beginning of prompts that do not fit, instead of an error.", "--truncate")
     ] = False,
-    revision: Annotated[str | None, option(MODEL, "Branch, tag or commit on the Hub.")] = None,
+    revision: Annotated[str | None, make_option(MODEL, "Branch, tag or commit on the Hub.")] = None,
     likelihood: Annotated[
         str | None,
-        option(
+        make_option(
             JUDGE,
             "sequential: exact, one token at a time from left to right (default of block-causal families); bound: by "
             "Monte Carlo, as LLaDA's evaluation (default of bidirectional ones).",
         ),
     ] = None,
-    samples: Annotated[int, option(JUDGE, "Monte-Carlo samples of the bound. Default: 128.")] = 128,
+    samples: Annotated[int, make_option(JUDGE, "Monte-Carlo samples of the bound. Default: 128.")] = 128,
     check_greedy: Annotated[
         bool,
-        option(JUDGE, "Whether greedy decoding would write a text: some tasks score it.", "--check-greedy/--no-greedy"),
+        make_option(
+            JUDGE, "Whether greedy decoding would write a text: some tasks score it.", "--check-greedy/--no-greedy"
+        ),
     ] = True,
     output: Annotated[
         Path | None,
-        option(
+        make_option(
             OUT,
             "Folder: results.json, samples_TASK.jsonl with a line for each document, and finished answers as they "
             "come. Interrupted and run again it continues.",
         ),
     ] = None,
-    quiet: Annotated[bool, option(OUT, "No progress and no table.", "--quiet", "-q")] = False,
+    quiet: Annotated[bool, make_option(OUT, "No progress and no table.", "--quiet", "-q")] = False,
     **given: Any,
 ) -> None:
     """Evaluate a checkpoint and a strategy on tasks of lm-eval (extra: eval).
@@ -123,15 +129,15 @@ def evaluate(
     The strategy is given as for [bold]dllm decode[/bold], and decodes the same texts. One JSON row for each task on
     stdout, a table on stderr: scores, forwards, tokens per forward, tokens per second.
     """
-    with plainly():
-        hush()
+    with report_errors():
+        _silence_lm_eval()
         try:
-            from dllm.integrations.harness.asking import Plan
+            from dllm.integrations.harness.task_plan import EvaluationPlan
         except ImportError as error:
             raise ConfigError(f"dllm eval needs lm-eval ({error}): pip install 'dllm[eval]'") from None
-        from dllm.integrations.harness.settings import Settings
+        from dllm.integrations.harness.settings import HarnessSettings
 
-        plan = Plan(
+        plan = EvaluationPlan(
             tasks=tuple(name for text in tasks or () for name in text.split(",") if name),
             num_fewshot=num_fewshot,
             limit=None if limit is None else int(limit) if limit >= 1 else limit,
@@ -141,11 +147,11 @@ def evaluate(
             system_instruction=system_instruction,
             fewshot_as_multiturn=fewshot_as_multiturn,
             allow_code=allow_code,
-            gen_kwargs=tuple(sorted(pairs(gen_kwargs or []).items())),
+            gen_kwargs=tuple(sorted(_parse_generation_arguments(gen_kwargs or []).items())),
         )
-        settings = Settings(
+        settings = HarnessSettings(
             pretrained=given["model"],
-            options=options(given),
+            options=_make_options(given),
             **{name: given[name] for name in ALIKE},
             revision=revision,
             guidance=given["guidance"] or 0.0,
@@ -158,21 +164,21 @@ def evaluate(
             truncate=truncate,
             output=None if output is None else str(output),
         )
-        carry_out(plan, settings, quiet)
+        _run_evaluation(plan, settings, quiet)
 
 
-def hush() -> None:
+def _silence_lm_eval() -> None:
     """Our own progress and errors in place of those of lm-eval and its packages; before they are imported."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
-def options(given: dict[str, Any]) -> Options:
+def _make_options(given: dict[str, Any]) -> Options:
     """The strategy's options, as `dllm decode` reads them."""
     from dataclasses import fields
 
-    from dllm.options import Options
+    from dllm.compose.options import Options
 
     if given["ignore_eos"] and given["stop_id"]:
         raise ConfigError("--ignore-eos and --stop-id: give one of them; the first means that no token ends an answer")
@@ -180,13 +186,16 @@ def options(given: dict[str, Any]) -> Options:
         raise ConfigError("--recipe and --strategy: give one of them; each sets every part")
     named = {field.name: given[field.name] for field in fields(Options) if field.name in given}
     named["recipe"] = given["strategy"] if given["recipe"] is None else given["recipe"]
-    named["processor"] = (*(given["processor"] or ()), *constraint(given["regex"], given["json_schema"]))
+    named["processor"] = (
+        *(given["processor"] or ()),
+        *make_constraint_processors(given["regex"], given["json_schema"]),
+    )
     named["stop"] = tuple(given["stop"] or ())
     named["stop_ids"] = () if given["ignore_eos"] else tuple(given["stop_id"]) if given["stop_id"] else None
     return Options(**named)
 
 
-def pairs(texts: list[str]) -> dict[str, Any]:
+def _parse_generation_arguments(texts: list[str]) -> dict[str, Any]:
     """name=value, where a value that is JSON is read as such."""
     found: dict[str, Any] = {}
     for text in texts:
@@ -200,13 +209,13 @@ def pairs(texts: list[str]) -> dict[str, Any]:
     return found
 
 
-def carry_out(plan: Plan, settings: Settings, quiet: bool) -> None:
+def _run_evaluation(plan: EvaluationPlan, settings: HarnessSettings, quiet: bool) -> None:
     """Evaluate, keep what is found, and say it; of several processes only the first does."""
-    from dllm.integrations.harness.evaluation import evaluate
-    from dllm.integrations.harness.folder import Folder
+    from dllm.integrations.harness.evaluation import run_evaluation
+    from dllm.integrations.harness.results_folder import EvaluationFolder
 
     first = os.environ.get("RANK", "0") == "0"
-    folder = Folder(Path(settings.output), plan, settings) if settings.output is not None and first else None
+    folder = EvaluationFolder(Path(settings.output), plan, settings) if settings.output is not None and first else None
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=quiet or not first or not console.is_terminal) as bars:
@@ -218,11 +227,13 @@ def carry_out(plan: Plan, settings: Settings, quiet: bool) -> None:
             bars.update(known[what], completed=done, total=total)
 
         try:
-            found = evaluate(plan, settings, watch)
+            found = run_evaluation(plan, settings, watch)
         except KeyboardInterrupt:
             if folder is None:
                 raise
-            complain(f"interrupted; what is finished is kept in {folder.path}: run the same command again to continue")
+            print_error(
+                f"interrupted; what is finished is kept in {folder.path}: run the same command again to continue"
+            )
             raise typer.Exit(INTERRUPTED) from None
     if found is None:
         return
@@ -232,12 +243,12 @@ def carry_out(plan: Plan, settings: Settings, quiet: bool) -> None:
         sys.stdout.write(json.dumps({"task": task, **row}) + "\n")
     if not quiet:
         for note in found["notes"]:
-            say(note, "yellow")
+            print_message(note, "yellow")
         console = console if console.is_terminal else Console(stderr=True, width=WIDE)
-        console.print(table(found))
+        console.print(_make_score_table(found))
 
 
-def table(found: Report) -> Table:
+def _make_score_table(found: EvaluationReport) -> Table:
     """A line for each score, with the task's figures beside the first."""
     shown = Table("task", "metric", "value", "n", "shots", "TPF", "NFE", "tokens/s", "certified", header_style="bold")
     for task, row in found["tasks"].items():

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dllm.cli.failing import plainly
+from dllm.cli.error_messages import report_errors
 
 WIDE = 250
 """Columns of a listing that no terminal limits."""
 
 
-def console() -> Console:
+def make_console() -> Console:
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=WIDE)
 
@@ -26,16 +26,16 @@ def recipes() -> None:
 
     Use one with [bold]dllm decode --recipe NAME[/bold]; single options then replace single parts of it.
     """
-    with plainly():
+    with report_errors():
+        from dllm.compose.recipes import RECIPES, default_recipe
         from dllm.errors import ConfigError
-        from dllm.recipes import RECIPES, default_recipe
         from dllm.registry import HERE
 
         table = Table("recipe", "families", "what it is", box=None, header_style="bold", padding=(0, 2, 1, 0))
         for entry in RECIPES.entries():
             try:
                 recipe = RECIPES[entry.name]
-                expression = brief(recipe.make())
+                expression = format_part(recipe.make())
             except ConfigError as error:
                 table.add_row(Text(entry.name, "bold red"), "", Text(str(error), "red"))
                 continue
@@ -43,7 +43,7 @@ def recipes() -> None:
             origin = "" if entry.origin == HERE else f" (from {entry.origin})"
             what = Text.assemble(recipe.citation, (origin, "dim"), "\n", (expression, "cyan"))
             table.add_row(Text(recipe.name, "bold green"), "\n".join(families), what)
-        console().print(table)
+        make_console().print(table)
 
 
 def models() -> None:
@@ -51,17 +51,17 @@ def models() -> None:
 
     Any folder or Hub id of these families works as [bold]--model[/bold]; the default is the embedded model.
     """
-    with plainly():
+    with report_errors():
         from dllm.errors import CheckpointError, ConfigError
-        from dllm.models import FAMILIES, describe
+        from dllm.models import FAMILIES, describe_checkpoint
         from dllm.models.families import AUTOREGRESSIVE, PLUGGED
 
         head = ("family", "checkpoints", "stock class", "attention", "default recipe")
         table = Table(*head, box=None, header_style="bold", padding=(0, 2, 1, 0))
         for family in (*FAMILIES, AUTOREGRESSIVE):
-            recipe = default_of(family.name)
+            recipe = _get_default_recipe(family.name)
             name = Text.assemble((family.name, "bold green"), "\n", family.title)
-            table.add_row(name, "\n".join(family.examples), family.stock, attention(family), recipe)
+            table.add_row(name, "\n".join(family.examples), family.stock, _describe_attention(family), recipe)
         for entry in PLUGGED.entries():
             try:
                 family = PLUGGED[entry.name]
@@ -69,16 +69,22 @@ def models() -> None:
                 table.add_row(Text(entry.name, "bold red"), Text(str(error), "red"), "", "", "")
                 continue
             name = Text.assemble((family.name, "bold green"), "\n", family.title, "\n", (entry.origin, "dim"))
-            table.add_row(name, "\n".join(family.examples), family.stock, attention(family), default_of(family.name))
+            table.add_row(
+                name,
+                "\n".join(family.examples),
+                family.stock,
+                _describe_attention(family),
+                _get_default_recipe(family.name),
+            )
         try:
-            embedded = describe("embedded")
+            embedded = describe_checkpoint("embedded")
             size = f"{embedded.parameters / 1e6:.1f} M parameters, inside the package"
             name = Text.assemble(("embedded", "bold green"), "\n", "default of --model")
             kind = f"{embedded.geometry}, blocks of {embedded.block_size}"
-            table.add_row(name, size, embedded.stock, kind, default_of(embedded.family))
+            table.add_row(name, size, embedded.stock, kind, _get_default_recipe(embedded.family))
         except CheckpointError as error:
             table.add_row(Text("embedded", "bold green"), str(error), "", "", "")
-        console().print(table)
+        make_console().print(table)
 
 
 def info(
@@ -88,10 +94,10 @@ def info(
     ] = None,
 ) -> None:
     """Say what a checkpoint is, without loading its weights: family, size, attention, special ids, tokenizer."""
-    with plainly():
-        from dllm.models import describe
+    with report_errors():
+        from dllm.models import describe_checkpoint
 
-        told = describe(model, family=family)
+        told = describe_checkpoint(model, family=family)
         block = "" if told.block_size is None else f", blocks of {told.block_size}"
         facts = {
             "model": told.name,
@@ -103,33 +109,33 @@ def info(
             "token shift": "yes: the output at a column predicts the next one" if told.token_shift else "no",
             "vocabulary": f"{told.vocabulary:,}",
             "context": "no limit named" if told.context is None else f"{told.context:,} columns",
-            "mask id": mask(told.mask_id, told.family),
+            "mask id": _format_mask_id(told.mask_id, told.family),
             "stop ids": ", ".join(map(str, told.stop_ids)) or "none: give --stop-id",
             "pad id": str(told.pad_id),
             "tokenizer": "yes" if told.tokenizer else "none: give prompts as prompt_ids",
             "chat template": "yes" if told.chat_template else "none",
-            "default recipe": default_of(told.family),
+            "default recipe": _get_default_recipe(told.family),
         }
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         for name, value in facts.items():
             table.add_row(Text(name, "bold"), Text(value))
-        console().print(table)
+        make_console().print(table)
 
 
-def mask(found: int | None, family: str) -> str:
+def _format_mask_id(found: int | None, family: str) -> str:
     if found is not None:
         return str(found)
     return "none, and needs none" if family == "autoregressive" else "none named: give --mask-id"
 
 
-def default_of(family: str) -> str:
+def _get_default_recipe(family: str) -> str:
     """The recipe that `decode` takes for a family."""
-    from dllm.recipes import default_recipe
+    from dllm.compose.recipes import default_recipe
 
     return "none: one token a forward" if family == "autoregressive" else default_recipe(family).name
 
 
-def attention(family: Any) -> str:
+def _describe_attention(family: Any) -> str:
     """How a family attends, by its own defaults."""
     from dllm.types import Bidirectional
 
@@ -139,7 +145,7 @@ def attention(family: Any) -> str:
     return "causal" if geometry.size == 1 else f"block-causal, blocks of {geometry.size}"
 
 
-def brief(part: Any) -> str:
+def format_part(part: Any) -> str:
     """A part as the shortest expression that makes it: fields at their defaults are left out."""
     if not is_dataclass(part) or isinstance(part, type):
         return repr(part)
@@ -149,5 +155,5 @@ def brief(part: Any) -> str:
         if value == field.default:
             skipped = True
             continue
-        said.append(f"{field.name}={brief(value)}" if skipped else brief(value))
+        said.append(f"{field.name}={format_part(value)}" if skipped else format_part(value))
     return f"{type(part).__name__}({', '.join(said)})"

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from dllm.cli.app import app as page
+from dllm.cli.app import serve_page as page
 from dllm.cli.bench import bench
 from dllm.cli.chat import CHAT_EXAMPLES, chat
 from dllm.cli.decode import EXAMPLES, decode
-from dllm.cli.eval import EVAL_EXAMPLES, evaluate
+from dllm.cli.eval import EVAL_EXAMPLES, run_evaluation
 from dllm.cli.listing import info, models, recipes
 from dllm.cli.parts import parts
 from dllm.cli.replay import REPLAY_EXAMPLES, replay
@@ -38,7 +38,7 @@ app.command()(info)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command()(bench)
 app.command("app")(page)
-app.command("eval", epilog=EVAL_EXAMPLES)(evaluate)
+app.command("eval", epilog=EVAL_EXAMPLES)(run_evaluation)
 app.command(epilog=SWEEP_EXAMPLES)(sweep)
 app.command()(report)
 app.command(epilog=SERVE_EXAMPLES)(serve)
@@ -46,7 +46,7 @@ app.command(epilog=REPLAY_EXAMPLES)(replay)
 app.command(epilog=TUNE_EXAMPLES)(tune)
 
 
-def tell_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"dllm {VERSION}")
         raise typer.Exit
@@ -55,7 +55,7 @@ def tell_version(wanted: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Say the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version and leave.")
     ] = False,
 ) -> None:
     pass

@@ -11,14 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dllm.cli.failing import plainly
-from dllm.cli.listing import brief, console
+from dllm.cli.error_messages import report_errors
+from dllm.cli.listing import format_part, make_console
+from dllm.compose.names import TABLES
 from dllm.errors import ConfigError
-from dllm.parts import TABLES
-from dllm.registry import like
+from dllm.registry import suggest_name
 
 if TYPE_CHECKING:
-    from dllm.registry import Entry, Registry
+    from dllm.registry import Registry, RegistryEntry
 
 FIELDS = ("pace", "curve")
 """Kinds that are only ever fields of policies."""
@@ -32,30 +32,30 @@ def parts(
     Give one to [bold]dllm decode[/bold] by its name, or with fields of its own: [bold]--policy "klass(kl=0.02)"[/bold].
     A part may be a field of another: [bold]--policy "early-commit(top-k(k=2), curve=cosine)"[/bold].
     """
-    with plainly():
+    with report_errors():
         found = 0
         for table in TABLES.values():
-            entries = [entry for entry in table.entries() if name is None or asked(name, entry)]
+            entries = [entry for entry in table.entries() if name is None or _matches_entry(name, entry)]
             found += len(entries)
             if name is None and entries:
-                console().print(listed(table, entries), "")
+                make_console().print(_make_parts_table(table, entries), "")
             for entry in entries if name is not None else ():
-                explain(table, entry)
+                _print_part(table, entry)
         if name is not None and not found:
-            unknown(name)
+            _refuse_unknown_part(name)
 
 
-def asked(name: str, entry: Entry) -> bool:
+def _matches_entry(name: str, entry: RegistryEntry) -> bool:
     return name in (entry.attribute, entry.name, entry.name.replace("-", "_"))
 
 
-def unknown(name: str) -> None:
+def _refuse_unknown_part(name: str) -> None:
     """Raise ConfigError, listing all names."""
     names = list(dict.fromkeys(name for table in TABLES.values() for name in table))
-    raise ConfigError(f"unknown part {name!r}{like(name, names)}: choose from {', '.join(names)}")
+    raise ConfigError(f"unknown part {name!r}{suggest_name(name, names)}: choose from {', '.join(names)}")
 
 
-def listed(table: Registry[type], entries: list[Entry]) -> Table:
+def _make_parts_table(table: Registry[type], entries: list[RegistryEntry]) -> Table:
     """The parts of one kind."""
     where = "field of a policy" if table.kind in FIELDS else f"--{table.kind}"
     head = (f"{table.kind} ({where})", "fields", "what it does", "from")
@@ -67,33 +67,38 @@ def listed(table: Registry[type], entries: list[Entry]) -> Table:
             shown.add_row(Text(entry.name, "bold red"), "", Text(str(error), "red"), entry.origin)
             continue
         shown.add_row(
-            Text(entry.name, "bold green"), Text(", ".join(fields(part)), "cyan"), escape(meaning(part)), entry.origin
+            Text(entry.name, "bold green"),
+            Text(", ".join(_list_parameters(part)), "cyan"),
+            escape(summarize_docstring(part)),
+            entry.origin,
         )
     return shown
 
 
-def explain(table: Registry[type], entry: Entry) -> None:
+def _print_part(table: Registry[type], entry: RegistryEntry) -> None:
     """All that is known of one part."""
     part = table[entry.name]
-    out = console()
+    out = make_console()
     out.print(
-        Text.assemble((f"{entry.name}({', '.join(fields(part))})", "bold green"), f"  {table.kind}, {entry.place}")
+        Text.assemble(
+            (f"{entry.name}({', '.join(_list_parameters(part))})", "bold green"), f"  {table.kind}, {entry.place}"
+        )
     )
     out.print(Text(f"from {entry.origin}\n", "dim"))
     out.print(Text((inspect.getdoc(part) or "") + "\n"))
 
 
-def fields(part: type) -> list[str]:
+def _list_parameters(part: type) -> list[str]:
     """Its fields with their defaults."""
 
     def shown(parameter: Parameter) -> str:
         default: Any = parameter.default
-        return parameter.name if default is Parameter.empty else f"{parameter.name}={brief(default)}"
+        return parameter.name if default is Parameter.empty else f"{parameter.name}={format_part(default)}"
 
     return [shown(parameter) for parameter in signature(part).parameters.values()]
 
 
-def meaning(part: type) -> str:
+def summarize_docstring(part: type) -> str:
     """The first sentence of its docstring."""
     first = " ".join((inspect.getdoc(part) or "").split("\n\n")[0].split())
     return first.split(". ")[0].rstrip(".") + "." if first else ""

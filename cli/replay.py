@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from dllm.cli.failing import FAILED, complain, plainly, say
+from dllm.cli.error_messages import FAILED, print_error, print_message, report_errors
 from dllm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,30 +44,30 @@ def replay(
     Keys on a terminal: space stops and goes on, the arrows or p and n step, + and - change the speed, q leaves. Without
     a terminal every step is a line.
     """
-    with plainly():
-        from dllm.trace import read
+    with report_errors():
+        from dllm.trace import read_trace
 
         try:
-            trace = read(file)
+            trace = read_trace(file)
         except FileNotFoundError:
             raise ConfigError(f"{file}: no such file; record one with `dllm decode --trace {file}`") from None
         if check:
-            verify(trace)
+            _check_trace(trace)
         if html is not None:
-            write_page(trace, html)
+            _write_replay_page(trace, html)
         if not check and html is None:
-            play(trace, request, speed)
+            _show_request(trace, request, speed)
 
 
-def verify(trace: Trace) -> None:
+def _check_trace(trace: Trace) -> None:
     """Say what a check finds; a fault is a failure."""
-    from dllm.trace import check
+    from dllm.trace import check_trace
 
-    found = check(trace)
+    found = check_trace(trace)
     for fault in found.faults[:20]:
-        complain(fault)
+        print_error(fault)
     if len(found.faults) > 20:
-        complain(f"and {len(found.faults) - 20} more")
+        print_error(f"and {len(found.faults) - 20} more")
     typer.echo(
         f"{found.steps} steps: {found.parallel} decided two tokens or more, {found.certified} of them certified; "
         f"{found.results} results; {len(found.faults)} faults"
@@ -76,36 +76,36 @@ def verify(trace: Trace) -> None:
         raise typer.Exit(FAILED)
 
 
-def write_page(trace: Trace, path: Path) -> None:
+def _write_replay_page(trace: Trace, path: Path) -> None:
     """Put the page where nothing is yet; it appears when it is whole."""
-    from dllm.trace import page
+    from dllm.trace import render_trace_page
 
     if path.exists():
         raise ConfigError(f"--html {path} exists already: choose another name, or move the file away")
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        aside.write_text(page(trace), encoding="utf-8")
+        aside.write_text(render_trace_page(trace), encoding="utf-8")
         aside.rename(path)
     finally:
         aside.unlink(missing_ok=True)
-    say(f"{path}: open it in a browser", "dim")
+    print_message(f"{path}: open it in a browser", "dim")
 
 
-def play(trace: Trace, request: int, speed: float) -> None:
+def _show_request(trace: Trace, request: int, speed: float) -> None:
     """Show one request: live on a terminal, else a line a step."""
-    from dllm.cli.player import Player, frames, lines
+    from dllm.cli.trace_player import TracePlayer, format_steps, make_frames
 
     places = [(run, place) for run in trace.runs for place in range(len(run.requests))]
     if not 1 <= request <= len(places):
         raise ConfigError(f"--request {request}: the trace has {len(places)} requests")
     run, place = places[request - 1]
     if sys.stdout.isatty() and sys.stdin is not None and sys.stdin.isatty():
-        Player(frames(run, place), trace.pieces, Console(), speed).run()
+        TracePlayer(make_frames(run, place), trace.pieces, Console(), speed).run()
     else:
-        for line in lines(run, place, trace.pieces):
+        for line in format_steps(run, place, trace.pieces):
             typer.echo(line)
     answers = [result for result in run.results if result["request"] == place]
     for result in answers:
         typer.echo(result["text"] if result["text"] is not None else " ".join(map(str, result["output_ids"])))
     if not answers:
-        say("this request was not finished", "yellow")
+        print_message("this request was not finished", "yellow")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dllm.cli.failing import plainly, say
+from dllm.cli.error_messages import print_message, report_errors
 from dllm.errors import ConfigError
 
 MARK = "default-src 'none'"
@@ -25,13 +25,13 @@ def report(
 
     The page is one file without outside assets, light or dark as its reader prefers.
     """
-    with plainly():
+    with report_errors():
         from dllm.sweeps import read_table
-        from dllm.sweeps.report import page, write_page
+        from dllm.sweeps.report import render_sweep_page, write_sweep_page
 
         rows = read_table(results)
         if html.exists() and not (html.is_file() and MARK in html.read_text("utf-8", errors="replace")):
             raise ConfigError(f"--html {html}: is there already and no report of ours; choose another name")
         name = (results if results.is_dir() else results.parent).resolve().name
-        write_page(page(rows, title or f"Sweep {name.removesuffix('.results')}"), html)
-        say(f"{len(rows)} cells in {html}", "dim")
+        write_sweep_page(render_sweep_page(rows, title or f"Sweep {name.removesuffix('.results')}"), html)
+        print_message(f"{len(rows)} cells in {html}", "dim")

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dllm.cli.failing import plainly, say
+from dllm.cli.error_messages import print_message, report_errors
 from dllm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dllm.integrations.server.api import Setting
-    from dllm.integrations.server.limits import Limits
+    from dllm.integrations.server.api import ServerSettings
+    from dllm.integrations.server.limits import ServerLimits
 
 SERVE_EXAMPLES = """[bold]Examples[/bold]
 
@@ -28,115 +28,124 @@ curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/jso
 MODEL, HOW, WHERE, LIMITS = ("Model", "Decoding", "Where, and for whom", "Limits")
 
 
-def option(panel: str, text: str, *names: str, **more: Any) -> Any:
+def _make_option(panel: str, text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, **more)
 
 
 def serve(
-    model: Annotated[str, option(MODEL, "A folder, a Hub id, or `embedded`.")] = "embedded",
-    name: Annotated[str | None, option(MODEL, "By which calls name the model. Default: --model.")] = None,
-    dtype: Annotated[str | None, option(MODEL, "float32, bfloat16, float16 or auto.")] = None,
-    device: Annotated[str | None, option(MODEL, "cpu, cuda, cuda:1, … Default: cuda where there is one.")] = None,
-    device_map: Annotated[str | None, option(MODEL, "Spread the weights, e.g. auto; instead of --device.")] = None,
-    adapter: Annotated[str | None, option(MODEL, "A PEFT adapter: folder or Hub id.")] = None,
-    mask_id: Annotated[int | None, option(MODEL, "The mask token, instead of the checkpoint's.")] = None,
-    family: Annotated[str | None, option(MODEL, "The family, where config.json does not tell.")] = None,
+    model: Annotated[str, _make_option(MODEL, "A folder, a Hub id, or `embedded`.")] = "embedded",
+    name: Annotated[str | None, _make_option(MODEL, "By which calls name the model. Default: --model.")] = None,
+    dtype: Annotated[str | None, _make_option(MODEL, "float32, bfloat16, float16 or auto.")] = None,
+    device: Annotated[str | None, _make_option(MODEL, "cpu, cuda, cuda:1, … Default: cuda where there is one.")] = None,
+    device_map: Annotated[str | None, _make_option(MODEL, "Spread the weights, e.g. auto; instead of --device.")] = None,
+    adapter: Annotated[str | None, _make_option(MODEL, "A PEFT adapter: folder or Hub id.")] = None,
+    mask_id: Annotated[int | None, _make_option(MODEL, "The mask token, instead of the checkpoint's.")] = None,
+    family: Annotated[str | None, _make_option(MODEL, "The family, where config.json does not tell.")] = None,
     recipe: Annotated[
         str | None,
-        option(HOW, "The recipe, or 'Strategy(…)', of calls that name none. Default: that of the model's family."),
+        _make_option(HOW, "The recipe, or 'Strategy(…)', of calls that name none. Default: that of the model's family."),
     ] = None,
-    batch_size: Annotated[int, option(HOW, "Rows of one strategy decoded together.")] = 16,
-    strategies: Annotated[int, option(HOW, "Different strategies decoded at a time, in turns.")] = 4,
-    host: Annotated[str, option(WHERE, "The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, option(WHERE, "The port; 0: any that is free.", min=0, max=65535)] = 8000,
+    batch_size: Annotated[int, _make_option(HOW, "Rows of one strategy decoded together.")] = 16,
+    strategies: Annotated[int, _make_option(HOW, "Different strategies decoded at a time, in turns.")] = 4,
+    host: Annotated[str, _make_option(WHERE, "The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, _make_option(WHERE, "The port; 0: any that is free.", min=0, max=65535)] = 8000,
     api_key: Annotated[
         str | None,
-        option(
+        _make_option(
             WHERE, "Calls have to bring it. Rather set it in the environment: an argument shows in the process list.",
             envvar="DLLM_API_KEY", show_envvar=True,
         ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        option(
+        _make_option(
             WHERE, "Name by which calls may address the server; repeatable. Default: on loopback without a key "
             "localhost alone, so that no web page can call it; else any.",
         ),
     ] = None,
-    max_new_tokens: Annotated[int, option(LIMITS, "Of calls that do not say.")] = 128,
+    max_new_tokens: Annotated[int, _make_option(LIMITS, "Of calls that do not say.")] = 128,
     max_columns: Annotated[
-        int | None, option(LIMITS, "Most tokens of prompt and answer. Default: the model's context.")
+        int | None, _make_option(LIMITS, "Most tokens of prompt and answer. Default: the model's context.")
     ] = None,
-    max_waiting: Annotated[int, option(LIMITS, "Answers that may wait for a row; more get 429.")] = 256,
-    max_body: Annotated[int, option(LIMITS, "Bytes of a call; more get 413.")] = 1 << 20,
-    max_choices: Annotated[int, option(LIMITS, "Answers of one call (prompts times n).")] = 64,
-    log_level: Annotated[str, option(WHERE, "critical, error, warning, info or debug.")] = "info",
+    max_waiting: Annotated[int, _make_option(LIMITS, "Answers that may wait for a row; more get 429.")] = 256,
+    max_body: Annotated[int, _make_option(LIMITS, "Bytes of a call; more get 413.")] = 1 << 20,
+    max_choices: Annotated[int, _make_option(LIMITS, "Answers of one call (prompts times n).")] = 64,
+    log_level: Annotated[str, _make_option(WHERE, "critical, error, warning, info or debug.")] = "info",
 ) -> None:  # fmt: skip
     """Serve a model over HTTP as OpenAI's API has it, each call with a strategy of its own.
 
     Calls are decoded together, and none waits for another's end. SIGTERM and Ctrl-C finish what was taken and refuse
     what is new; the second time they end at once. Needs the extra `serve`.
     """
-    with plainly():
-        limits = limit(max_waiting, max_body, max_columns, max_choices, max_new_tokens)
+    with report_errors():
+        limits = _make_limits(max_waiting, max_body, max_columns, max_choices, max_new_tokens)
         if log_level not in ("critical", "error", "warning", "info", "debug"):
             raise ConfigError(f"--log-level {log_level}: choose from critical, error, warning, info, debug")
-        from dllm.integrations.server.api import Setting
+        from dllm.integrations.server.api import ServerSettings
 
-        setting = Setting(name or model, limits, given(api_key), hosts(host, api_key, allowed_host), recipe)
+        setting = ServerSettings(
+            name or model, limits, _check_api_key(api_key), _choose_allowed_hosts(host, api_key, allowed_host), recipe
+        )
         loading = {
             "dtype": dtype, "device": device, "device_map": device_map, "adapter": adapter, "mask_id": mask_id,
             "family": family, "pack": None,
         }  # fmt: skip
-        run(model, loading, setting, batch_size, strategies, host, port, log_level)
+        run_server(model, loading, setting, batch_size, strategies, host, port, log_level)
 
 
-def limit(waiting: int, body: int, columns: int | None, choices: int, new_tokens: int) -> Limits:
+def _make_limits(waiting: int, body: int, columns: int | None, choices: int, new_tokens: int) -> ServerLimits:
     """The limits that were given. Raises ConfigError, also where the server's libraries are not installed."""
     try:
-        from dllm.integrations.server.limits import Limits
-        from dllm.integrations.server.serving import bind  # noqa: F401
+        from dllm.integrations.server.limits import ServerLimits
+        from dllm.integrations.server.serving import bind_socket  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"dllm serve needs {error.name}: pip install 'dllm[serve]'") from None
-    return Limits(waiting, body, columns=columns, choices=choices, new_tokens=new_tokens)
+    return ServerLimits(waiting, body, columns=columns, choices=choices, new_tokens=new_tokens)
 
 
-def given(key: str | None) -> str | None:
+def _check_api_key(key: str | None) -> str | None:
     """The key. Raises ConfigError for one that protects nothing."""
     if key is not None and not key.strip():
         raise ConfigError("--api-key (or DLLM_API_KEY) is empty: anybody could guess it; give a key or none")
     return key
 
 
-def hosts(host: str, key: str | None, allowed: list[str] | None) -> tuple[str, ...] | None:
+def _choose_allowed_hosts(host: str, key: str | None, allowed: list[str] | None) -> tuple[str, ...] | None:
     """By which names the server may be called."""
-    from dllm.integrations.server.serving import LOCAL, local
+    from dllm.integrations.server.serving import LOCAL, is_loopback_host
 
     if allowed:
         return tuple(name.lower() for name in allowed)
-    return (*LOCAL, host) if local(host) and key is None else None
+    return (*LOCAL, host) if is_loopback_host(host) and key is None else None
 
 
-def run(
-    model: str, loading: dict[str, Any], setting: Setting, rows: int, runs: int, host: str, port: int, log_level: str
+def run_server(
+    model: str,
+    loading: dict[str, Any],
+    setting: ServerSettings,
+    rows: int,
+    runs: int,
+    host: str,
+    port: int,
+    log_level: str,
 ) -> None:
     """Load the model and serve it. What cannot work is said before the weights are read."""
-    from dllm.integrations.server.engine import Engine
-    from dllm.integrations.server.serving import bind, local, serve_on
+    from dllm.integrations.server.engine import ServerEngine
+    from dllm.integrations.server.serving import bind_socket, is_loopback_host, serve_on_socket
 
-    found = bind(host, port)
-    if not local(host) and setting.key is None:
-        say(
+    found = bind_socket(host, port)
+    if not is_loopback_host(host) and setting.key is None:
+        print_message(
             f"warning: {host} can be reached from other machines, and there is no --api-key: anybody may call",
             "bold yellow",
         )
+    from dllm.compose.options import Options
     from dllm.models import load
-    from dllm.options import Options
 
     loaded = load(model, **loading)
-    engine = Engine(loaded, rows, runs, setting.limits.waiting)
+    engine = ServerEngine(loaded, rows, runs, setting.limits.waiting)
     Options(recipe=setting.recipe).strategy(loaded, setting.limits.new_tokens)
     address, bound = found.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
-    say(f"serving {setting.name} at http://{shown}:{bound}/v1 (Ctrl-C ends)")
-    serve_on(engine, setting, found, log_level)
+    print_message(f"serving {setting.name} at http://{shown}:{bound}/v1 (Ctrl-C ends)")
+    serve_on_socket(engine, setting, found, log_level)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dllm.cli.engines import CpusPerWorker, EngineName, GpusPerWorker, Workers
-from dllm.cli.failing import FAILED, plainly, say
+from dllm.cli.engine_options import CpusPerWorker, EngineName, GpusPerWorker, Workers
+from dllm.cli.error_messages import FAILED, print_message, report_errors
 
 SWEEP_EXAMPLES = """[bold]A sweep[/bold] is a YAML file; lists make a grid:
 
@@ -45,23 +45,25 @@ def sweep(
     All cells are checked before any work. A sweep that is interrupted or killed and run again goes on where it stopped;
     one whose file has grown decodes only what is new.
     """
-    with plainly():
-        from dllm.cli.cells import carry_out, plan, show
-        from dllm.cli.engines import opener
-        from dllm.sweeps import front, read_sweep, read_table
+    with report_errors():
+        from dllm.cli.engine_options import choose_engine
+        from dllm.cli.sweep_display import print_cell_list, print_cell_table, run_sweep_with_progress
+        from dllm.sweeps import read_sweep, read_table
 
         found = read_sweep(file, limit)
         folder = file.with_suffix(".results") if output is None else output
         if dry_run:
             found.check()
-            plan(found, folder)
+            print_cell_list(found, folder)
             return
-        failed = carry_out(found, folder, opener(engine, workers, cpus_per_worker, gpus_per_worker), quiet)
+        failed = run_sweep_with_progress(
+            found, folder, choose_engine(engine, workers, cpus_per_worker, gpus_per_worker), quiet
+        )
         keys = {cell.key for cell in found.cells}
         rows = [row for row in read_table(folder) if row["cell"] in keys]
         if rows and not quiet:
             scored = [row for row in rows if row["accuracy"] is not None]
-            show(rows, front(scored, lambda r: r["tokens_per_forward"], lambda r: r["accuracy"]))
-            say(f"{len(rows)} of {len(found.cells)} cells are in {folder}: dllm report {folder}", "dim")
+            print_cell_table(rows, pareto_front(scored, lambda r: r["tokens_per_forward"], lambda r: r["accuracy"]))
+            print_message(f"{len(rows)} of {len(found.cells)} cells are in {folder}: dllm report {folder}", "dim")
         if failed:
             raise typer.Exit(FAILED)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dllm.cli.failing import plainly
+from dllm.cli.error_messages import report_errors
 
 if TYPE_CHECKING:
     from dllm.models import TransformerModel
@@ -36,110 +36,114 @@ ANSWER = 128
 """Most tokens of the answer that is shown at each evaluation."""
 
 
-def option(panel: str, text: str, *names: str) -> Any:
+def _make_option(panel: str, text: str, *names: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
 
 
 def train(
     base: Annotated[
-        str | None, option(WHAT, "Folder or Hub id of a Qwen2, Qwen2.5, Qwen3, Llama or SmolLM2, or of an adapted one.")
+        str | None,
+        _make_option(WHAT, "Folder or Hub id of a Qwen2, Qwen2.5, Qwen3, Llama or SmolLM2, or of an adapted one."),
     ] = None,
     data: Annotated[
         list[str] | None,
-        option(
+        _make_option(
             WHAT,
             "File to train on; repeatable. .jsonl or .json: `messages`, Alpaca's `instruction`/`input`/`output`, "
             "`prompt`/`completion`, `question`/`answer`, or `text`; .txt: plain text. Responses are learnt, "
             "prompts are not.",
         ),
     ] = None,
-    config: Annotated[str | None, option(WHAT, "YAML file, or a shipped recipe (below).")] = None,
+    config: Annotated[str | None, _make_option(WHAT, "YAML file, or a shipped recipe (below).")] = None,
     chat_template: Annotated[
-        str | None, option(WHAT, "chatml, or a file with a template, for a tokenizer without one.")
+        str | None, _make_option(WHAT, "chatml, or a file with a template, for a tokenizer without one.")
     ] = None,
     mask_token: Annotated[
-        str | None, option(WHAT, "A spare token of the tokenizer to serve as the mask. Default: a new one.")
+        str | None, _make_option(WHAT, "A spare token of the tokenizer to serve as the mask. Default: a new one.")
     ] = None,
     held_out: Annotated[
-        float | None, option(WHAT, "Share of the samples kept for the held-out loss. Default: 0.02.")
+        float | None, _make_option(WHAT, "Share of the samples kept for the held-out loss. Default: 0.02.")
     ] = None,
     strict_data: Annotated[
         bool | None,
-        option(
+        _make_option(
             WHAT, "Stop at the first row that cannot be used, instead of skipping and counting it.", "--strict-data"
         ),
     ] = None,
     objective: Annotated[
         str | None,
-        option(HOW, "block-diffusion (Fast-dLLM v2, default) · full-attention (LLaDA's loss) · next-token."),
+        _make_option(HOW, "block-diffusion (Fast-dLLM v2, default) · full-attention (LLaDA's loss) · next-token."),
     ] = None,
-    block: Annotated[int | None, option(HOW, "Columns of a block. Default: 32.")] = None,
-    sub_block: Annotated[int | None, option(HOW, "Columns that share a noise rate. Default: the block.")] = None,
+    block: Annotated[int | None, _make_option(HOW, "Columns of a block. Default: 32.")] = None,
+    sub_block: Annotated[int | None, _make_option(HOW, "Columns that share a noise rate. Default: the block.")] = None,
     complementary: Annotated[
         bool | None,
-        option(
+        _make_option(
             HOW,
             "Train on the complement of each noised copy too (default).",
             "--complementary/--no-complementary",
         ),
     ] = None,
     pad: Annotated[
-        str | None, option(HOW, "Fill samples to whole blocks with: mask (default) · end (learnt) · none.")
+        str | None, _make_option(HOW, "Fill samples to whole blocks with: mask (default) · end (learnt) · none.")
     ] = None,
     isolate: Annotated[
         bool | None,
-        option(
+        _make_option(
             HOW,
             "Samples that share a row do not see each other (default); --no-isolate joins them as the published code.",
             "--isolate/--no-isolate",
         ),
     ] = None,
     context: Annotated[
-        int | None, option(ROWS, "Columns of a row, into which samples are packed. Default: 1024.")
+        int | None, _make_option(ROWS, "Columns of a row, into which samples are packed. Default: 1024.")
     ] = None,
-    batch: Annotated[int | None, option(ROWS, "Rows an update, over all processes. Default: 32.")] = None,
-    micro_batch: Annotated[int | None, option(ROWS, "Rows at once on each process. Default: 1.")] = None,
-    steps: Annotated[int | None, option(FIT, "Updates; 0 only writes the base in Hub format.")] = None,
-    epochs: Annotated[float | None, option(FIT, "Times through the data, instead of --steps.")] = None,
-    lr: Annotated[float | None, option(FIT, "Peak learning rate; a cosine leads to zero. Default: 2e-5.")] = None,
-    warmup: Annotated[float | None, option(FIT, "Share of the steps that lead up to it. Default: 0.03.")] = None,
+    batch: Annotated[int | None, _make_option(ROWS, "Rows an update, over all processes. Default: 32.")] = None,
+    micro_batch: Annotated[int | None, _make_option(ROWS, "Rows at once on each process. Default: 1.")] = None,
+    steps: Annotated[int | None, _make_option(FIT, "Updates; 0 only writes the base in Hub format.")] = None,
+    epochs: Annotated[float | None, _make_option(FIT, "Times through the data, instead of --steps.")] = None,
+    lr: Annotated[float | None, _make_option(FIT, "Peak learning rate; a cosine leads to zero. Default: 2e-5.")] = None,
+    warmup: Annotated[float | None, _make_option(FIT, "Share of the steps that lead up to it. Default: 0.03.")] = None,
     optimizer: Annotated[
-        str | None, option(FIT, "adamw (default), or muon: faster from nothing, its --lr is of AdamW's size.")
+        str | None, _make_option(FIT, "adamw (default), or muon: faster from nothing, its --lr is of AdamW's size.")
     ] = None,
     average: Annotated[
         float | None,
-        option(FIT, "Export a running average of the weights, of which each update keeps this share; try 0.995."),
+        _make_option(FIT, "Export a running average of the weights, of which each update keeps this share; try 0.995."),
     ] = None,
-    weight_decay: Annotated[float | None, option(FIT, "Of matrices. Default: 0.")] = None,
-    clip: Annotated[float | None, option(FIT, "Largest gradient norm; 0: any. Default: 1.")] = None,
+    weight_decay: Annotated[float | None, _make_option(FIT, "Of matrices. Default: 0.")] = None,
+    clip: Annotated[float | None, _make_option(FIT, "Largest gradient norm; 0: any. Default: 1.")] = None,
     lora: Annotated[
-        int | None, option(FIT, "Rank of a LoRA adapter (and the mask's embedding row); 0: all weights. Default: 0.")
+        int | None,
+        _make_option(FIT, "Rank of a LoRA adapter (and the mask's embedding row); 0: all weights. Default: 0."),
     ] = None,
-    lora_alpha: Annotated[int | None, option(FIT, "Its scale. Default: twice the rank.")] = None,
-    lora_dropout: Annotated[float | None, option(FIT, "Its dropout. Default: 0.")] = None,
-    lora_targets: Annotated[str | None, option(FIT, "Its layers, separated by commas. Default: all-linear.")] = None,
+    lora_alpha: Annotated[int | None, _make_option(FIT, "Its scale. Default: twice the rank.")] = None,
+    lora_dropout: Annotated[float | None, _make_option(FIT, "Its dropout. Default: 0.")] = None,
+    lora_targets: Annotated[
+        str | None, _make_option(FIT, "Its layers, separated by commas. Default: all-linear.")
+    ] = None,
     bf16: Annotated[
-        bool | None, option(FIT, "Mixed precision. Default: where the accelerator has it.", "--bf16/--no-bf16")
+        bool | None, _make_option(FIT, "Mixed precision. Default: where the accelerator has it.", "--bf16/--no-bf16")
     ] = None,
     gradient_checkpointing: Annotated[
-        bool | None, option(FIT, "Less memory, a third more time.", "--gradient-checkpointing")
+        bool | None, _make_option(FIT, "Less memory, a third more time.", "--gradient-checkpointing")
     ] = None,
-    seed: Annotated[int | None, option(FIT, "Decides order, noise and fresh weights. Default: 0.")] = None,
+    seed: Annotated[int | None, _make_option(FIT, "Decides order, noise and fresh weights. Default: 0.")] = None,
     out: Annotated[
-        str | None, option(OUT, "Folder of the run: checkpoints, logs, and at the end model (and adapter).")
+        str | None, _make_option(OUT, "Folder of the run: checkpoints, logs, and at the end model (and adapter).")
     ] = None,
-    log_every: Annotated[int | None, option(OUT, "Steps between two lines. Default: 10.")] = None,
-    eval_every: Annotated[int | None, option(OUT, "Steps between held-out losses. Default: 200.")] = None,
-    save_every: Annotated[int | None, option(OUT, "Steps between checkpoints. Default: 200.")] = None,
-    keep: Annotated[int | None, option(OUT, "Checkpoints that are kept. Default: 2.")] = None,
-    eval_rows: Annotated[int | None, option(OUT, "Most held-out rows that are evaluated. Default: 64.")] = None,
+    log_every: Annotated[int | None, _make_option(OUT, "Steps between two lines. Default: 10.")] = None,
+    eval_every: Annotated[int | None, _make_option(OUT, "Steps between held-out losses. Default: 200.")] = None,
+    save_every: Annotated[int | None, _make_option(OUT, "Steps between checkpoints. Default: 200.")] = None,
+    keep: Annotated[int | None, _make_option(OUT, "Checkpoints that are kept. Default: 2.")] = None,
+    eval_rows: Annotated[int | None, _make_option(OUT, "Most held-out rows that are evaluated. Default: 64.")] = None,
     sample_prompt: Annotated[
-        str | None, option(OUT, "Prompt to answer at each evaluation. Default: that of a held-out sample.")
+        str | None, _make_option(OUT, "Prompt to answer at each evaluation. Default: that of a held-out sample.")
     ] = None,
     report_to: Annotated[
-        list[str] | None, option(OUT, "tensorboard, wandb, … as transformers calls them; repeatable.")
+        list[str] | None, _make_option(OUT, "tensorboard, wandb, … as transformers calls them; repeatable.")
     ] = None,
-    quiet: Annotated[bool, option(OUT, "Nothing but errors.", "--quiet", "-q")] = False,
+    quiet: Annotated[bool, _make_option(OUT, "Nothing but errors.", "--quiet", "-q")] = False,
 ) -> None:
     """Adapt a causal language model to block diffusion, as Fast-dLLM v2 does, and export it for `dllm decode`.
 
@@ -150,21 +154,21 @@ def train(
         given.pop(name)
     for name in ("data", "report_to"):
         given[name] = tuple(given[name]) if given[name] else None
-    with plainly():
-        from dllm.training.plan import make_plan, read_config
+    with report_errors():
+        from dllm.training.plan import make_training_plan, read_training_config
 
-        plan = make_plan(read_config(config) if config is not None else {}, given)
-        from dllm.cli.board import Board
-        from dllm.training.card import command_line
-        from dllm.training.run import train as carry_out
+        plan = make_training_plan(read_training_config(config) if config is not None else {}, given)
+        from dllm.cli.training_display import TrainingDisplay
+        from dllm.training.card import format_command_line
+        from dllm.training.run import run_training as carry_out
 
-        carry_out(plan, Board(quiet), answer, command_line(sys.argv))
+        carry_out(plan, TrainingDisplay(quiet), answer_prompt, format_command_line(sys.argv))
 
 
-def answer(model: TransformerModel, prompt: str | Sequence[int]) -> str:
+def answer_prompt(model: TransformerModel, prompt: str | Sequence[int]) -> str:
     """What a model in training answers, decoded as its format is by default."""
     import dllm
-    from dllm.recipes import default_recipe
+    from dllm.compose.recipes import default_recipe
 
     recipe = default_recipe("fast_dllm" if model.needs_left == 0 else "fast_dllm_v2")
     room = model.max_columns - (len(prompt) if not isinstance(prompt, str) else 0)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dllm.cli.engines import CpusPerWorker, EngineName, GpusPerWorker, Workers
-from dllm.cli.failing import FAILED, plainly, say
+from dllm.cli.engine_options import CpusPerWorker, EngineName, GpusPerWorker, Workers
+from dllm.cli.error_messages import FAILED, print_message, report_errors
 from dllm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dllm.sweeps import Choice, Sweep
+    from dllm.sweeps import StrategyChoice, Sweep
 
 TUNE_EXAMPLES = """[bold]Examples[/bold]
 
@@ -65,33 +65,37 @@ def tune(
     (--target-accuracy). The command goes to stdout; how sure it is, the other strategies and the winner spelled out go
     to stderr.
     """
-    with plainly():
-        from dllm.cli.cells import carry_out, show
-        from dllm.cli.engines import opener
-        from dllm.sweeps import front, read_table
-        from dllm.sweeps import tune as choose
-        from dllm.sweeps.tuning import command
+    with report_errors():
+        from dllm.cli.engine_options import choose_engine
+        from dllm.cli.sweep_display import print_cell_table, run_sweep_with_progress
+        from dllm.sweeps import choose_strategy as choose
+        from dllm.sweeps import read_table
+        from dllm.sweeps.tuning import format_decode_command
 
-        check(tolerance, target_accuracy, confidence, speed)
+        _check_arguments(tolerance, target_accuracy, confidence, speed)
         settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "raw": raw, "limit": limit}
-        found = planned(prompts, model, strategies, settings | {"dtype": dtype, "device": device})
+        found = _make_candidate_sweep(prompts, model, strategies, settings | {"dtype": dtype, "device": device})
         folder = Path("tune.results") if output is None else output
-        failed = carry_out(found, folder, opener(engine, workers, cpus_per_worker, gpus_per_worker), quiet)
+        failed = run_sweep_with_progress(
+            found, folder, choose_engine(engine, workers, cpus_per_worker, gpus_per_worker), quiet
+        )
         keys = {cell.key for cell in found.cells}
         rows = [row for row in read_table(folder) if row["cell"] in keys]
         if rows and not quiet:
-            show(rows, front([r for r in rows if r["scored"]], lambda r: r[speed], lambda r: r["accuracy"]))
+            print_cell_table(
+                rows, pareto_front([r for r in rows if r["scored"]], lambda r: r[speed], lambda r: r["accuracy"])
+            )
         choice = choose(
             folder, rows, tolerance=tolerance, target=target_accuracy, speed=speed, confidence=confidence
         )  # fmt: skip
         if not quiet:
-            tell(choice, tolerance, target_accuracy)
-        typer.echo(command(choice.row, model, raw))
+            _report_choice(choice, tolerance, target_accuracy)
+        typer.echo(format_decode_command(choice.row, model, raw))
         if failed:
             raise typer.Exit(FAILED)
 
 
-def check(tolerance: float | None, target: float | None, confidence: float, speed: str) -> None:
+def _check_arguments(tolerance: float | None, target: float | None, confidence: float, speed: str) -> None:
     """Raise ConfigError for what cannot be chosen by; before any work."""
     from dllm.sweeps.tuning import SPEEDS
 
@@ -104,7 +108,7 @@ def check(tolerance: float | None, target: float | None, confidence: float, spee
         raise ConfigError(f"--speed {speed}: choose from {', '.join(SPEEDS)}")
 
 
-def planned(prompts: str, model: str, strategies: Path | None, settings: dict[str, Any]) -> Sweep:
+def _make_candidate_sweep(prompts: str, model: str, strategies: Path | None, settings: dict[str, Any]) -> Sweep:
     """The sweep over all candidates, the sequential strategy first."""
     from dllm.sweeps.grid import make_sweep, read_yaml
     from dllm.sweeps.tuning import CANDIDATES, SEQUENTIAL
@@ -122,19 +126,19 @@ def planned(prompts: str, model: str, strategies: Path | None, settings: dict[st
     return sweep
 
 
-def tell(choice: Choice, tolerance: float | None, target: float | None) -> None:
+def _report_choice(choice: StrategyChoice, tolerance: float | None, target: float | None) -> None:
     """The winner and how sure it is, on stderr."""
     row = choice.row
     interval = f"95 % interval {row['accuracy_low']:.3f}–{row['accuracy_high']:.3f}"
-    say(f"{row['name']}: accuracy {row['accuracy']:.3f} ({interval}) on {row['scored']} questions", "bold")
+    print_message(f"{row['name']}: accuracy {row['accuracy']:.3f} ({interval}) on {row['scored']} questions", "bold")
     if choice.baseline is not None:
         first = choice.baseline
         faster = "" if choice.speedup is None else f", {choice.speedup:.1f} times its tokens per second"
-        say(
+        print_message(
             f"one token a step has {first['accuracy']:.3f}; {choice.gained} questions are answered only by this "
             f"strategy, {choice.lost} only by that one{faster}"
         )
     asked = f"accuracy is at least {target}" if target is not None else f"accuracy falls by at most {tolerance}"
     more = "" if choice.tried == 1 else f", before counting that it is the pick of {choice.tried}"
-    say(f"chance that its true {asked}: {choice.chance:.0%} from these questions alone{more}")
-    say(f"as a strategy: {row['strategy']}", "dim")
+    print_message(f"chance that its true {asked}: {choice.chance:.0%} from these questions alone{more}")
+    print_message(f"as a strategy: {row['strategy']}", "dim")

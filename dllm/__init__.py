@@ -9,6 +9,10 @@ from dllm.version import VERSION
 
 if TYPE_CHECKING:
     from dllm.caches import DelayedCache, DualCache, NoCache, PrefixCache, SlidingCache, Speculative, VicinityCache
+    from dllm.engine.loop import steps
+    from dllm.engine.propose import Sampling
+    from dllm.engine.results import Collector, Result, decode
+    from dllm.engine.stop import Stopping
     from dllm.errors import CheckpointError, ConfigError, DllmError, NumericsError, RequestError
     from dllm.models import Guided, load
     from dllm.policies import (
@@ -55,11 +59,7 @@ if TYPE_CHECKING:
     from dllm.processors import CreditDecoding, JsonSchema, Regex
     from dllm.prompts import Infill
     from dllm.requests import Request
-    from dllm.results import Collector, Result, decode
-    from dllm.sampler import steps
-    from dllm.sampling import Sampling
     from dllm.schedulers import AdaptiveBlocks, Blocks, Pipeline, SlidingBlock, VariableLength, Whole
-    from dllm.stopping import Stopping
     from dllm.strategy import Strategy
     from dllm.streaming import Delta, Deltas, stream, stream_to
 

@@ -26,7 +26,7 @@ SLOTS = 256
 """Columns whose logits exist at a time."""
 
 
-class Pair(NamedTuple):
+class PromptContinuation(NamedTuple):
     """A prompt of at least one token, and the continuation that is asked about."""
 
     prompt: tuple[int, ...]
@@ -37,7 +37,7 @@ class Pair(NamedTuple):
         return self.prompt + self.continuation
 
 
-class Look(NamedTuple):
+class LikelihoodPass(NamedTuple):
     """One row to run.
 
     pair     which pair it is about
@@ -76,7 +76,7 @@ class Estimator(Protocol):
     ordered: bool
     """Whether its rows also tell if greedy decoding writes the continuation."""
 
-    def looks(self, model: Any, index: int, pair: Pair, /) -> Iterator[Look]: ...
+    def looks(self, model: Any, index: int, pair: PromptContinuation, /) -> Iterator[LikelihoodPass]: ...
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,16 @@ class Sequential:
 
     ordered = True
 
-    def looks(self, model: Any, index: int, pair: Pair, /) -> Iterator[Look]:
+    def looks(self, model: Any, index: int, pair: PromptContinuation, /) -> Iterator[LikelihoodPass]:
         tokens, n = pair.tokens, len(pair.prompt)
-        ends = seen_ends(model, len(tokens))
+        ends = _visible_ends(model, len(tokens))
         clean = [i for i in range(n, len(tokens)) if ends[i - model.needs_left] <= i]
         if clean:
-            yield Look(index, tokens, tuple(clean), 1.0)
+            yield LikelihoodPass(index, tokens, tuple(clean), 1.0)
         for i in range(n, len(tokens)):
             end = ends[i - model.needs_left]
             if end > i:
-                yield Look(index, (*tokens[:i], *[mask_of(model)] * (end - i)), (i,), 1.0)
+                yield LikelihoodPass(index, (*tokens[:i], *[_require_mask_id(model)] * (end - i)), (i,), 1.0)
 
 
 @dataclass(frozen=True)
@@ -131,17 +131,17 @@ class Bound:
         if self.samples < 1:
             raise ConfigError(f"Bound(samples={self.samples}): samples must be at least 1")
 
-    def looks(self, model: Any, index: int, pair: Pair, /) -> Iterator[Look]:
+    def looks(self, model: Any, index: int, pair: PromptContinuation, /) -> Iterator[LikelihoodPass]:
         tokens, n = pair.tokens, len(pair.prompt)
-        mask, ends = mask_of(model), seen_ends(model, len(tokens))
+        mask, ends = _require_mask_id(model), _visible_ends(model, len(tokens))
         draw = torch.Generator().manual_seed(self.seed)
         for group, (end, block) in enumerate(itertools.groupby(range(n, len(tokens)), key=lambda i: ends[i])):
             columns = list(block)
             canvas = [*tokens[:end], *[mask] * (end - len(tokens))]
             exact = 2 ** len(columns) - 1 <= self.samples
-            for chosen, weight in subsets(columns) if exact else self.draws(columns, draw):
+            for chosen, weight in _weighted_subsets(columns) if exact else self.draws(columns, draw):
                 row = [mask if i in chosen else token for i, token in enumerate(canvas)]
-                yield Look(index, tuple(row), chosen, weight, -1 if exact else group)
+                yield LikelihoodPass(index, tuple(row), chosen, weight, -1 if exact else group)
 
     def draws(self, columns: Sequence[int], draw: torch.Generator) -> Iterator[tuple[tuple[int, ...], float]]:
         """Random sets of columns, their sizes spread evenly, with their weights."""
@@ -153,7 +153,7 @@ class Bound:
             yield tuple(sorted(columns[i] for i in chosen)), size / hidden / count
 
 
-def subsets(columns: Sequence[int]) -> Iterator[tuple[tuple[int, ...], float]]:
+def _weighted_subsets(columns: Sequence[int]) -> Iterator[tuple[tuple[int, ...], float]]:
     """Every set of columns but the empty one, with its weight in the bound."""
     for size in range(1, len(columns) + 1):
         for chosen in itertools.combinations(columns, size):
@@ -165,8 +165,8 @@ def default_estimator(model: Any, samples: int = 128, seed: int = 0) -> Estimato
     return Bound(samples, seed) if isinstance(model.geometry, Bidirectional) else Sequential()
 
 
-def likelihoods(
-    model: Any, pairs: Sequence[Pair], estimator: Estimator, batch_size: int = 32, greedy: bool = True
+def estimate_likelihoods(
+    model: Any, pairs: Sequence[PromptContinuation], estimator: Estimator, batch_size: int = 32, greedy: bool = True
 ) -> Iterator[tuple[int, Likelihood]]:
     """The likelihood of each pair, as soon as it is known: (its place, what was found).
 
@@ -176,18 +176,18 @@ def likelihoods(
     Raises RequestError for a pair that the model cannot read, before any forward; NumericsError for broken logits.
     """
     for pair in pairs:
-        check(model, pair)
-    found: list[list[tuple[Look, float]]] = [[] for _ in pairs]
+        _check_continuation(model, pair)
+    found: list[list[tuple[LikelihoodPass, float]]] = [[] for _ in pairs]
     same = [True] * len(pairs)
     told = 0
 
     def result(index: int) -> tuple[int, Likelihood]:
-        asked = same[index] if estimator.ordered else greedy and writes(model, pairs[index])
-        return index, total(found[index], asked if greedy else None)
+        asked = same[index] if estimator.ordered else greedy and _greedy_writes_continuation(model, pairs[index])
+        return index, _combine_passes(found[index], asked if greedy else None)
 
     looks = (look for i, pair in enumerate(pairs) if pair.continuation for look in estimator.looks(model, i, pair))
     while batch := list(itertools.islice(looks, batch_size)):
-        for look, (scores, right) in zip(batch, run(model, pairs, batch), strict=True):
+        for look, (scores, right) in zip(batch, _score_passes(model, pairs, batch), strict=True):
             found[look.pair].append((look, float(scores.sum()) * look.weight))
             same[look.pair] &= bool(right.all())
         while told < batch[-1].pair:  # rows come in the order of their pairs
@@ -196,7 +196,7 @@ def likelihoods(
     yield from (result(index) for index in range(told, len(pairs)))
 
 
-def check(model: Any, pair: Pair) -> None:
+def _check_continuation(model: Any, pair: PromptContinuation) -> None:
     """Raise RequestError if the model cannot read a pair."""
     Request(pair.prompt, max(1, len(pair.continuation))).check(model, model.vocabulary)
     if bad := [token for token in pair.continuation if not 0 <= token < model.vocabulary]:
@@ -206,16 +206,18 @@ def check(model: Any, pair: Pair) -> None:
 
 
 @torch.inference_mode()
-def run(model: Any, pairs: Sequence[Pair], looks: Sequence[Look]) -> list[tuple[Tensor, Tensor]]:
+def _score_passes(
+    model: Any, pairs: Sequence[PromptContinuation], looks: Sequence[LikelihoodPass]
+) -> list[tuple[Tensor, Tensor]]:
     """For each row: log-probability of the true token at each of its columns, and whether no token is likelier."""
-    hidden = model.forward(lay(model, pairs, looks), None)
+    hidden = model.forward(_build_query(model, pairs, looks), None)
     counts = [len(look.columns) for look in looks]
     row = torch.repeat_interleave(torch.arange(len(looks)), torch.tensor(counts)).to(hidden.device)
     columns = torch.tensor([i for look in looks for i in look.columns], device=hidden.device)
     truth = [pairs[look.pair].tokens[i] for look in looks for i in look.columns]
     states = hidden[row, columns - model.needs_left]
     parts = [
-        judge(model, states[i : i + SLOTS], torch.tensor(truth[i : i + SLOTS], device=hidden.device))
+        _score_true_tokens(model, states[i : i + SLOTS], torch.tensor(truth[i : i + SLOTS], device=hidden.device))
         for i in range(0, len(truth), SLOTS)
     ]
     scores, right = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
@@ -224,14 +226,14 @@ def run(model: Any, pairs: Sequence[Pair], looks: Sequence[Look]) -> list[tuple[
     return list(zip(scores.split(counts), right.split(counts), strict=True))
 
 
-def judge(model: Any, states: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+def _score_true_tokens(model: Any, states: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability (n,) of the true tokens, and whether they are the likeliest, from hidden states (n, d)."""
-    logits = proposed(model, states)
+    logits = _candidate_logits(model, states)
     scores = logits.gather(1, rearrange(truth, "n -> n 1"))[:, 0] - logits.logsumexp(1)
     return scores, logits.argmax(1) == truth
 
 
-def proposed(model: Any, states: Tensor) -> Tensor:
+def _candidate_logits(model: Any, states: Tensor) -> Tensor:
     """Logits (n, v) in float32, without the mask id."""
     logits = model.head(states).float()
     if model.mask_id is not None:
@@ -239,7 +241,7 @@ def proposed(model: Any, states: Tensor) -> Tensor:
     return logits
 
 
-def lay(model: Any, pairs: Sequence[Pair], looks: Sequence[Look]) -> Query:
+def _build_query(model: Any, pairs: Sequence[PromptContinuation], looks: Sequence[LikelihoodPass]) -> Query:
     """The query for some rows, each as long as its canvas."""
     lengths = torch.tensor([len(look.tokens) for look in looks])
     t, device = int(lengths.max()), model.device
@@ -265,7 +267,7 @@ def lay(model: Any, pairs: Sequence[Pair], looks: Sequence[Look]) -> Query:
     )
 
 
-def total(found: Sequence[tuple[Look, float]], greedy: bool | None) -> Likelihood:
+def _combine_passes(found: Sequence[tuple[LikelihoodPass, float]], greedy: bool | None) -> Likelihood:
     """The sum of what a pair's rows showed."""
     variance = 0.0
     drawn = sorted((look.group, value) for look, value in found if look.group >= 0)
@@ -276,18 +278,18 @@ def total(found: Sequence[tuple[Look, float]], greedy: bool | None) -> Likelihoo
 
 
 @torch.inference_mode()
-def writes(model: Any, pair: Pair) -> bool:
+def _greedy_writes_continuation(model: Any, pair: PromptContinuation) -> bool:
     """Whether greedy decoding, the most confident column first, writes the continuation; it ends at the first column
     where it would not."""
-    ends = seen_ends(model, len(pair.tokens))
+    ends = _visible_ends(model, len(pair.tokens))
     for end, block in itertools.groupby(range(len(pair.prompt), len(pair.tokens)), key=lambda i: ends[i]):
         open_columns = list(block)
-        canvas = [*pair.tokens[: open_columns[0]], *[mask_of(model)] * (end - open_columns[0])]
+        canvas = [*pair.tokens[: open_columns[0]], *[_require_mask_id(model)] * (end - open_columns[0])]
         while open_columns:
-            look = Look(0, tuple(canvas), tuple(open_columns), 1.0)
-            hidden = model.forward(lay(model, [pair], [look]), None)[0]
+            look = LikelihoodPass(0, tuple(canvas), tuple(open_columns), 1.0)
+            hidden = model.forward(_build_query(model, [pair], [look]), None)[0]
             columns = torch.tensor(open_columns, device=hidden.device)
-            chances, best = proposed(model, hidden[columns - model.needs_left]).softmax(1).max(1)
+            chances, best = _candidate_logits(model, hidden[columns - model.needs_left]).softmax(1).max(1)
             first = int(chances.argmax())
             if int(best[first]) != pair.tokens[open_columns[first]]:
                 return False
@@ -296,13 +298,13 @@ def writes(model: Any, pair: Pair) -> bool:
     return True
 
 
-def seen_ends(model: Any, length: int) -> list[int]:
+def _visible_ends(model: Any, length: int) -> list[int]:
     """For each column of a text, the first column that it does not see; the rest of a block exists, masked."""
     columns = rearrange(torch.arange(length), "t -> 1 t")
     return model.geometry.reach(columns, torch.tensor([length]))[0].tolist()
 
 
-def mask_of(model: Any) -> int:
+def _require_mask_id(model: Any) -> int:
     """The mask id. Raises ConfigError where the model has none."""
     if model.mask_id is None:
         raise ConfigError(f"{model.family}: a likelihood is read from masked columns, and this model has no mask id")

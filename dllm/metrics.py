@@ -46,7 +46,7 @@ def certified_share(certified: int, parallel: int) -> float | None:
     return certified / parallel if parallel else None
 
 
-def agreement(outputs: Sequence[Sequence[int]], reference: Sequence[Sequence[int]]) -> float | None:
+def agreement_share(outputs: Sequence[Sequence[int]], reference: Sequence[Sequence[int]]) -> float | None:
     """Share of outputs that equal those of the same rows in the reference, token for token; None without rows."""
     same = [list(ours) == list(theirs) for ours, theirs in zip(outputs, reference, strict=True)]
     return sum(same) / len(same) if same else None
@@ -74,7 +74,7 @@ class Totals:
     @classmethod
     def of(cls, results: Sequence[Any], seconds: float) -> Totals:
         """The sum of `Result`s, or of lines that `record` made of them, that took `seconds` together."""
-        rows = [r if isinstance(r, Mapping) else record(r, None) for r in results]
+        rows = [r if isinstance(r, Mapping) else result_to_record(r, None) for r in results]
         own = sum(r["seconds"] for r in rows)
         known = own and all(r["prefill_seconds"] is not None for r in rows)
         return cls(
@@ -135,11 +135,16 @@ class Provenance:
         weights = getattr(model, "network", None)
         precision = None if weights is None else str(weights.get_input_embeddings().weight.dtype)
         name = getattr(model, "name", "") or getattr(model, "family", type(model).__name__)
-        return cls(str(name), device_name(model.device), precision and precision.removeprefix("torch."), versions())
+        return cls(
+            str(name),
+            _describe_device(model.device),
+            precision and precision.removeprefix("torch."),
+            package_versions(),
+        )
 
 
 @cache
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Version of this package, Python and the packages that compute; those not installed are left out."""
     found = {"dllm": VERSION, "python": platform.python_version()}
     for package in ("torch", "transformers"):
@@ -150,7 +155,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def device_name(device: Any) -> str:
+def _describe_device(device: Any) -> str:
     """A torch device and what it is called."""
     if device.type == "cuda":
         import torch
@@ -159,7 +164,7 @@ def device_name(device: Any) -> str:
     return f"{device} ({platform.processor() or platform.machine()})"
 
 
-def record(
+def result_to_record(
     result: Any, strategy: Any, provenance: Provenance | None = None, name: Any = None, seed: int | None = None
 ) -> dict[str, Any]:
     """The line that every file has for one sample: a `Result` as one object of JSON.

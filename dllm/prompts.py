@@ -38,7 +38,7 @@ Message = Mapping[str, str]
 Prompt = str | Sequence[int] | Sequence[Message] | Infill | Request
 
 
-def encode(model: Any, prompt: str | Sequence[int] | Sequence[Message], chat: bool = True) -> tuple[int, ...]:
+def encode_prompt(model: Any, prompt: str | Sequence[int] | Sequence[Message], chat: bool = True) -> tuple[int, ...]:
     """Token ids of a prompt.
 
     A text becomes the user's message of a chat if the tokenizer has a chat template (`chat=False`: plain text);
@@ -61,7 +61,7 @@ def encode(model: Any, prompt: str | Sequence[int] | Sequence[Message], chat: bo
     return tuple(ids)
 
 
-def fill(model: Any, infill: Infill) -> Request:
+def make_infill_request(model: Any, infill: Infill) -> Request:
     """The request that fills a text's holes.
 
     The text is taken as it is, without a chat template. What lies between holes is turned into tokens piece by piece;
@@ -70,7 +70,7 @@ def fill(model: Any, infill: Infill) -> Request:
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise RequestError("this checkpoint has no tokenizer: give a Request with token ids and holes")
-    before, behind = around(tokenizer)
+    before, behind = _find_surrounding_tokens(tokenizer)
     blank = getattr(model, "mask_id", None) or 0
     ids, end = list(before), 0
     holes: list[int] = []
@@ -88,7 +88,7 @@ def fill(model: Any, infill: Infill) -> Request:
     return Request((*ids, *behind), infill.max_new_tokens, holes=tuple(holes))
 
 
-def around(tokenizer: Any) -> tuple[list[int], list[int]]:
+def _find_surrounding_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The special tokens that a tokenizer puts before and behind a text."""
     plain, whole = (list(tokenizer.encode("a", add_special_tokens=special)) for special in (False, True))
     for start in range(len(whole) - len(plain) + 1):
@@ -97,7 +97,7 @@ def around(tokenizer: Any) -> tuple[list[int], list[int]]:
     return [], []
 
 
-def to_requests(
+def make_requests(
     model: Any, prompts: Prompt | Sequence[Prompt], max_new_tokens: int = 128, seed: int = 0
 ) -> list[Request]:
     """Requests for one prompt or a list of them, each with a seed: its own, or the job's plus its place."""
@@ -106,8 +106,8 @@ def to_requests(
     found = []
     for i, prompt in enumerate(given):
         if isinstance(prompt, Infill):
-            request = fill(model, prompt)
+            request = make_infill_request(model, prompt)
         else:
-            request = prompt if isinstance(prompt, Request) else Request(encode(model, prompt), max_new_tokens)
+            request = prompt if isinstance(prompt, Request) else Request(encode_prompt(model, prompt), max_new_tokens)
         found.append(request if request.seed is not None else replace(request, seed=seed + i))
     return found

@@ -27,7 +27,7 @@ T = TypeVar("T")
 HERE = "dllm"
 
 
-class Entry(NamedTuple):
+class RegistryEntry(NamedTuple):
     """One name: where its object is (`module:object`), and the distribution with its version that brings it."""
 
     name: str
@@ -50,7 +50,7 @@ class Entry(NamedTuple):
             raise ConfigError(f"it cannot be imported ({reason}); repair or uninstall {self.origin}") from error
 
 
-def whatever(entry: Entry, found: Any) -> Any:
+def _accept_unchanged(entry: RegistryEntry, found: Any) -> Any:
     return found
 
 
@@ -69,12 +69,16 @@ class Registry(Mapping[str, T], Generic[T]):
     __eq__, __hash__ = object.__eq__, object.__hash__  # tables are compared by what they are, without loading them
 
     def __init__(
-        self, kind: str, group: str, own: Mapping[str, Any], adopt: Callable[[Entry, Any], Any] = whatever
+        self,
+        kind: str,
+        group: str,
+        own: Mapping[str, Any],
+        adopt: Callable[[RegistryEntry, Any], Any] = _accept_unchanged,
     ) -> None:
         self.kind, self.group, self.adopt = kind, group, adopt
         self.own = dict(own)
-        self.ours = [Entry(n, x if isinstance(x, str) else f"{group}:{n}") for n, x in self.own.items()]
-        self.loaded: dict[Entry, T] = {}
+        self.ours = [RegistryEntry(n, x if isinstance(x, str) else f"{group}:{n}") for n, x in self.own.items()]
+        self.loaded: dict[RegistryEntry, T] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys(entry.name for entry in self.entries()))
@@ -83,19 +87,21 @@ class Registry(Mapping[str, T], Generic[T]):
         return sum(1 for _ in self)
 
     def __getitem__(self, name: str) -> T:
-        found = [entry for entry in self.entries() if plain(entry.name) == plain(name)]
+        found = [entry for entry in self.entries() if normalize_name(entry.name) == normalize_name(name)]
         if not found:
             raise KeyError(name)
         return self.load(self.only(name, found))
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and any(plain(entry.name) == plain(name) for entry in self.entries())
+        return isinstance(name, str) and any(
+            normalize_name(entry.name) == normalize_name(name) for entry in self.entries()
+        )
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[RegistryEntry]:
         """All names; nothing is imported."""
-        return [*self.ours, *installed(self.group, search_path())]
+        return [*self.ours, *_read_installed_entries(self.group, _list_search_path())]
 
-    def load(self, entry: Entry) -> T:
+    def load(self, entry: RegistryEntry) -> T:
         """The member of an entry."""
         if entry not in self.loaded:
             own = self.own.get(entry.name) if entry.origin == HERE else None
@@ -108,7 +114,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def brought(self) -> Iterator[T]:
         """The members that packages bring, without those that cannot be loaded."""
-        for entry in installed(self.group, search_path()):
+        for entry in _read_installed_entries(self.group, _list_search_path()):
             with suppress(ConfigError):
                 yield self[entry.name]
 
@@ -122,9 +128,11 @@ class Registry(Mapping[str, T], Generic[T]):
         same = {entry.place: entry for entry in self.entries() if entry.attribute == name}
         if same:
             return self.load(self.only(name, list(same.values())))
-        raise ConfigError(f"unknown {self.kind} {name!r}{like(name, self)}: choose from {', '.join(self) or 'none'}")
+        raise ConfigError(
+            f"unknown {self.kind} {name!r}{suggest_name(name, self)}: choose from {', '.join(self) or 'none'}"
+        )
 
-    def only(self, name: str, found: list[Entry]) -> Entry:
+    def only(self, name: str, found: list[RegistryEntry]) -> RegistryEntry:
         """The one entry found. Raises ConfigError, naming all who claim it, where there are more."""
         if len(found) > 1:
             claims = " and of ".join(f"{entry.origin} ({entry.place})" for entry in found)
@@ -146,27 +154,27 @@ class Registry(Mapping[str, T], Generic[T]):
         return None
 
 
-def plain(name: str) -> str:
+def normalize_name(name: str) -> str:
     return name.replace("_", "-")
 
 
-def like(name: str, names: Any) -> str:
+def suggest_name(name: str, names: Any) -> str:
     """A suggestion, where one of the names is nearly what was written."""
-    close = difflib.get_close_matches(plain(name).lower(), list(names), n=1)
+    close = difflib.get_close_matches(normalize_name(name).lower(), list(names), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def search_path() -> tuple[tuple[str, int], ...]:
+def _list_search_path() -> tuple[tuple[str, int], ...]:
     """Folders in which distributions may be, with the time of their last change."""
     return tuple((p, os.stat(p).st_mtime_ns) for p in dict.fromkeys(sys.path) if os.path.isdir(p))
 
 
 @functools.cache
-def installed(group: str, path: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
+def _read_installed_entries(group: str, path: tuple[tuple[str, int], ...]) -> tuple[RegistryEntry, ...]:
     """What the distributions on a search path bring to a group, by name; read anew when a folder has changed."""
     found, seen = [], set()
     for distribution in distributions(path=[folder for folder, _ in path]):
-        name = told(distribution)
+        name = _read_name_and_version(distribution)
         if name is None or name[0].lower() in seen:
             continue
         seen.add(name[0].lower())
@@ -174,11 +182,11 @@ def installed(group: str, path: tuple[tuple[str, int], ...]) -> tuple[Entry, ...
             points = [p for p in distribution.entry_points if p.group == group]
         except Exception:  # a file that its own installer would refuse: whose part it is cannot be said
             continue
-        found += [Entry(p.name, p.value, " ".join(name)) for p in points]
+        found += [RegistryEntry(p.name, p.value, " ".join(name)) for p in points]
     return tuple(sorted(found))
 
 
-def told(distribution: Distribution) -> tuple[str, str] | None:
+def _read_name_and_version(distribution: Distribution) -> tuple[str, str] | None:
     """Name and version of a distribution that brings parts; None for all others, also for broken metadata."""
     try:
         if not re.search(r"^\[dllm\.", distribution.read_text("entry_points.txt") or "", re.MULTILINE):

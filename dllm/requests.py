@@ -67,17 +67,17 @@ class Request:
             )
 
 
-def numbered(requests: Sequence[Request], seed: int = 0) -> list[Request]:
+def assign_seeds(requests: Sequence[Request], seed: int = 0) -> list[Request]:
     """Requests with a seed each: their own, or the job's plus their place in it."""
     return [r if r.seed is not None else replace(r, seed=seed + i) for i, r in enumerate(requests)]
 
 
-def width(model: Model, requests: Sequence[Request]) -> int:
+def count_canvas_columns(model: Model, requests: Sequence[Request]) -> int:
     """Columns of a canvas on which every request has room."""
     return int(model.geometry.extent(torch.tensor([r.limit for r in requests])).max())
 
 
-def lay_out(model: Model, requests: Sequence[Request], t: int | None = None, stops: Tensor | None = None) -> Canvas:
+def make_canvas(model: Model, requests: Sequence[Request], t: int | None = None, stops: Tensor | None = None) -> Canvas:
     """The canvas before the first step: prompts on the left, everything that the requests ask for pending.
 
     So is the rest of its last attention block, unless a row writes into holes alone.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dllm.errors import ConfigError
-from dllm.sampling import Sampling
-from dllm.stopping import Stopping
 from dllm.types import JUDGES, Cache, Policy, Scheduler
 
 

@@ -26,7 +26,7 @@ ULPS = 64
 """Each probability handed to a certificate may be off by `ULPS * finfo(dtype).eps`: 7.6e-6 in float32."""
 
 
-def _slack(probability: Tensor) -> float:
+def _rounding_slack(probability: Tensor) -> float:
     return ULPS * torch.finfo(probability.dtype).eps
 
 
@@ -43,10 +43,10 @@ def theorem1_holds(confidence: Tensor, accepted: Tensor) -> Tensor:
     Returns (...) bool; True where nothing is accepted. Rounding is held against the certificate, as in `certified`.
     """
     deficit = torch.where(accepted, 1 - confidence, 0).clamp(min=0).amax(-1)
-    return (accepted.sum(-1) + 1) * (deficit + _slack(confidence)) < 1
+    return (accepted.sum(-1) + 1) * (deficit + _rounding_slack(confidence)) < 1
 
 
-def certified(p1: Tensor, p2: Tensor, accepted: Tensor) -> Tensor:
+def is_certified(p1: Tensor, p2: Tensor, accepted: Tensor) -> Tensor:
     """The exact form: argmax P = x*, uniquely, for every joint with these marginals iff sum_j e_j + max_j p2_j < 1.
 
     Sufficient: P(x*) >= 1 - sum_j e_j, and any other z differs at some j, so P(z) <= p_j(z_j) <= p2_j. Then one-by-one
@@ -62,7 +62,7 @@ def certified(p1: Tensor, p2: Tensor, accepted: Tensor) -> Tensor:
     added to the left side before comparing. What is truly >= 1 is so never certified, at the price of refusing what
     lies within (n+1) * 1.6e-5 of it in float32. In bfloat16 the margin leaves nothing to certify: convert the logits.
     """
-    slack = _slack(p1)
+    slack = _rounding_slack(p1)
     deficit = torch.where(accepted, torch.rsub(p1, 1 + slack), 0).sum(-1)
     rival = torch.where(accepted, p2, 0).amax(-1)
     return deficit + rival < 1 - slack
@@ -78,7 +78,7 @@ def certified_prefix(p1: Tensor, p2: Tensor) -> Tensor:
     """
     deficit = (1 - p1).clamp(min=0).cumsum(-1)
     terms = torch.arange(2, p1.shape[-1] + 2, device=p1.device)
-    return deficit + p2.cummax(-1).values + terms * _slack(p1) < 1
+    return deficit + p2.cummax(-1).values + terms * _rounding_slack(p1) < 1
 
 
 # Bounds on the price of sampling all positions from Q at once. `eps` (...) must exceed every e_j; n >= 1 positions.
@@ -137,7 +137,7 @@ def entropy_bound(entropies: Tensor, accepted: Tensor) -> Tensor:
 # Tables: what an explicit joint says.
 
 
-def _flat(joint: Tensor, n: int | None) -> tuple[Tensor, int, int]:
+def _flatten_joint(joint: Tensor, n: int | None) -> tuple[Tensor, int, int]:
     """A joint as (..., v^n), with n and v."""
     n = joint.dim() if n is None else n
     sizes = joint.shape[joint.dim() - n :]
@@ -148,12 +148,12 @@ def _flat(joint: Tensor, n: int | None) -> tuple[Tensor, int, int]:
 
 def marginals(joint: Tensor, n: int | None = None) -> Tensor:
     """The marginals (..., n, v) of a joint (..., v^n)."""
-    flat, n, v = _flat(joint, n)
+    flat, n, v = _flatten_joint(joint, n)
     tables = [reduce(flat, "... (a v b) -> ... v", "sum", a=v**j, v=v) for j in range(n)]
     return torch.stack(tables, -2)
 
 
-def product(marginals: Tensor) -> Tensor:
+def product_joint(marginals: Tensor) -> Tensor:
     """The independent joint (..., v^n) with the given marginals (..., n, v)."""
     n, v = marginals.shape[-2:]
     flat = marginals[..., 0, :]
@@ -162,7 +162,7 @@ def product(marginals: Tensor) -> Tensor:
     return flat.unflatten(-1, (v,) * n)
 
 
-def condition(joint: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
+def condition_joint(joint: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
     """The joint given what is known: zero wherever it contradicts the evidence, and sums to one.
 
     Evidence of probability zero (an incoherent canvas, which product decoding can write) falls back to the uniform law
@@ -172,12 +172,12 @@ def condition(joint: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
     Args: `joint` (v,)*n; `tokens` (..., n) int64, anything where not known; `known` (..., n) bool.
     Returns (..., v^n): one table for each leading index of the evidence.
     """
-    _, n, v = _flat(joint, None)
+    _, n, v = _flatten_joint(joint, None)
     agrees = tokens.unsqueeze(-1) == torch.arange(v, device=tokens.device)
     if not (agrees.any(-1) | ~known).all():
         culprits = tokens[known & ~agrees.any(-1)].tolist()
         raise ConfigError(f"condition: known tokens {culprits} lie outside the table's vocabulary 0..{v - 1}")
-    evidence = product((agrees | ~known.unsqueeze(-1)).to(joint.dtype))
+    evidence = product_joint((agrees | ~known.unsqueeze(-1)).to(joint.dtype))
     axes = tuple(range(-n, 0))
     kept = joint * evidence
     kept = torch.where(kept.sum(axes, keepdim=True) > 0, kept, evidence)
@@ -186,7 +186,7 @@ def condition(joint: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
 
 def argmax_joint(joint: Tensor, n: int | None = None) -> Tensor:
     """The most probable tokens (..., n) of a joint (..., v^n); of equal ones the first in dictionary order."""
-    flat, n, v = _flat(joint, n)
+    flat, n, v = _flatten_joint(joint, n)
     return torch.stack(torch.unravel_index(flat.argmax(-1), (v,) * n), -1)
 
 
@@ -197,18 +197,18 @@ def entropy(probabilities: Tensor) -> Tensor:
 
 def total_variation(left: Tensor, right: Tensor, n: int | None = None) -> Tensor:
     """Half the summed difference of two joints (..., v^n): the largest gap in the probability of any event. (...)"""
-    return (_flat(left, n)[0] - _flat(right, n)[0]).abs().sum(-1) / 2
+    return (_flatten_joint(left, n)[0] - _flatten_joint(right, n)[0]).abs().sum(-1) / 2
 
 
-def kl(left: Tensor, right: Tensor, n: int | None = None) -> Tensor:
+def kl_divergence(left: Tensor, right: Tensor, n: int | None = None) -> Tensor:
     """KL(left || right) of two joints (..., v^n) in nats; infinite where `right` excludes what `left` allows. (...)"""
-    p, q = _flat(left, n)[0], _flat(right, n)[0]
+    p, q = _flatten_joint(left, n)[0], _flatten_joint(right, n)[0]
     return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(-1)
 
 
 def total_correlation(joint: Tensor, n: int | None = None) -> Tensor:
     """sum_j H_j - H(X) in nats, which is KL(P || Q): what drawing all positions at once loses. (..., v^n) to (...)."""
-    return entropy(marginals(joint, n)).sum(-1) - entropy(_flat(joint, n)[0])
+    return entropy(marginals(joint, n)).sum(-1) - entropy(_flatten_joint(joint, n)[0])
 
 
 # Joints that make a point. The independent one is `product`.
@@ -260,13 +260,13 @@ def tight_counterexample(n: int, eps: float) -> Tensor:
     return joint
 
 
-def correlated(weights: Tensor, n: int) -> Tensor:
+def correlated_joint(weights: Tensor, n: int) -> Tensor:
     """All n positions always agree; `weights` (v,) says on what. Total correlation (n-1) H(weights). (v,)*n"""
     index = torch.arange(weights.shape[0])
     return weights.new_zeros((weights.shape[0],) * n, dtype=torch.float64).index_put((index,) * n, weights.double())
 
 
-def xor(n: int, vocabulary: int = 2) -> Tensor:
+def xor_joint(n: int, vocabulary: int = 2) -> Tensor:
     """Uniform over the texts whose sum is 0 modulo v: any n-1 positions are independent, the last is decided. (v,)*n"""
     total = torch.stack(torch.meshgrid([torch.arange(vocabulary)] * n, indexing="ij")).sum(0)
     return (total % vocabulary == 0).double() / vocabulary ** (n - 1)
@@ -275,7 +275,7 @@ def xor(n: int, vocabulary: int = 2) -> Tensor:
 POKER_WORDS = ("high", "one", "two", "full", "card", "pair", "house")
 
 
-def poker_hands() -> Tensor:
+def poker_hand_joint() -> Tensor:
     """Two words that name a poker hand (7, 7), indexed as `POKER_WORDS`: each is likely, together they are impossible.
 
     high card .40, one pair .30, two pair .25, full house .05: the modes are "high" (.40) and "pair" (.55). With

@@ -41,10 +41,21 @@ A row is what a step did to one request:
     parallel, certified        whether two or more were decided together, and whether provably as greedy joint decoding
 """
 
-from dllm.tracing.checking import check
-from dllm.tracing.page import page
-from dllm.tracing.reading import Run, Trace, TraceError, read
-from dllm.tracing.recording import Recorder, record
-from dllm.tracing.replaying import Board, boards
+from dllm.tracing.checking import check_trace
+from dllm.tracing.page import render_trace_page
+from dllm.tracing.reading import Trace, TraceError, TraceRun, read_trace
+from dllm.tracing.recording import Recorder, record_trace
+from dllm.tracing.replaying import ReplayedCanvas, replay_run
 
-__all__ = ["Board", "Recorder", "Run", "Trace", "TraceError", "boards", "check", "page", "read", "record"]
+__all__ = [
+    "Recorder",
+    "ReplayedCanvas",
+    "Trace",
+    "TraceError",
+    "TraceRun",
+    "check_trace",
+    "read_trace",
+    "record_trace",
+    "render_trace_page",
+    "replay_run",
+]

@@ -130,7 +130,7 @@ class Window(NamedTuple):
         return values.new_zeros(values.shape[0], t + 1).scatter_(1, self.columns, values).narrow(1, 0, t)
 
 
-def among(score: Tensor, pending: Tensor) -> Tensor:
+def mask_scores(score: Tensor, pending: Tensor) -> Tensor:
     """The score (b, k) with minus infinity where a slot is not pending, and only there; elsewhere it is finite, least
     where it was not a number."""
     limit = torch.finfo(score.dtype).max
@@ -333,7 +333,7 @@ class Store(Protocol):
         """Forget every row that is not listed (host indices)."""
 
 
-class Part(NamedTuple):
+class RowSubset(NamedTuple):
     """Some rows of a store.
 
     rows  (r,) int64  their places
@@ -367,7 +367,7 @@ class Query(NamedTuple):
     start: int | None
     extra: int = 0
     given: Tensor | None = None
-    part: Part | None = None
+    part: RowSubset | None = None
 
 
 class Model(Protocol):

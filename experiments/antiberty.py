@@ -31,7 +31,7 @@ SHA256 = "f1ae33eac8cc8784a7d4be5a600141d2fa7bc7d8d5b3f5324d64a6a63bd0f137"
 UNUSED = ("cls.species.", "cls.chain.", "cls.graft.", "bert.pooler.", "bert.embeddings.position_ids")
 
 
-def convert(wheel: Path, folder: Path) -> None:
+def convert_wheel(wheel: Path, folder: Path) -> None:
     """Write config.json, the tokenizer and model.safetensors into a folder that has no model."""
     if (folder / "model.safetensors").exists():
         raise typer.BadParameter(f"{folder}: there is a model already")
@@ -57,7 +57,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Where to write the checkpoint.")],
 ) -> None:
     """Convert AntiBERTy's weights into a checkpoint in stock format."""
-    convert(wheel, folder)
+    convert_wheel(wheel, folder)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ from dllm import (
 from dllm.metrics import Totals
 from dllm.types import Policy
 from experiments import common
+from experiments.antibody_sequences import ANTIBODIES, encode_sequence
 from experiments.common import OutputOption, Row, ThreadsOption
-from experiments.sequences import ANTIBODIES, encoded
 
 SHARES = (0.15, 0.4, 0.7, 1.0)
 RULES: dict[str, tuple[Policy, str]] = {
@@ -58,17 +58,17 @@ RULES: dict[str, tuple[Policy, str]] = {
 }
 
 
-def masked(model: Any, sequence: str, share: float, seed: str) -> Request:
+def _mask_residues(model: Any, sequence: str, share: float, seed: str) -> Request:
     """A request to fill in a share of the residues, at least one, drawn from the seed."""
-    ids = encoded(model, sequence)
+    ids = encode_sequence(model, sequence)
     inside = range(1, len(ids) - 1)
     holes = Random(seed).sample(inside, max(1, round(share * len(inside))))
     return Request(ids, 0, stop_ids=(), holes=tuple(sorted(holes)))
 
 
-def measure(model: Any, policy: Policy, share: float, count: int) -> Row:
+def _measure_recovery(model: Any, policy: Policy, share: float, count: int) -> Row:
     """Recovery and cost of one rule on all sequences."""
-    requests = [masked(model, s, share, f"{name} {share}") for name, s in list(ANTIBODIES.items())[:count]]
+    requests = [_mask_residues(model, s, share, f"{name} {share}") for name, s in list(ANTIBODIES.items())[:count]]
     strategy = Strategy(policy, Whole(), NoCache())
     results = dllm.decode(model, requests, strategy)
     right = sum(
@@ -88,14 +88,14 @@ def measure(model: Any, policy: Policy, share: float, count: int) -> Row:
     }
 
 
-def draw(rows: list[Row], count: int, output: Path) -> None:
-    pyplot = common.plotting()
+def _plot_recovery(rows: list[Row], count: int, output: Path) -> None:
+    pyplot = common.import_pyplot()
     figure, panels = pyplot.subplots(1, len(SHARES), figsize=(14, 5), sharey=True, layout="constrained")
     for panel, share in zip(panels, SHARES, strict=True):
         here = [row for row in rows if row["share"] == share]
         for i, row in enumerate(here):
             panel.errorbar(
-                row["forwards"], row["recovery"], common.error(row["recovery"], row["masked"]), color=f"C{i}",
+                row["forwards"], row["recovery"], common.compute_two_errors(row["recovery"], row["masked"]), color=f"C{i}",
                 fmt=RULES[row["rule"]][1], markersize=9, markeredgecolor="black", ecolor="0.8", label=row["rule"],
             )  # fmt: skip
         panel.set(title=f"{share:.0%} masked ({here[0]['masked']} residues)", xlabel="forwards per sequence")
@@ -104,7 +104,7 @@ def draw(rows: list[Row], count: int, output: Path) -> None:
     panels[0].set_ylabel("share of masked residues recovered")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     figure.suptitle(f"Filling in {count} antibody sequences with AntiBERTy (bars: two standard errors)")
-    common.save(figure, output)
+    common.save_figure(figure, output)
 
 
 def main(
@@ -114,13 +114,13 @@ def main(
     output: OutputOption = Path("antibody.jsonl"),
 ) -> None:
     """Mask antibody sequences and fill them in by every rule."""
-    loaded: Any = common.load(model, threads)
-    journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
+    loaded: Any = common.load_model(model, threads)
+    journal, console = common.MeasurementJournal(output, common.describe_setup(loaded, threads)), common.make_console()
     turns = [(share, rule) for share in SHARES for rule in RULES]
     rows = [
         journal.row(
             {"rule": rule, "share": share, "count": count},
-            measure,
+            _measure_recovery,
             loaded,
             RULES[rule][0],
             share,
@@ -128,7 +128,7 @@ def main(
         )
         for share, rule in track(turns, console=console, description="decoding")
     ]
-    common.table(
+    common.print_table(
         console,
         ("masked", "rule", "recovered", "forwards", "TPF", "certified"),
         [
@@ -140,7 +140,7 @@ def main(
         ],
         f"{count} antibody sequences",
     )  # fmt: skip
-    draw(rows, count, output)
+    _plot_recovery(rows, count, output)
 
 
 if __name__ == "__main__":

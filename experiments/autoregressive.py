@@ -26,7 +26,7 @@ from rich.progress import track
 
 import dllm
 from dllm import Blocks, DualCache, PrefixCache, Strategy, Threshold
-from dllm.baseline import Autoregressive
+from dllm.engine.autoregressive import Autoregressive
 from dllm.models import AutoregressiveModel
 from experiments import common
 from experiments.common import CountOption, ModelOption, OutputOption, RepeatsOption, Row, ThreadsOption
@@ -41,7 +41,7 @@ WAYS: dict[str, Any] = {
 }
 
 
-def causal(source: str) -> AutoregressiveModel:
+def _load_causal_model(source: str) -> AutoregressiveModel:
     """The plain causal model of a folder: one it is, or the network of a token-shifted model, attending causally."""
     model: Any = dllm.load(source)
     if isinstance(model, AutoregressiveModel):
@@ -52,7 +52,7 @@ def causal(source: str) -> AutoregressiveModel:
     return AutoregressiveModel(model.network, model.tokenizer, model.stop_ids, model.pad_id, model.name)
 
 
-def summary(rows: list[Row]) -> list[Row]:
+def summarize_ways(rows: list[Row]) -> list[Row]:
     """One row for each way and batch, with its throughput over the autoregressive one of the same batch."""
     cells: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
@@ -60,15 +60,15 @@ def summary(rows: list[Row]) -> list[Row]:
     return [
         {
             **found[0],
-            "speedup": common.speedup(found, cells[PLAIN, batch]),
-            "speed": statistics.median(map(common.speed, found)),
+            "speedup": common.compute_speedup(found, cells[PLAIN, batch]),
+            "speed": statistics.median(map(common.get_tokens_per_second, found)),
         }
         for (_, batch), found in cells.items()
     ]
 
 
-def draw(rows: list[Row], count: int, output: Path) -> None:
-    pyplot = common.plotting()
+def _plot_ways(rows: list[Row], count: int, output: Path) -> None:
+    pyplot = common.import_pyplot()
     figure, (speed, gain) = pyplot.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     for way, style in zip(WAYS, ("o-", "s--", "^:"), strict=True):
         here = [row for row in rows if row["way"] == way]
@@ -88,7 +88,7 @@ def draw(rows: list[Row], count: int, output: Path) -> None:
         panel.set_xticks(sizes, [str(size) for size in sizes])
         panel.xaxis.minorticks_off()
     figure.legend(*speed.get_legend_handles_labels(), loc="outside lower center", fontsize=9)
-    common.save(figure, output)
+    common.save_figure(figure, output)
 
 
 def main(
@@ -100,17 +100,17 @@ def main(
     output: OutputOption = Path("autoregressive.jsonl"),
 ) -> None:
     """Decode held-out problems one token at a time and by block diffusion, over batch sizes."""
-    loaded: Any = common.load(model, threads)
+    loaded: Any = common.load_model(model, threads)
     source = str(autoregressive or model)
-    plain = causal(source)
-    asked = common.problems(count)
-    journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
+    plain = _load_causal_model(source)
+    asked = common.draw_problems(count)
+    journal, console = common.MeasurementJournal(output, common.describe_setup(loaded, threads)), common.make_console()
     sizes = [size for size in BATCHES if size <= count]
     turns = [(repeat, size, way) for repeat in range(repeats) for size in sizes for way in WAYS]
     rows = [
         journal.row(
             {"way": way, "batch_size": size, "count": count, "repeat": repeat, "autoregressive": source},
-            common.decoded,
+            common.measure_strategy,
             plain if way == PLAIN else loaded,
             asked,
             WAYS[way],
@@ -118,14 +118,14 @@ def main(
         )
         for repeat, size, way in track(turns, console=console, description="decoding")
     ]
-    found = summary(rows)
-    common.table(
+    found = summarize_ways(rows)
+    common.print_table(
         console,
         ("way", "batch", "exact", "TPF", "tokens/s", "× autoregressive"),
         [[r[n] for n in ("way", "batch_size", "accuracy", "tokens_per_forward", "speed", "speedup")] for r in found],
         f"{count} word problems, {repeats} runs of each in turn",
     )
-    draw(found, count, output)
+    _plot_ways(found, count, output)
 
 
 if __name__ == "__main__":

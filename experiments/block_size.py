@@ -35,15 +35,17 @@ SETTINGS: list[tuple[str, int, Blocks]] = [
 ]
 
 
-def draw(rows: list[Row], count: int, output: Path) -> None:
-    pyplot = common.plotting()
+def _plot_block_sizes(rows: list[Row], count: int, output: Path) -> None:
+    pyplot = common.import_pyplot()
     figure, panels = pyplot.subplots(1, 3, figsize=(13, 4.4), layout="constrained")
     ours, speed, published = panels
     for kind, style in (("sub-block", "o-"), ("block", "s--")):
         here = [row for row in rows if row["kind"] == kind]
         sizes, shares = [row["size"] for row in here], [row["accuracy"] for row in here]
         name = f"{kind} size" + (" in blocks of 32" if kind == "sub-block" else "")
-        ours.errorbar(sizes, shares, [common.error(s, count) for s in shares], fmt=style, capsize=3, label=name)
+        ours.errorbar(
+            sizes, shares, [common.compute_two_errors(s, count) for s in shares], fmt=style, capsize=3, label=name
+        )
         speed.plot(sizes, [row["tokens_per_forward"] for row in here], style)
         published.plot([*PUBLISHED[kind]], [*PUBLISHED[kind].values()], style)
     ours.set(title=f"accuracy, {count} word problems", ylabel="share of problems solved", ylim=(0, 1.03))
@@ -54,7 +56,7 @@ def draw(rows: list[Row], count: int, output: Path) -> None:
         panel.set_xticks([2, 4, 8, 16, 32, 64], ["2", "4", "8", "16", "32", "64"])
         panel.minorticks_off()
     ours.legend(loc="lower center")
-    common.save(figure, output)
+    common.save_figure(figure, output)
 
 
 def main(
@@ -64,22 +66,22 @@ def main(
     output: OutputOption = Path("block_size.jsonl"),
 ) -> None:
     """Decode held-out problems with each size of sub-block and of block."""
-    loaded: Any = common.load(model, threads)
+    loaded: Any = common.load_model(model, threads)
     if not isinstance(loaded.geometry, BlockCausal):
         raise typer.BadParameter(f"--model {model}: attends in both directions; see experiments.cache_block_size")
-    asked = common.problems(count)
-    journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
+    asked = common.draw_problems(count)
+    journal, console = common.MeasurementJournal(output, common.describe_setup(loaded, threads)), common.make_console()
     rows = [
         journal.row(
             {"kind": kind, "size": size, "count": count},
-            common.decoded,
+            common.measure_strategy,
             loaded,
             asked,
             Strategy(Threshold(0.9), blocks, PrefixCache()),
         )
         for kind, size, blocks in track(SETTINGS, console=console, description="decoding")
     ]
-    common.table(
+    common.print_table(
         console,
         ("what", "columns", "exact", "TPF", "query tokens a token", "certified"),
         [
@@ -91,7 +93,7 @@ def main(
         ],
         f"{count} word problems, threshold 0.9",
     )  # fmt: skip
-    draw(rows, count, output)
+    _plot_block_sizes(rows, count, output)
 
 
 if __name__ == "__main__":

@@ -32,30 +32,30 @@ RULES: dict[str, Policy] = {"one token a step": TopK(k=1), "threshold 0.9": Thre
 CACHES: dict[str, Cache] = {"no cache": NoCache(), "prefix cache": PrefixCache(), "dual cache": DualCache()}
 
 
-def everywhere(model: Any) -> Any:
+def attend_everywhere(model: Any) -> Any:
     """The model attending in both directions everywhere, whatever it was trained to."""
     return replace(model, geometry=Bidirectional()) if isinstance(model.geometry, BlockCausal) else model
 
 
-def summary(rows: list[Row]) -> list[Row]:
+def summarize_settings(rows: list[Row]) -> list[Row]:
     """One row a setting, with its throughput over that of no cache in the same blocks."""
     cells: dict[tuple[str, int, str], list[Row]] = {}
     for row in rows:
         cells.setdefault((row["rule"], row["size"], row["cache"]), []).append(row)
     return [
-        {**found[0], "speedup": common.speedup(found, cells[rule, size, "no cache"])}
+        {**found[0], "speedup": common.compute_speedup(found, cells[rule, size, "no cache"])}
         for (rule, size, _), found in cells.items()
     ]
 
 
-def draw(rows: list[Row], count: int, output: Path) -> None:
-    pyplot = common.plotting()
+def _plot_block_sizes(rows: list[Row], count: int, output: Path) -> None:
+    pyplot = common.import_pyplot()
     figure, lines = pyplot.subplots(len(RULES), 3, figsize=(13, 7.6), layout="constrained", sharex=True)
     for rule, panels in zip(RULES, lines, strict=True):
         for cache, style in zip(CACHES, ("o-", "s--", "^:"), strict=True):
             here = [row for row in rows if (row["rule"], row["cache"]) == (rule, cache)]
             sizes, shares = [row["size"] for row in here], [row["accuracy"] for row in here]
-            bars = [common.error(share, count) for share in shares]
+            bars = [common.compute_two_errors(share, count) for share in shares]
             panels[0].errorbar(sizes, shares, bars, fmt=style, capsize=3, label=cache)
             panels[1].plot(sizes, [row["queries"] / row["tokens"] for row in here], style)
             panels[2].plot(sizes, [row["speedup"] for row in here], style)
@@ -70,7 +70,7 @@ def draw(rows: list[Row], count: int, output: Path) -> None:
         panel.set_xlabel("cache block size (columns)")
     lines[0][0].legend(loc="lower left")
     figure.suptitle(f"Blocks of a cache under attention everywhere, {count} word problems, bars of two standard errors")
-    common.save(figure, output)
+    common.save_figure(figure, output)
 
 
 def main(
@@ -83,15 +83,15 @@ def main(
     output: OutputOption = Path("cache_block_size.jsonl"),
 ) -> None:
     """Decode held-out problems in blocks of every size, with and without caches."""
-    loaded = everywhere(common.load(model, threads))
-    asked = common.problems(count)
-    journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
+    loaded = attend_everywhere(common.load_model(model, threads))
+    asked = common.draw_problems(count)
+    journal, console = common.MeasurementJournal(output, common.describe_setup(loaded, threads)), common.make_console()
     turns = [(n, rule, size, cache) for n in range(repeats) for rule in RULES for size in SIZES for cache in CACHES]
     asking = {"count": count, "new": new, "batch_size": batch_size}
 
     def measure(rule: str, size: int, cache: str) -> Row:
         strategy = Strategy(RULES[rule], Blocks(size), CACHES[cache])
-        return common.decode(loaded, asked, strategy, batch_size, new)[0]
+        return common.measure_with_results(loaded, asked, strategy, batch_size, new)[0]
 
     rows = [
         journal.row(
@@ -103,8 +103,8 @@ def main(
         )
         for repeat, rule, size, cache in track(turns, console=console, description="decoding")
     ]
-    found = summary(rows)
-    common.table(
+    found = summarize_settings(rows)
+    common.print_table(
         console,
         ("rule", "block", "cache", "exact", "TPF", "query tokens a token", "× throughput", "certified"),
         [
@@ -116,7 +116,7 @@ def main(
         ],
         f"{count} word problems, {repeats} runs of each in turn",
     )  # fmt: skip
-    draw(found, count, output)
+    _plot_block_sizes(found, count, output)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from rich.progress import track
 from dllm import Blocks, DualCache, Factor, NoCache, PrefixCache, Strategy, Threshold, TopK
 from dllm.types import BlockCausal, Cache, Policy
 from experiments import common
-from experiments.cache_block_size import everywhere
+from experiments.cache_block_size import attend_everywhere
 from experiments.common import CountOption, ModelOption, OutputOption, Row, ThreadsOption
 
 POLICIES: dict[str, Policy] = {
@@ -44,16 +44,18 @@ EVERYWHERE: dict[str, tuple[Blocks, Cache]] = {
 }
 
 
-def compare(model: Any, policy: Policy, ways: dict[str, tuple[Blocks, Cache]], count: int, new: int) -> list[Row]:
+def _compare_caches(
+    model: Any, policy: Policy, ways: dict[str, tuple[Blocks, Cache]], count: int, new: int
+) -> list[Row]:
     """Each way beside no cache in the same windows."""
-    asked = common.problems(count)
+    asked = common.draw_problems(count)
     plain: dict[Blocks, tuple[Row, list[Any]]] = {}
     found = []
     for blocks, cache in ways.values():
         if blocks not in plain:
-            plain[blocks] = common.decode(model, asked, Strategy(policy, blocks, NoCache()), new=new)
+            plain[blocks] = common.measure_with_results(model, asked, Strategy(policy, blocks, NoCache()), new=new)
         base, expected = plain[blocks]
-        row, results = common.decode(model, asked, Strategy(policy, blocks, cache), new=new)
+        row, results = common.measure_with_results(model, asked, Strategy(policy, blocks, cache), new=new)
         same = sum(a.output_ids == b.output_ids for a, b in zip(results, expected, strict=True)) / count
         found.append(
             {
@@ -66,8 +68,8 @@ def compare(model: Any, policy: Policy, ways: dict[str, tuple[Blocks, Cache]], c
     return found
 
 
-def draw(rows: list[Row], count: int, output: Path) -> None:
-    pyplot = common.plotting()
+def _plot_differences(rows: list[Row], count: int, output: Path) -> None:
+    pyplot = common.import_pyplot()
     figure, panels = pyplot.subplots(1, 3, figsize=(14, 5), sharey=True, layout="constrained")
     ways = list(dict.fromkeys(row["way"] for row in rows))
     policies = list(dict.fromkeys(row["policy"] for row in rows))
@@ -92,7 +94,7 @@ def draw(rows: list[Row], count: int, output: Path) -> None:
         panel.grid(axis="y", visible=False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(policies))
     figure.suptitle(f"What a cache changes at equal policy and windows, {count} word problems")
-    common.save(figure, output)
+    common.save_figure(figure, output)
 
 
 def main(
@@ -102,16 +104,16 @@ def main(
     output: OutputOption = Path("cache_equality.jsonl"),
 ) -> None:
     """Decode held-out problems by several policies, with and without caches, and compare the answers."""
-    loaded: Any = common.load(model, threads)
-    journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
+    loaded: Any = common.load_model(model, threads)
+    journal, console = common.MeasurementJournal(output, common.describe_setup(loaded, threads)), common.make_console()
     groups = [(loaded, CAUSAL, common.NEW)] if isinstance(loaded.geometry, BlockCausal) else []
-    groups.append((everywhere(loaded), EVERYWHERE, 32))
+    groups.append((attend_everywhere(loaded), EVERYWHERE, 32))
     turns = [(policy, *group) for group in groups for policy in POLICIES]
     rows = []
     for policy, network, ways, new in track(turns, console=console, description="decoding"):
         keys = [{"way": way, "policy": policy, "count": count, "new": new} for way in ways]
-        rows += journal.rows(keys, compare, network, POLICIES[policy], ways, count, new)
-    common.table(
+        rows += journal.rows(keys, _compare_caches, network, POLICIES[policy], ways, count, new)
+    common.print_table(
         console,
         ("cache", "policy", "same", "exact", "without a cache", "certified", "× query tokens"),
         [
@@ -123,7 +125,7 @@ def main(
         ],
         f"{count} word problems, against no cache at equal policy and windows",
     )  # fmt: skip
-    draw(rows, count, output)
+    _plot_differences(rows, count, output)
 
 
 if __name__ == "__main__":

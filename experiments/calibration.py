@@ -26,10 +26,10 @@ from torch import Tensor
 
 import dllm
 from dllm import Blocks, NoCache, PrefixCache, Request, Strategy, Threshold, Whole
-from dllm.prompts import encode
+from dllm.prompts import encode_prompt
 from dllm.types import BlockCausal
 from experiments import common
-from experiments.common import CountOption, Kind, KindOption, ModelOption, OutputOption, Row, ThreadsOption
+from experiments.common import CountOption, KindOption, ModelOption, OutputOption, ProblemKind, Row, ThreadsOption
 from experiments.embedded_text import Example
 
 BINS = 15
@@ -37,16 +37,16 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 SOURCES = ("true context", "while decoding")
 
 
-def truth(model: Any, problem: Example, new: int = common.NEW) -> tuple[int, list[int]]:
+def _encode_true_text(model: Any, problem: Example, new: int = common.NEW) -> tuple[int, list[int]]:
     """Length of the prompt, and the ids of prompt and true answer; end tokens fill it up, as in training."""
-    prompt = list(encode(model, problem.prompt))
+    prompt = list(encode_prompt(model, problem.prompt))
     answer = list(model.tokenizer.encode(problem.completion, add_special_tokens=False))
     return len(prompt), prompt + answer + [model.stop_ids[0]] * (new - len(answer))
 
 
-def masked(model: Any, problem: Example, share: float, rng: Random) -> Request | None:
+def _mask_true_text(model: Any, problem: Example, share: float, rng: Random) -> Request | None:
     """A request that guesses a share of the columns in one block of the true text; None where the draw leaves none."""
-    start, ids = truth(model, problem)
+    start, ids = _encode_true_text(model, problem)
     size = model.geometry.size if isinstance(model.geometry, BlockCausal) else 32
     text = start + len(model.tokenizer.encode(problem.completion, add_special_tokens=False)) + 1
     first = rng.randrange(start // size, (text + size - 1) // size) * size
@@ -55,7 +55,7 @@ def masked(model: Any, problem: Example, share: float, rng: Random) -> Request |
     return Request(tuple(ids), 0, stop_ids=(), holes=holes) if holes else None
 
 
-def guesses(
+def _record_guesses(
     model: Any, requests: Sequence[Request], strategy: Strategy, texts: Sequence[Sequence[int]]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Confidence (n,) and whether the candidate is the true token (n,), of the pending slots of every step."""
@@ -70,20 +70,20 @@ def guesses(
         yield step.guess.confidence[known], right[known]
 
 
-def measure(model: Any, share: float | None, count: int, kind: Kind) -> Row:
+def _measure_calibration(model: Any, share: float | None, count: int, kind: ProblemKind) -> Row:
     """Counts by bin: guesses, right ones, and their confidence added up."""
-    asked = common.problems(count, kind)
+    asked = common.draw_problems(count, kind)
     if share is not None:
         rng = Random(f"calibration-{share}")
-        pairs = [(masked(model, p, share, rng), truth(model, p)[1]) for p in asked]
+        pairs = [(_mask_true_text(model, p, share, rng), _encode_true_text(model, p)[1]) for p in asked]
         requests, texts = zip(*((r, t) for r, t in pairs if r is not None), strict=True)
         strategy = Strategy(Threshold(0.0), Whole(), NoCache())
     else:
-        texts = tuple(truth(model, p)[1] for p in asked)
-        requests = tuple(Request(encode(model, p.prompt), common.NEW) for p in asked)
+        texts = tuple(_encode_true_text(model, p)[1] for p in asked)
+        requests = tuple(Request(encode_prompt(model, p.prompt), common.NEW) for p in asked)
         blocks = Blocks(commit=True) if isinstance(model.geometry, BlockCausal) else Blocks()
         strategy = Strategy(Threshold(0.9), blocks, PrefixCache())
-    found = list(guesses(model, requests, strategy, texts))
+    found = list(_record_guesses(model, requests, strategy, texts))
     confidence, right = (torch.cat(parts).double() for parts in zip(*found, strict=True))
     place = (confidence * BINS).long().clamp(max=BINS - 1)
     zeros = torch.zeros(BINS, dtype=torch.float64)
@@ -95,7 +95,7 @@ def measure(model: Any, share: float | None, count: int, kind: Kind) -> Row:
     }
 
 
-def pooled(rows: list[Row], source: str) -> Row:
+def pool_bins(rows: list[Row], source: str) -> Row:
     """The bins of one source, all shares together, and the expected calibration error."""
     parts = {
         name: torch.tensor([row[name] for row in rows if row["source"] == source]).double().sum(0)
@@ -105,8 +105,8 @@ def pooled(rows: list[Row], source: str) -> Row:
     return {"source": source, "ece": float(gap), **{name: part.tolist() for name, part in parts.items()}}
 
 
-def draw(found: list[Row], count: int, kind: Kind, output: Path) -> None:
-    pyplot = common.plotting()
+def _plot_calibration(found: list[Row], count: int, kind: ProblemKind, output: Path) -> None:
+    pyplot = common.import_pyplot()
     figure, panels = pyplot.subplots(
         2, 2, figsize=(10, 6.6), sharex=True, height_ratios=(3, 1), layout="constrained", squeeze=False
     )
@@ -114,7 +114,7 @@ def draw(found: list[Row], count: int, kind: Kind, output: Path) -> None:
         full = [i for i, n in enumerate(row["guesses"]) if n >= 10]
         means = [row["confidence"][i] / row["guesses"][i] for i in full]
         shares = [row["right"][i] / row["guesses"][i] for i in full]
-        bars = [common.error(s, row["guesses"][i]) for s, i in zip(shares, full, strict=True)]
+        bars = [common.compute_two_errors(s, row["guesses"][i]) for s, i in zip(shares, full, strict=True)]
         upper.plot([0, 1], [0, 1], color="0.6", label="calibrated")
         upper.errorbar(means, shares, bars, fmt="o-", capsize=3, label="measured")
         upper.set(title=f"{row['source']}: ECE {row['ece']:.3f}", ylim=(0, 1.02), xlim=(0, 1.02))
@@ -124,24 +124,24 @@ def draw(found: list[Row], count: int, kind: Kind, output: Path) -> None:
     panels[1][0].set_ylabel("guesses")
     panels[0][0].legend()
     figure.suptitle(f"Is confidence calibrated? {count} {kind.many}, bars of two standard errors")
-    common.save(figure, output)
+    common.save_figure(figure, output)
 
 
 def main(
     model: ModelOption = "embedded",
     count: CountOption = 100,
-    kind: KindOption = Kind.word,
+    kind: KindOption = ProblemKind.word,
     threads: ThreadsOption = 1,
     output: OutputOption = Path("calibration.jsonl"),
 ) -> None:
     """Compare confidence with how often candidates are the true token."""
-    loaded: Any = common.load(model, threads)
-    journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
+    loaded: Any = common.load_model(model, threads)
+    journal, console = common.MeasurementJournal(output, common.describe_setup(loaded, threads)), common.make_console()
     cells = [*((SOURCES[0], share) for share in SHARES), (SOURCES[1], None)]
     rows = [
         journal.row(
             {"source": source, "share": share, "kind": kind, "count": count},
-            measure,
+            _measure_calibration,
             loaded,
             share,
             count,
@@ -149,9 +149,9 @@ def main(
         )
         for source, share in cells
     ]
-    found = [pooled(rows, source) for source in SOURCES]
+    found = [pool_bins(rows, source) for source in SOURCES]
     above = round(0.9 * BINS)
-    common.table(
+    common.print_table(
         console,
         ("guesses", "number", "right", "mean confidence", "ECE", "of bins from 0.93: right", "mean confidence"),
         [
@@ -164,7 +164,7 @@ def main(
             for r in found
         ],
     )  # fmt: skip
-    draw(found, count, kind, output)
+    _plot_calibration(found, count, kind, output)
 
 
 if __name__ == "__main__":

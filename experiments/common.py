@@ -25,9 +25,9 @@ import dllm
 from dllm import Blocks, DualCache, NoCache, PrefixCache, Strategy, Whole
 from dllm.metrics import Provenance, Totals
 from dllm.models import EncoderModel
-from dllm.prompts import to_requests
+from dllm.prompts import make_requests
 from dllm.types import BlockCausal, Cache, Policy, Scheduler
-from experiments.embedded_text import Example, examples, is_correct
+from experiments.embedded_text import Example, generate_examples, is_correct
 
 NEW = 96
 """New tokens at most: every answer of the embedded model fits."""
@@ -35,7 +35,7 @@ NEW = 96
 Row = dict[str, Any]
 
 
-class Kind(StrEnum):
+class ProblemKind(StrEnum):
     """What the problems are, which `experiments/embedded_text.py` generates."""
 
     word = "word"
@@ -48,7 +48,9 @@ class Kind(StrEnum):
 
 ModelOption = Annotated[str, typer.Option("--model", help="Checkpoint to decode with.")]
 CountOption = Annotated[int, typer.Option("--count", help="Held-out problems.")]
-KindOption = Annotated[Kind, typer.Option("--kind", help="Word problems, or sums: bold decoding costs more there.")]
+KindOption = Annotated[
+    ProblemKind, typer.Option("--kind", help="Word problems, or sums: bold decoding costs more there.")
+]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="CPU threads.")]
 OutputOption = Annotated[
     Path,
@@ -57,18 +59,18 @@ OutputOption = Annotated[
 RepeatsOption = Annotated[int, typer.Option("--repeats", help="Timed runs of each, in turn.")]
 
 
-def load(name: str, threads: int) -> Any:
+def load_model(name: str, threads: int) -> Any:
     """A model, and no more threads than asked for."""
     torch.set_num_threads(threads)
     return dllm.load(name)
 
 
-def problems(count: int, kind: Kind = Kind.word) -> list[Example]:
+def draw_problems(count: int, kind: ProblemKind = ProblemKind.word) -> list[Example]:
     """The first held-out problems of a kind, of the seed that all reports use."""
-    return list(islice(examples("report", held=True, kinds=(kind,)), count))
+    return list(islice(generate_examples("report", held=True, kinds=(kind,)), count))
 
 
-def strategy(model: Any, policy: Policy) -> Strategy:
+def make_strategy(model: Any, policy: Policy) -> Strategy:
     """A policy over blocks of 32 (or the model's own) and the boldest cache that is exact, or usual, for the model."""
     scheduler: Scheduler = Blocks(commit=True)
     cache: Cache = PrefixCache()
@@ -79,11 +81,11 @@ def strategy(model: Any, policy: Policy) -> Strategy:
     return Strategy(policy, scheduler, cache)
 
 
-def decode(
+def measure_with_results(
     model: Any, asked: Sequence[Example], strategy: Strategy | Any, batch_size: int | None = None, new: int = NEW
 ) -> tuple[Row, list[dllm.Result]]:
     """Accuracy and cost of one strategy over problems, and its results."""
-    requests = to_requests(model, [p.prompt for p in asked], new)
+    requests = make_requests(model, [p.prompt for p in asked], new)
     start, busy = time.perf_counter(), time.process_time()
     results = dllm.decode(model, requests, strategy, batch_size=batch_size)
     seconds, processor = time.perf_counter() - start, time.process_time() - busy
@@ -93,14 +95,14 @@ def decode(
     return row, results
 
 
-def decoded(
+def measure_strategy(
     model: Any, asked: Sequence[Example], strategy: Strategy | Any, batch_size: int | None = None, new: int = NEW
 ) -> Row:
     """Accuracy and cost alone."""
-    return decode(model, asked, strategy, batch_size, new)[0]
+    return measure_with_results(model, asked, strategy, batch_size, new)[0]
 
 
-def facts(model: Any, threads: int) -> Row:
+def describe_setup(model: Any, threads: int) -> Row:
     """What a row has to say about where it was measured. All decoding here is greedy; seeds are 0 and up, by row."""
     return {
         **asdict(Provenance.of(model)),
@@ -110,12 +112,12 @@ def facts(model: Any, threads: int) -> Row:
     }
 
 
-class Journal:
+class MeasurementJournal:
     """JSON lines, one a measurement. What an earlier run measured under the same key is not measured again."""
 
     def __init__(self, path: Path, facts: Row) -> None:
         self.path, self.facts = path, facts
-        self.known = [*read(path)]
+        self.known = [*read_rows(path)]
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
             with path.open("a") as file:
@@ -141,7 +143,7 @@ class Journal:
         return next((row for row in self.known if all(row.get(n) == value for n, value in key.items())), None)
 
 
-def read(path: Path) -> Iterable[Row]:
+def read_rows(path: Path) -> Iterable[Row]:
     """Rows of a file; a line that was cut short is left out."""
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -150,30 +152,32 @@ def read(path: Path) -> Iterable[Row]:
             continue
 
 
-def digests(results: Sequence[dllm.Result]) -> list[str]:
+def digest_outputs(results: Sequence[dllm.Result]) -> list[str]:
     """A short name for each output: equal tokens, equal names."""
     return [sha256(repr(r.output_ids).encode()).hexdigest()[:8] for r in results]
 
 
-def speed(row: Row) -> float:
+def get_tokens_per_second(row: Row) -> float:
     """Generated tokens per second: of the processor where one thread computes, since other work on the machine does not
     change that; by the clock otherwise."""
     alone = str(row["device"]).startswith("cpu") and row["threads"] == 1
     return row["tokens"] / row["processor" if alone else "seconds"]
 
 
-def speedup(ours: Sequence[Row], base: Sequence[Row]) -> float:
+def compute_speedup(ours: Sequence[Row], base: Sequence[Row]) -> float:
     """Median of the ratios of throughput, run by run, of runs that were timed in turn."""
-    return statistics.median(speed(a) / speed(b) for a, b in zip(ours, base, strict=True))
+    return statistics.median(
+        get_tokens_per_second(a) / get_tokens_per_second(b) for a, b in zip(ours, base, strict=True)
+    )
 
 
-def error(share: float, count: int) -> float:
+def compute_two_errors(share: float, count: int) -> float:
     """Two standard errors of a share of `count` independent cases (Agresti and Coull: never zero)."""
     middle = (share * count + 2) / (count + 4)
     return 2 * math.sqrt(middle * (1 - middle) / (count + 4))
 
 
-def screen() -> Console:
+def make_console() -> Console:
     """Where tables go: stderr, wide enough where it is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -181,22 +185,24 @@ def screen() -> Console:
     return console
 
 
-def table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+def print_table(
+    console: Console, columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None
+) -> None:
     """Print rows; numbers stand right, floats have three digits."""
-    shown = [[cell if isinstance(cell, str) else _number(cell) for cell in row] for row in rows]
+    shown = [[cell if isinstance(cell, str) else _format_number(cell) for cell in row] for row in rows]
     drawn = Table(*(Column(c, justify="left" if i == 0 else "right") for i, c in enumerate(columns)), title=title)
     for row in shown:
         drawn.add_row(*row)
     console.print(drawn)
 
 
-def _number(value: Any) -> str:
+def _format_number(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def plotting() -> Any:
+def import_pyplot() -> Any:
     """`matplotlib.pyplot` that draws into files."""
     try:
         import matplotlib
@@ -209,7 +215,7 @@ def plotting() -> Any:
     return pyplot
 
 
-def save(figure: Any, output: Path) -> Path:
+def save_figure(figure: Any, output: Path) -> Path:
     """Write a figure beside its JSON lines; the file there is whole at any time."""
     from PIL import Image
 
@@ -217,7 +223,7 @@ def save(figure: Any, output: Path) -> Path:
     aside = path.with_name(f".{path.name}")
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100, format="png")
-    plotting().close(figure)
+    import_pyplot().close(figure)
     with Image.open(drawn) as image:  # 256 colours show all there is in a third of the bytes
         image.convert("RGB").quantize(256).save(aside, format="PNG", optimize=True)
     aside.replace(path)

@@ -28,15 +28,15 @@ from rich.table import Table
 
 import dllm
 from dllm import Blocks, Collector, DualCache, Factor, LeftToRight, NoCache, PrefixCache, Strategy, Threshold, TopK
-from dllm.prompts import to_requests
-from dllm.results import batches
-from experiments.embedded_text import Example, examples, is_correct
+from dllm.engine.results import split_into_batches
+from dllm.prompts import make_requests
+from experiments.embedded_text import Example, generate_examples, is_correct
 
 BLOCK = Blocks(commit=True)
 SUB_BLOCK = Blocks(sub_block=8, commit=True)
 
 
-def strategies() -> Iterator[tuple[str, Strategy]]:
+def _list_strategies() -> Iterator[tuple[str, Strategy]]:
     """Name and strategy of every row of the table."""
     yield "left to right, one a step", Strategy(TopK(k=1, score=LeftToRight()), BLOCK, PrefixCache())
     yield "most confident, one a step", Strategy(TopK(k=1), BLOCK, PrefixCache())
@@ -49,12 +49,12 @@ def strategies() -> Iterator[tuple[str, Strategy]]:
     yield "threshold 0.9, sub-block cache", Strategy(Threshold(0.9), SUB_BLOCK, DualCache(while_first=True))
 
 
-def measure(model: Any, problems: list[Example], strategy: Strategy, batch_size: int) -> dict[str, Any]:
+def measure_accuracy(model: Any, problems: list[Example], strategy: Strategy, batch_size: int) -> dict[str, Any]:
     """Accuracy and cost of one strategy over the problems."""
-    requests = to_requests(model, [p.prompt for p in problems], max_new_tokens=96)
+    requests = make_requests(model, [p.prompt for p in problems], max_new_tokens=96)
     results, commits = [], 0
     start = time.perf_counter()
-    for batch in batches(requests, batch_size):
+    for batch in split_into_batches(requests, batch_size):
         collector = Collector(model, batch, strategy)
         for step in dllm.steps(model, batch, strategy):
             collector.add(step)
@@ -90,9 +90,11 @@ def main(
         "machine": platform.processor() or platform.machine(),
     }
     table = Table("strategy", *(f"{k} exact" for k in kinds), "TPF", "denoising TPF", "certified", "tokens/s")
-    for name, strategy in track(list(strategies()), console=console, description="decoding"):
+    for name, strategy in track(list(_list_strategies()), console=console, description="decoding"):
         found = {
-            k: measure(loaded, list(islice(examples("report", held=True, kinds=(k,)), count)), strategy, batch_size)
+            k: measure_accuracy(
+                loaded, list(islice(generate_examples("report", held=True, kinds=(k,)), count)), strategy, batch_size
+            )
             for k in kinds
         }
         for k, figures in found.items():

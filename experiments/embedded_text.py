@@ -49,7 +49,7 @@ class Example(NamedTuple):
     answer: str
 
 
-def held_out(prompt: str) -> bool:
+def is_held_out(prompt: str) -> bool:
     """True for the one prompt in `HELD_OUT_EVERY` that training never sees, decided by its SHA-256."""
     return hashlib.sha256(prompt.encode()).digest()[0] % HELD_OUT_EVERY == 0
 
@@ -60,23 +60,23 @@ def is_correct(example: Example, completion: str) -> bool:
     return found is not None and found.group(1) == example.answer
 
 
-def examples(seed: int | str, *, held: bool, kinds: tuple[str, ...] = ()) -> Iterator[Example]:
+def generate_examples(seed: int | str, *, held: bool, kinds: tuple[str, ...] = ()) -> Iterator[Example]:
     """An endless, deterministic stream of one split; `kinds` keeps only those (empty: the training mixture)."""
     rng = Random(f"embedded-{seed}-{held}")
     while True:
-        example = _draw(rng)
-        if held_out(example.prompt) == held and (not kinds or example.kind in kinds):
+        example = _draw_example(rng)
+        if is_held_out(example.prompt) == held and (not kinds or example.kind in kinds):
             yield example
 
 
-def _draw(rng: Random) -> Example:
-    return rng.choice(WORD_PROBLEMS)(rng) if rng.random() < 0.85 else sums(rng)
+def _draw_example(rng: Random) -> Example:
+    return rng.choice(WORD_PROBLEMS)(rng) if rng.random() < 0.85 else _draw_sum(rng)
 
 
 # --- worked answers --------------------------------------------------------------------------------------------------
 
 
-class _Work:
+class _WorkedTotal:
     """A running total with the worked lines that led to it."""
 
     def __init__(self, total: int) -> None:
@@ -93,11 +93,11 @@ class _Work:
         return Example("word", prompt, "\n".join([*self.lines, f"#### {self.total}"]), str(self.total))
 
 
-def _person(rng: Random) -> tuple[str, str]:
+def _draw_person(rng: Random) -> tuple[str, str]:
     return (rng.choice(SHE), "she") if rng.random() < 0.5 else (rng.choice(HE), "he")
 
 
-def _changes(rng: Random, work: _Work, he: str, count: int, limit: int = 24) -> str:
+def _draw_changes(rng: Random, work: _WorkedTotal, he: str, count: int, limit: int = 24) -> str:
     """`count` gains and losses as sentences, worked into `work`; totals stay within 1..limit."""
     said = []
     for index in range(count):
@@ -110,7 +110,7 @@ def _changes(rng: Random, work: _Work, he: str, count: int, limit: int = 24) -> 
     return " ".join(said)
 
 
-def _how_many(rng: Random, name: str, he: str, things: str) -> str:
+def _draw_question(rng: Random, name: str, he: str, things: str) -> str:
     return rng.choice(
         (
             f"How many {things} does {name} have now?",
@@ -123,18 +123,18 @@ def _how_many(rng: Random, name: str, he: str, things: str) -> str:
 # --- the kinds of word problem ---------------------------------------------------------------------------------------
 
 
-def chain(rng: Random) -> Example:
-    (name, he), things, start = _person(rng), rng.choice(THINGS), rng.randint(3, 12)
-    work = _Work(start)
+def _draw_chain_problem(rng: Random) -> Example:
+    (name, he), things, start = _draw_person(rng), rng.choice(THINGS), rng.randint(3, 12)
+    work = _WorkedTotal(start)
     opening = rng.choice((f"{name} has {start} {things}.", f"{name} starts with {start} {things}."))
-    said = _changes(rng, work, he, rng.choice((1, 1, 2, 2, 2, 3)))
-    return work.example(f"{opening} {said} {_how_many(rng, name, he, things)}")
+    said = _draw_changes(rng, work, he, rng.choice((1, 1, 2, 2, 2, 3)))
+    return work.example(f"{opening} {said} {_draw_question(rng, name, he, things)}")
 
 
-def groups(rng: Random) -> Example:
-    (name, he), things, holders = _person(rng), rng.choice(THINGS), rng.choice(tuple(HOLDERS))
+def _draw_group_problem(rng: Random) -> Example:
+    (name, he), things, holders = _draw_person(rng), rng.choice(THINGS), rng.choice(tuple(HOLDERS))
     count, each = rng.randint(2, 5), rng.randint(2, 6)
-    work = _Work(count)
+    work = _WorkedTotal(count)
     work.step(f"{count} {holders}:", "*", each)
     opening = rng.choice(
         (
@@ -142,17 +142,17 @@ def groups(rng: Random) -> Example:
             f"{name} fills {count} {holders} and puts {each} {things} in each {HOLDERS[holders]}.",
         )
     )
-    said = _changes(rng, work, he, rng.choice((0, 1, 1)))
-    return work.example(" ".join(filter(None, (opening, said, _how_many(rng, name, he, things)))))
+    said = _draw_changes(rng, work, he, rng.choice((0, 1, 1)))
+    return work.example(" ".join(filter(None, (opening, said, _draw_question(rng, name, he, things)))))
 
 
-def compare(rng: Random) -> Example:
-    (one, _), (two, _), things, first = _person(rng), _person(rng), rng.choice(THINGS), rng.randint(3, 12)
+def _draw_comparison_problem(rng: Random) -> Example:
+    (one, _), (two, _), things, first = _draw_person(rng), _draw_person(rng), rng.choice(THINGS), rng.randint(3, 12)
     while two == one:
-        two, _ = _person(rng)
+        two, _ = _draw_person(rng)
     more = first <= 6 or rng.random() < 0.5
     by = rng.randint(2, 6)
-    work = _Work(first)
+    work = _WorkedTotal(first)
     word = "more" if more else "fewer"
     work.step(f"{two} has {by} {word}:", "+" if more else "-", by)
     prompt = f"{one} has {first} {things}. {two} has {by} {word} {things} than {one}."
@@ -162,12 +162,12 @@ def compare(rng: Random) -> Example:
     return work.example(f"{prompt} How many {things} do they have {rng.choice(('together', 'in all'))}?")
 
 
-def twice(rng: Random) -> Example:
-    (one, _), (two, _), things, first = _person(rng), _person(rng), rng.choice(THINGS), rng.randint(2, 9)
+def _draw_multiple_problem(rng: Random) -> Example:
+    (one, _), (two, _), things, first = _draw_person(rng), _draw_person(rng), rng.choice(THINGS), rng.randint(2, 9)
     while two == one:
-        two, _ = _person(rng)
+        two, _ = _draw_person(rng)
     word, factor = rng.choice((("twice", 2), ("three times", 3)))
-    work = _Work(factor)
+    work = _WorkedTotal(factor)
     work.step(f"{two} has", "*", first)
     prompt = f"{one} has {first} {things}. {two} has {word} as many."
     if rng.random() < 0.3:
@@ -176,25 +176,25 @@ def twice(rng: Random) -> Example:
     return work.example(f"{prompt} How many {things} do they have {rng.choice(('together', 'in all'))}?")
 
 
-def share(rng: Random) -> Example:
-    (name, he), things, friends, each = _person(rng), rng.choice(THINGS), rng.randint(2, 5), rng.randint(2, 6)
+def _draw_sharing_problem(rng: Random) -> Example:
+    (name, he), things, friends, each = _draw_person(rng), rng.choice(THINGS), rng.randint(2, 5), rng.randint(2, 6)
     whole = friends * each
     if rng.random() < 0.5 and whole > 5:
         gain = rng.randint(2, min(6, whole - 3))
-        work = _Work(whole - gain)
+        work = _WorkedTotal(whole - gain)
         verb = rng.choice(GAINS)
         work.step(f"{he.capitalize()} {verb} {gain}:", "+", gain)
         opening = f"{name} has {whole - gain} {things}. Then {he} {verb} {gain} more and shares them"
     else:
-        work, opening = _Work(whole), f"{name} shares {whole} {things}"
+        work, opening = _WorkedTotal(whole), f"{name} shares {whole} {things}"
     work.step("Each friend gets", "/", friends)
     asked = rng.choice((f"How many {things} does each friend get?", "How many does each friend get?"))
     return work.example(f"{opening} equally among {friends} friends. {asked}")
 
 
-def shop(rng: Random) -> Example:
-    (name, he), goods, price, count = _person(rng), rng.choice(tuple(GOODS)), rng.randint(2, 6), rng.randint(2, 5)
-    work = _Work(count)
+def _draw_shopping_problem(rng: Random) -> Example:
+    (name, he), goods, price, count = _draw_person(rng), rng.choice(tuple(GOODS)), rng.randint(2, 6), rng.randint(2, 5)
+    work = _WorkedTotal(count)
     work.step(f"{count} {goods} cost", "*", price)
     opening = rng.choice((f"One {GOODS[goods]} costs {price} dollars.", f"A {GOODS[goods]} costs {price} dollars."))
     if rng.random() < 0.4:
@@ -206,20 +206,20 @@ def shop(rng: Random) -> Example:
     )
 
 
-def mixed(rng: Random) -> Example:
-    (name, he), things, (red, blue) = _person(rng), rng.choice(THINGS), rng.sample(COLOURS, 2)
+def _draw_colour_problem(rng: Random) -> Example:
+    (name, he), things, (red, blue) = _draw_person(rng), rng.choice(THINGS), rng.sample(COLOURS, 2)
     one, two = rng.randint(2, 9), rng.randint(2, 6)
-    work = _Work(one)
+    work = _WorkedTotal(one)
     work.step(f"{red.capitalize()} and {blue}:", "+", two)
     opening = f"{name} has {one} {red} {things} and {two} {blue} {things}."
-    said = _changes(rng, work, he, rng.choice((0, 1, 1, 2)))
-    return work.example(" ".join(filter(None, (opening, said, _how_many(rng, name, he, things)))))
+    said = _draw_changes(rng, work, he, rng.choice((0, 1, 1, 2)))
+    return work.example(" ".join(filter(None, (opening, said, _draw_question(rng, name, he, things)))))
 
 
-def rate(rng: Random) -> Example:
-    (name, he), verb, each, days = _person(rng), rng.choice(tuple(HABITS)), rng.randint(2, 6), rng.randint(2, 5)
+def _draw_rate_problem(rng: Random) -> Example:
+    (name, he), verb, each, days = _draw_person(rng), rng.choice(tuple(HABITS)), rng.randint(2, 6), rng.randint(2, 5)
     plain, things = HABITS[verb]
-    work = _Work(days)
+    work = _WorkedTotal(days)
     work.step(f"{days} days:", "*", each)
     opening = f"{name} {verb} {each} {things} every day."
     if rng.random() < 0.5:
@@ -232,22 +232,22 @@ def rate(rng: Random) -> Example:
 
 
 WORD_PROBLEMS: tuple[Callable[[Random], Example], ...] = (
-    chain,
-    chain,
-    groups,
-    compare,
-    twice,
-    share,
-    shop,
-    mixed,
-    rate,
+    _draw_chain_problem,
+    _draw_chain_problem,
+    _draw_group_problem,
+    _draw_comparison_problem,
+    _draw_multiple_problem,
+    _draw_sharing_problem,
+    _draw_shopping_problem,
+    _draw_colour_problem,
+    _draw_rate_problem,
 )
 
 
 # --- sums -----------------------------------------------------------------------------------------------------------
 
 
-def sums(rng: Random) -> Example:
+def _draw_sum(rng: Random) -> Example:
     """One or two operations on small numbers, worked from left to right."""
     sign = rng.choice("+-*")
     if sign == "*":
@@ -255,7 +255,7 @@ def sums(rng: Random) -> Example:
     else:
         left, right = rng.randint(2, 18), rng.randint(2, 6)
         left = max(left, right + 1) if sign == "-" else left
-    work = _Work(left)
+    work = _WorkedTotal(left)
     work.step("", sign, right)
     text = f"{left} {sign} {right}"
     if rng.random() < 0.4:

@@ -31,51 +31,51 @@ from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dllm.training.base import look, open_network
+from dllm.training.base_model import inspect_base, open_network
 from dllm.training.noise import IGNORE
-from dllm.training.objective import view_loss
-from dllm.training.packing import Lessons
-from dllm.training.plan import Plan
-from dllm.training.run import prepare
+from dllm.training.objective import compute_view_loss
+from dllm.training.packing import NoisedDataset
+from dllm.training.plan import TrainingPlan
+from dllm.training.run import prepare_data
 from dllm.training.trainer import Collator
 
 MIB = 2**20
 
 
-class Kept(NamedTuple):
+class _StoredDifference(NamedTuple):
     """What a difference becomes when it is kept small: its value again, and its bytes."""
 
     value: Tensor
     bytes: int
 
 
-def in_int4(difference: Tensor, group: int) -> Kept:
+def _quantize_to_int4(difference: Tensor, group: int) -> _StoredDifference:
     """A matrix (o, i) in 16 levels, a scale for every `group` entries of a row; a vector in bfloat16."""
     if difference.ndim < 2 or difference.shape[1] % group:
-        return Kept(difference.bfloat16().float(), 2 * difference.numel())
+        return _StoredDifference(difference.bfloat16().float(), 2 * difference.numel())
     parts = rearrange(difference, "o (n g) -> o n g", g=group)
     scale = (parts.abs().amax(-1, keepdim=True) / 7).bfloat16().float().clamp(min=1e-12)
     levels = (parts / scale).round().clamp(-8, 7)
-    return Kept(rearrange(levels * scale, "o n g -> o (n g)"), difference.numel() // 2 + 2 * scale.numel())
+    return _StoredDifference(rearrange(levels * scale, "o n g -> o (n g)"), difference.numel() // 2 + 2 * scale.numel())
 
 
-def truncated(difference: Tensor, rank: int) -> Kept:
+def _truncate_rank(difference: Tensor, rank: int) -> _StoredDifference:
     """The best matrix (o, i) of a rank, kept as two bfloat16 factors; a vector in bfloat16."""
     if difference.ndim < 2:
-        return Kept(difference.bfloat16().float(), 2 * difference.numel())
+        return _StoredDifference(difference.bfloat16().float(), 2 * difference.numel())
     u, s, v = torch.svd_lowrank(difference, q=min(rank + 8, *difference.shape), niter=2)
     left, right = (u * s)[:, :rank].bfloat16().float(), v[:, :rank].bfloat16().float()
-    return Kept(left @ right.T, 2 * rank * sum(difference.shape))
+    return _StoredDifference(left @ right.T, 2 * rank * sum(difference.shape))
 
 
-class Exam:
+class _HeldOutEvaluation:
     """The held-out rows of a run, and the loss on them."""
 
-    def __init__(self, plan: Plan, rows: int) -> None:
-        self.plan, self.ground = plan, look(plan)
-        held = prepare(plan, self.ground).held
+    def __init__(self, plan: TrainingPlan, rows: int) -> None:
+        self.plan, self.ground = plan, inspect_base(plan)
+        held = prepare_data(plan, self.ground).held
         assert held is not None, "the runs held nothing out: nothing can be compared"
-        self.lessons = Lessons(held, plan.task, 0, min(rows, len(held)), shuffle=False)
+        self.lessons = NoisedDataset(held, plan.task, 0, min(rows, len(held)), shuffle=False)
         self.collator = Collator(plan.task, self.ground.mask_id)
         self.network = open_network(self.ground, plan).eval()
         self.base = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
@@ -87,17 +87,17 @@ class Exam:
         total, count = 0.0, 0
         for i in range(len(self.lessons)):
             batch = self.collator([self.lessons[i]])
-            total += float(view_loss(self.network, batch, self.plan.task.attention_block))
+            total += float(compute_view_loss(self.network, batch, self.plan.task.attention_block))
             count += int((batch["labels"] != IGNORE).sum())
         return total / count
 
 
-def plan_of(folder: Path) -> Plan:
+def _read_plan(folder: Path) -> TrainingPlan:
     record = json.loads((folder / "run.json").read_text("utf-8"))["plan"]
-    return Plan(**{**record, "data": tuple(record["data"]), "report_to": tuple(record["report_to"])})
+    return TrainingPlan(**{**record, "data": tuple(record["data"]), "report_to": tuple(record["report_to"])})
 
 
-def weights_of(folder: Path, base: dict[str, Tensor]) -> dict[str, Tensor]:
+def _read_weights(folder: Path, base: dict[str, Tensor]) -> dict[str, Tensor]:
     """The float32 weights of a run's exported model; a tied head is left to the embedding."""
     found: dict[str, Tensor] = {}
     for file in sorted((folder / "model").glob("*.safetensors")):
@@ -108,7 +108,7 @@ def weights_of(folder: Path, base: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: weights[name] for name in base}
 
 
-def size_of(folder: Path) -> int:
+def _measure_folder_size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
@@ -121,11 +121,11 @@ def main(
 ) -> None:
     """Compare the artefacts; a table on stderr, JSON lines on stdout."""
     torch.set_num_threads(threads)
-    exam, adapted = Exam(plan_of(full), rows), plan_of(lora)
-    tuned = weights_of(full, exam.base)
+    exam, adapted = _HeldOutEvaluation(_read_plan(full), rows), _read_plan(lora)
+    tuned = _read_weights(full, exam.base)
     untied = [name for name in exam.base if name != "lm_head.weight"]
 
-    def kept(how: Callable[[Tensor], Kept]) -> tuple[dict[str, Tensor], int]:
+    def kept(how: Callable[[Tensor], _StoredDifference]) -> tuple[dict[str, Tensor], int]:
         parts = {name: how(tuned[name] - exam.base[name]) for name in untied}
         weights = {name: exam.base[name] + part.value for name, part in parts.items()}
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
@@ -142,12 +142,16 @@ def main(
 
     tell("the base alone", {}, 0)
     tell(
-        "LoRA adapter", weights_of(lora, exam.base), size_of(lora / "adapter"), rank=adapted.lora, plan=adapted.record()
+        "LoRA adapter",
+        _read_weights(lora, exam.base),
+        _measure_folder_size(lora / "adapter"),
+        rank=adapted.lora,
+        plan=adapted.record(),
     )
     tell("full fine-tune", tuned, 4 * sum(tuned[name].numel() for name in untied), plan=exam.plan.record())
     for g in group or [32, 64]:
-        tell(f"int4 difference, groups of {g}", *kept(partial(in_int4, group=g)))
-    tell(f"rank {adapted.lora} of the difference", *kept(lambda d: truncated(d, adapted.lora or 16)))
+        tell(f"int4 difference, groups of {g}", *kept(partial(_quantize_to_int4, group=g)))
+    tell(f"rank {adapted.lora} of the difference", *kept(lambda d: _truncate_rank(d, adapted.lora or 16)))
     Console(stderr=True).print(table)
 
 

@@ -34,11 +34,11 @@ from torch import Tensor
 
 import dllm
 from dllm import Blocks, NoCache, Request, Strategy, TopK, Whole
-from dllm.prompts import encode
+from dllm.prompts import encode_prompt
 from dllm.types import Bidirectional, Scheduler
 from experiments import common
+from experiments.antibody_sequences import ANTIBODIES, encode_sequence
 from experiments.common import CountOption, ModelOption, OutputOption, Row, ThreadsOption
-from experiments.sequences import ANTIBODIES, encoded
 
 STEPS = 32
 PROJECTIONS = ("k_proj", "v_proj", "key", "value")
@@ -46,7 +46,7 @@ GROUPS = ("given", "still masked", "already decided", "decided in between")
 
 
 @contextmanager
-def projections(network: Any) -> Iterator[list[Tensor]]:
+def _record_projections(network: Any) -> Iterator[list[Tensor]]:
     """What the key and value projections give in the forwards to come, in order of layers, each (r, t, d)."""
     seen: list[Tensor] = []
     layers = [m for name, m in network.named_modules() if name.rsplit(".", 1)[-1] in PROJECTIONS]
@@ -58,13 +58,13 @@ def projections(network: Any) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def similarity(model: Any, request: Request, scheduler: Scheduler, start: int) -> tuple[Tensor, Tensor]:
+def _measure_similarity(model: Any, request: Request, scheduler: Scheduler, start: int) -> tuple[Tensor, Tensor]:
     """Cosine (s, s, t) of keys and values between the last `STEPS` steps of one row, and what was pending (s, t).
 
     start  first column to be decided in those steps
     """
     found, pending = [], []
-    with projections(model.network) as seen:
+    with _record_projections(model.network) as seen:
         for step in dllm.steps(model, [request], Strategy(TopK(k=1), scheduler, NoCache())):
             if int(step.window.block_end[0]) > start:
                 found.append(torch.stack([torch.nn.functional.normalize(out[0], dim=-1) for out in seen]))
@@ -77,7 +77,7 @@ def similarity(model: Any, request: Request, scheduler: Scheduler, start: int) -
     return cosine, torch.stack(pending)[:, :t]
 
 
-def groups(cosine: Tensor, pending: Tensor, given: Tensor) -> Tensor:
+def _sum_by_group(cosine: Tensor, pending: Tensor, given: Tensor) -> Tensor:
     """Sums and counts (2, g, s, s) of the cosine over each group's columns."""
     s = len(pending)
     before, after = rearrange(pending, "i t -> i 1 t"), rearrange(pending, "j t -> 1 j t")
@@ -86,9 +86,9 @@ def groups(cosine: Tensor, pending: Tensor, given: Tensor) -> Tensor:
     return torch.stack([(members * cosine).sum(-1), members.sum(-1).to(cosine.dtype)])
 
 
-def cases(model: Any, count: int) -> dict[str, tuple[Any, Scheduler, list[tuple[Request, int]]]]:
+def _make_cases(model: Any, count: int) -> dict[str, tuple[Any, Scheduler, list[tuple[Request, int]]]]:
     """Model, scheduler and requests with their first column, by name."""
-    prompts = [encode(model, p.prompt) for p in common.problems(20 * count)]
+    prompts = [encode_prompt(model, p.prompt) for p in common.draw_problems(20 * count)]
     short = [p for p in prompts if len(p) <= STEPS][:count]
     everywhere = replace(model, geometry=Bidirectional())
     return {
@@ -105,23 +105,23 @@ def cases(model: Any, count: int) -> dict[str, tuple[Any, Scheduler, list[tuple[
     }
 
 
-def encoder_case(model: Any, count: int) -> tuple[Any, Scheduler, list[tuple[Request, int]]]:
+def _make_encoder_case(model: Any, count: int) -> tuple[Any, Scheduler, list[tuple[Request, int]]]:
     rng, requests = Random("similarity"), []
     for sequence in list(ANTIBODIES.values())[:count]:
-        ids = encoded(model, sequence)
+        ids = encode_sequence(model, sequence)
         holes = tuple(sorted(rng.sample(range(1, len(ids) - 1), STEPS)))
         requests.append((Request(ids, 0, stop_ids=(), holes=holes), 0))
     return model, Whole(), requests
 
 
-def measure(model: Any, scheduler: Scheduler, requests: Sequence[tuple[Request, int]]) -> Row:
+def _measure_case(model: Any, scheduler: Scheduler, requests: Sequence[tuple[Request, int]]) -> Row:
     """Mean cosine between steps by group of columns, as matrices and by the distance of steps."""
     total = torch.zeros(2, len(GROUPS), STEPS, STEPS)
     for request, start in requests:
-        cosine, pending = similarity(model, request, scheduler, start)
+        cosine, pending = _measure_similarity(model, request, scheduler, start)
         given = torch.ones(cosine.shape[-1], dtype=torch.bool)
-        given[list(writes(request, start))] = False
-        total += groups(cosine, pending, given)
+        given[list(_find_decided_columns(request, start))] = False
+        total += _sum_by_group(cosine, pending, given)
     mean = total[0] / total[1]
     lags = [
         [float(total[0, g].diagonal(lag).sum() / total[1, g].diagonal(lag).sum()) for lag in range(1, STEPS - 1)]
@@ -138,13 +138,13 @@ def measure(model: Any, scheduler: Scheduler, requests: Sequence[tuple[Request, 
     }
 
 
-def writes(request: Request, start: int) -> Sequence[int]:
+def _find_decided_columns(request: Request, start: int) -> Sequence[int]:
     """The columns that the steps under study decide."""
     return request.holes or range(start, request.limit)
 
 
-def draw(rows: list[Row], output: Path) -> None:
-    pyplot = common.plotting()
+def _plot_similarity(rows: list[Row], output: Path) -> None:
+    pyplot = common.import_pyplot()
     figure, panels = pyplot.subplots(
         len(rows), 4, figsize=(14, 3.3 * len(rows)), layout="constrained", squeeze=False, width_ratios=(1, 1, 1, 1.3)
     )
@@ -164,7 +164,7 @@ def draw(rows: list[Row], output: Path) -> None:
         line[3].legend(fontsize=8)
     figure.colorbar(image, ax=panels[:, 2], label="cosine of keys and values", shrink=0.7)
     figure.suptitle("Keys and values of two denoising steps: how alike are they?")
-    common.save(figure, output)
+    common.save_figure(figure, output)
 
 
 def main(
@@ -175,19 +175,19 @@ def main(
     output: OutputOption = Path("kv_similarity.jsonl"),
 ) -> None:
     """Compare keys and values of every two steps of a decode."""
-    loaded: Any = common.load(model, threads)
-    journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
-    found = cases(loaded, count)
+    loaded: Any = common.load_model(model, threads)
+    journal, console = common.MeasurementJournal(output, common.describe_setup(loaded, threads)), common.make_console()
+    found = _make_cases(loaded, count)
     if encoder is not None:
-        found["AntiBERTy: attention everywhere"] = encoder_case(dllm.load(encoder), count)
-    rows = [journal.row({"case": name, "count": count}, measure, *case) for name, case in found.items()]
-    common.table(
+        found["AntiBERTy: attention everywhere"] = _make_encoder_case(dllm.load(encoder), count)
+    rows = [journal.row({"case": name, "count": count}, _measure_case, *case) for name, case in found.items()]
+    common.print_table(
         console,
         ("model", "columns", "1 step apart", "4 apart", "8 apart", "16 apart"),
         [[r["case"], group, *(r["lags"][group][lag - 1] for lag in (1, 4, 8, 16))] for r in rows for group in GROUPS],
         "mean cosine of keys and values",
     )
-    draw(rows, output)
+    _plot_similarity(rows, output)
 
 
 if __name__ == "__main__":

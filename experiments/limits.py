@@ -33,19 +33,19 @@ from rich.table import Table
 
 import dllm
 from dllm import Blocks, DualCache, PrefixCache, Request, Stopping, Strategy, Threshold, TopK
-from dllm.bench import SHAPES, measure_rates, random_model, time_autoregressive, time_strategy
-from dllm.bench.floor import Rates, wait
-from dllm.bench.timing import run
+from dllm.bench import SHAPES, make_random_model, measure_rates, time_autoregressive, time_strategy
+from dllm.bench.floor import HardwareRates, synchronize_device
+from dllm.bench.timing import time_whole_run
 from dllm.models.compiled import CompiledModel
 from dllm.types import Cache
-from experiments.baselines.fast_dllm_v1 import generate
+from experiments.baselines.fast_dllm_v1 import decode_as_published
 
 NEVER = Stopping(())
 NO_SAVING = 2**31
 Row = dict[str, Any]
 
 
-class Question(StrEnum):
+class LimitQuestion(StrEnum):
     """(1), (2) and (3)."""
 
     WHOLE = "whole"
@@ -53,7 +53,9 @@ class Question(StrEnum):
     WAITING = "waiting"
 
 
-def whole(model: Any, rates: Rates, context: int, new: int, repeats: int, compile: bool) -> Iterator[Row]:
+def _time_whole_canvas(
+    model: Any, rates: HardwareRates, context: int, new: int, repeats: int, compile: bool
+) -> Iterator[Row]:
     """(1) Attention in both directions: the window step, and the published loop on the same weights."""
     ids = torch.randint(model.vocabulary - 1, (1, context), generator=torch.Generator().manual_seed(1))
     strategy = Strategy(Threshold(2.0), Blocks(32), DualCache(), stopping=NEVER)
@@ -61,18 +63,18 @@ def whole(model: Any, rates: Rates, context: int, new: int, repeats: int, compil
     there = ids.to(model.device)
 
     def published() -> None:
-        generate(network, there, new, 32, model.mask_id, "dual", 2.0, None)
+        decode_as_published(network, there, new, 32, model.mask_id, "dual", 2.0, None)
 
     published()
-    theirs = statistics.median(seconds(published, model.device) for _ in range(repeats))
+    theirs = statistics.median(_time_call(published, model.device) for _ in range(repeats))
     yield {"what": "published loop", "tokens_per_second": new / theirs}
-    for name, candidate in versions(model, compile):
+    for name, candidate in _make_variants(model, compile):
         timing = time_strategy(candidate, requests, strategy, rates, repeats)
         yield {"what": f"ours, {name}", **timing.row(), "speedup": theirs / timing.seconds, "strategy": repr(strategy)}
 
 
-def blocks(
-    model: Any, rates: Rates, context: int, new: int, repeats: int, batch: list[int], compile: bool
+def _time_block_diffusion(
+    model: Any, rates: HardwareRates, context: int, new: int, repeats: int, batch: list[int], compile: bool
 ) -> Iterator[Row]:
     """(2) Block diffusion against autoregressive decoding on the same weights."""
     size = model.geometry.size
@@ -90,13 +92,13 @@ def blocks(
             strategy = Strategy(
                 TopK(k=3), Blocks(size, sub_block=None if sub == size else sub, commit=True), cache, stopping=NEVER
             )
-            for name, candidate in versions(model, compile):
+            for name, candidate in _make_variants(model, compile):
                 timing = time_strategy(candidate, requests, strategy, rates, repeats)
                 more = {"speedup": timing.tokens_per_second / fastest, "strategy": repr(strategy)}
                 yield {"what": f"blocks of {size}, windows of {sub}, {name}", "batch": b, **timing.row(), **more}
 
 
-def waiting(model: Any, new: int, repeats: int, rows: int, compile: bool) -> Iterator[Row]:
+def _time_queue(model: Any, new: int, repeats: int, rows: int, compile: bool) -> Iterator[Row]:
     """(3) A queue of four batches of mixed lengths: all rows of a batch wait for its last, or none does."""
     draw = torch.Generator().manual_seed(3)
     requests = []
@@ -107,14 +109,14 @@ def waiting(model: Any, new: int, repeats: int, rows: int, compile: bool) -> Ite
     tokens = sum(request.max_new_tokens for request in requests)
     strategy = Strategy(TopK(k=3), Blocks(model.geometry.size), PrefixCache(), stopping=NEVER)
     together = replace(model, apart=NO_SAVING)
-    for name, candidate in [("eager, rows always together", together), *versions(model, compile)]:
+    for name, candidate in [("eager, rows always together", together), *_make_variants(model, compile)]:
 
         def lock_step(candidate: Any = candidate) -> float:
             batches = [requests[i : i + rows] for i in range(0, len(requests), rows)]
-            return sum(run(candidate, batch, strategy, None) for batch in batches)
+            return sum(time_whole_run(candidate, batch, strategy, None) for batch in batches)
 
         def flowing(candidate: Any = candidate) -> float:
-            return run(candidate, requests, strategy, rows)
+            return time_whole_run(candidate, requests, strategy, rows)
 
         lock_step(), flowing()
         pairs = [(lock_step(), flowing()) for _ in range(repeats)]
@@ -124,15 +126,15 @@ def waiting(model: Any, new: int, repeats: int, rows: int, compile: bool) -> Ite
         yield {"what": f"no waiting, {name}", "batch": rows, "tokens_per_second": tokens / fast, "speedup": speedup}
 
 
-def versions(model: Any, compile: bool) -> list[tuple[str, Any]]:
+def _make_variants(model: Any, compile: bool) -> list[tuple[str, Any]]:
     return [("eager", model), *([("compiled", CompiledModel.of(model))] if compile else [])]
 
 
-def seconds(work: Any, device: torch.device) -> float:
-    wait(device)
+def _time_call(work: Any, device: torch.device) -> float:
+    synchronize_device(device)
     start = time.perf_counter()
     work()
-    wait(device)
+    synchronize_device(device)
     return time.perf_counter() - start
 
 
@@ -145,10 +147,12 @@ def main(
     repeats: Annotated[int, typer.Option(help="Counted runs of each.")] = 3,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cuda" if torch.cuda.is_available() else "cpu",
     compile: Annotated[bool, typer.Option(help="Compiled forwards beside the eager ones.")] = True,
-    only: Annotated[list[Question] | None, typer.Option(help="Ask only this; repeatable.", show_default="all")] = None,
+    only: Annotated[
+        list[LimitQuestion] | None, typer.Option(help="Ask only this; repeatable.", show_default="all")
+    ] = None,
 ) -> None:
     """Measure all three; tables on stderr, JSON lines on stdout."""
-    asked = only or list(Question)
+    asked = only or list(LimitQuestion)
     place = torch.device(device)
     precision = torch.bfloat16 if place.type == "cuda" else torch.float32
     rates = measure_rates(place, precision)
@@ -157,20 +161,24 @@ def main(
         "device": name, "dtype": str(precision), "context": context, "new_tokens": new, "torch": torch.__version__,
         "dllm": dllm.__version__, "bytes_per_second": rates.bytes, "operations_per_second": rates.operations,
     }  # fmt: skip
-    if Question.WHOLE in asked:
-        model = random_model(SHAPES[whole_shape], place, precision)
-        show(whole_shape, whole(model, rates, context, new, repeats, compile), about)
+    if LimitQuestion.WHOLE in asked:
+        model = make_random_model(SHAPES[whole_shape], place, precision)
+        _print_rows(whole_shape, _time_whole_canvas(model, rates, context, new, repeats, compile), about)
         del model
-    if set(asked) == {Question.WHOLE}:
+    if set(asked) == {LimitQuestion.WHOLE}:
         return
-    model = random_model(SHAPES[block_shape], place, precision)
-    if Question.BLOCKS in asked:
-        show(block_shape, blocks(model, rates, context, new, repeats, batch or [1, 8, 32], compile), about)
-    if Question.WAITING in asked:
-        show(block_shape + ", mixed lengths", waiting(model, new, repeats, max(batch or [8]), compile), about)
+    model = make_random_model(SHAPES[block_shape], place, precision)
+    if LimitQuestion.BLOCKS in asked:
+        _print_rows(
+            block_shape, _time_block_diffusion(model, rates, context, new, repeats, batch or [1, 8, 32], compile), about
+        )
+    if LimitQuestion.WAITING in asked:
+        _print_rows(
+            block_shape + ", mixed lengths", _time_queue(model, new, repeats, max(batch or [8]), compile), about
+        )
 
 
-def show(title: str, rows: Iterator[Row], about: Row) -> None:
+def _print_rows(title: str, rows: Iterator[Row], about: Row) -> None:
     """JSON lines as they come, then a table."""
     table = Table("", "batch", "tokens/s", "TPF", "window ms", "window x", "outside", "speedup", title=title)
     for row in rows:

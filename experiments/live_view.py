@@ -27,8 +27,8 @@ import torch
 from rich.console import Console
 
 import dllm
-from dllm.cli.screen import Screen
-from dllm.prompts import to_requests
+from dllm.cli.live_display import LiveDisplay
+from dllm.prompts import make_requests
 
 PROMPTS = [
     "Mia has 8 stamps. Lena has three times as many. How many stamps do they have in all?",
@@ -38,7 +38,7 @@ PROMPTS = [
 ]
 
 
-def terminal() -> Console:
+def _open_terminal() -> Console:
     """A console on a pseudo-terminal whose other end reads whatever comes."""
     import fcntl
     import pty
@@ -47,24 +47,24 @@ def terminal() -> Console:
 
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
-    threading.Thread(target=drain, args=(ours,), daemon=True).start()
+    threading.Thread(target=_read_to_end, args=(ours,), daemon=True).start()
     return Console(file=os.fdopen(theirs, "w"), force_terminal=True)
 
 
-def drain(end: int) -> None:
+def _read_to_end(end: int) -> None:
     """Read until the other end is closed, which Linux tells as an error."""
     with suppress(OSError):
         while os.read(end, 65536):
             pass
 
 
-def turn(model: Any, strategy: dllm.Strategy, length: int, console: Console | None) -> float:
+def _measure_throughput(model: Any, strategy: dllm.Strategy, length: int, console: Console | None) -> float:
     """Tokens a second over all prompts."""
     tokens, start = 0, time.perf_counter()
     for prompt in PROMPTS:
-        requests = to_requests(model, prompt, length)
+        requests = make_requests(model, prompt, length)
         collector = dllm.Collector(model, requests, strategy)
-        with Screen(console, model.tokenizer) as screen:
+        with LiveDisplay(console, model.tokenizer) as screen:
             for step in dllm.steps(model, requests, strategy):
                 screen.show(step)
                 collector.add(step)
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    model, console = dllm.load("embedded"), terminal()
+    model, console = dllm.load("embedded"), _open_terminal()
     strategies = {
         "factor 1.0, text ends itself": dllm.Strategy(dllm.Factor(1.0), dllm.Blocks(), dllm.PrefixCache()),
         "one token a step, 128 tokens": dllm.Strategy(
@@ -87,7 +87,8 @@ def main() -> None:
     }
     for name, strategy in strategies.items():
         found = [
-            (turn(model, strategy, 128, None), turn(model, strategy, 128, console)) for _ in range(given.turns + 1)
+            (_measure_throughput(model, strategy, 128, None), _measure_throughput(model, strategy, 128, console))
+            for _ in range(given.turns + 1)
         ]
         plain, shown = zip(*found[1:], strict=True)
         ratios = [b / a for a, b in found[1:]]

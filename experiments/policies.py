@@ -63,10 +63,10 @@ from dllm import (
     Threshold,
     TopK,
 )
-from dllm.cli.listing import brief
-from dllm.prompts import to_requests
+from dllm.cli.listing import format_part
+from dllm.prompts import make_requests
 from experiments import common
-from experiments.common import CountOption, Kind, KindOption, ThreadsOption
+from experiments.common import CountOption, KindOption, ProblemKind, ThreadsOption
 from experiments.embedded_text import Example, is_correct
 
 NEW = 96
@@ -74,7 +74,7 @@ CERTIFIED = {"certified", "factor", "error budget", "sequence budget", "one a st
 """Policies that come with a guarantee (factor at f = 1)."""
 
 
-def policies() -> Iterator[tuple[str, Any, Sampling]]:
+def _list_policies() -> Iterator[tuple[str, Any, Sampling]]:
     """Name, policy and sampling of every point."""
     plain = Sampling(tempered=True)
     for k in (1, 2, 3, 4):
@@ -114,7 +114,7 @@ def policies() -> Iterator[tuple[str, Any, Sampling]]:
     yield "ReMDM", ReMDM(steps=32), plain
 
 
-def cells() -> Iterator[tuple[str, str, Strategy]]:
+def _list_cells() -> Iterator[tuple[str, str, Strategy]]:
     """Policy, cache and strategy of every cell."""
     ways = (
         ("none", Blocks(commit=True), NoCache()),
@@ -122,13 +122,13 @@ def cells() -> Iterator[tuple[str, str, Strategy]]:
         ("sub-block", Blocks(sub_block=8, commit=True), DualCache(while_first=True)),
     )
     for cache, scheduler, part in ways:
-        for name, policy, sampling in policies():
+        for name, policy, sampling in _list_policies():
             yield name, cache, Strategy(policy, scheduler, part, sampling)
 
 
-def decode(model: Any, problems: list[Example], strategy: Strategy, batch_size: int) -> dict[str, Any]:
+def _measure_strategy(model: Any, problems: list[Example], strategy: Strategy, batch_size: int) -> dict[str, Any]:
     """Accuracy and cost of one strategy over the problems, and its texts."""
-    requests = to_requests(model, [p.prompt for p in problems], NEW)
+    requests = make_requests(model, [p.prompt for p in problems], NEW)
     collector, commits = Collector(model, requests, strategy), 0
     start = time.perf_counter()
     for step in dllm.steps(model, requests, strategy, batch_size=batch_size):
@@ -154,7 +154,7 @@ def decode(model: Any, problems: list[Example], strategy: Strategy, batch_size: 
 def main(
     model: Annotated[str, typer.Option(help="Checkpoint to decode with.")] = "embedded",
     count: CountOption = 100,
-    kind: KindOption = Kind.word,
+    kind: KindOption = ProblemKind.word,
     batch_size: Annotated[int, typer.Option(help="Rows decoded together.")] = 50,
     output: Annotated[
         Path, typer.Option(help="JSON lines, one a cell; what is there already is not done again.")
@@ -165,36 +165,36 @@ def main(
     """Decode held-out problems by every policy, with and without caches; a table on stderr, JSON lines in a file."""
     torch.set_num_threads(threads)
     loaded = dllm.load(model)
-    problems = common.problems(count, kind)
+    problems = common.draw_problems(count, kind)
     facts = {
         "model": model, "kind": kind, "count": count, "dllm": dllm.__version__, "torch": torch.__version__,
         "transformers": transformers.__version__, "machine": platform.processor() or platform.machine(),
         "threads": threads,
     }  # fmt: skip
-    done = {(r["strategy"], r.get("kind", "word"), r["count"], r["model"]): r for r in common.read(output)}
-    console = common.screen()
+    done = {(r["strategy"], r.get("kind", "word"), r["count"], r["model"]): r for r in common.read_rows(output)}
+    console = common.make_console()
     rows: list[dict[str, Any]] = []
-    for name, cache, strategy in track(list(cells()), console=console, description="decoding"):
+    for name, cache, strategy in track(list(_list_cells()), console=console, description="decoding"):
         key = (repr(strategy), kind, count, model)
         if key not in done:
             done[key] = {"policy": name, "cache": cache, "strategy": key[0], **facts}
-            done[key] |= decode(loaded, problems, strategy, batch_size)
+            done[key] |= _measure_strategy(loaded, problems, strategy, batch_size)
             with output.open("a") as file:
                 file.write(json.dumps(done[key]) + "\n")
         rows.append(done[key])
     sequential = next(r["texts"] for r in rows if r["policy"] == "one a step" and r["cache"] == "none")
     for row in rows:
         row["agrees"] = sum(a == b for a, b in zip(row["texts"], sequential, strict=True)) / count
-    show(console, rows)
+    _print_rows(console, rows)
     if plot is not None:
-        draw(rows, plot)
+        _plot_fronts(rows, plot)
     for row in rows:
         sys.stdout.write(json.dumps({k: v for k, v in row.items() if k != "texts"}) + "\n")
 
 
-def show(console: Console, rows: list[dict[str, Any]]) -> None:
+def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
     table = Table("cache", "policy", "exact", "agrees", "TPF", "denoising TPF", "certified", "queries/token")
-    names = expressions()
+    names = _format_policies()
     for row in sorted(rows, key=lambda r: (r["cache"], -r["tokens_per_forward"])):
         share = f"{row['certified'] / row['parallel']:.2f}" if row["parallel"] else "–"
         table.add_row(
@@ -205,15 +205,15 @@ def show(console: Console, rows: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
-def expressions() -> dict[str, str]:
+def _format_policies() -> dict[str, str]:
     """The shortest expression of every strategy's policy, by the strategy's repr."""
     return {
-        repr(strategy): brief(strategy.policy) + (" + credit" if strategy.sampling.processors else "")
-        for _, _, strategy in cells()
+        repr(strategy): format_part(strategy.policy) + (" + credit" if strategy.sampling.processors else "")
+        for _, _, strategy in _list_cells()
     }
 
 
-def front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _select_front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows that no other beats in tokens per forward and accuracy, slowest first."""
     ranked = sorted(rows, key=lambda r: (-r["tokens_per_forward"], -r["accuracy"]))
     best, kept = -1.0, []
@@ -224,9 +224,9 @@ def front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept[::-1]
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
+def _plot_fronts(rows: list[dict[str, Any]], path: Path) -> None:
     """Accuracy over tokens per forward, one panel a cache; the policies of the front are named."""
-    pyplot = common.plotting()
+    pyplot = common.import_pyplot()
     caches = list(dict.fromkeys(r["cache"] for r in rows))
     names = list(dict.fromkeys(r["policy"] for r in rows))
     colours = {name: pyplot.get_cmap("tab20")(i % 20) for i, name in enumerate(names)}
@@ -234,7 +234,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure, panels = pyplot.subplots(1, len(caches), figsize=(5 * len(caches) + 3, 6), sharey=True, squeeze=False)
     for panel, cache in zip(panels[0], caches, strict=True):
         here = [r for r in rows if r["cache"] == cache]
-        best = front(here)
+        best = _select_front(here)
         panel.plot([r["tokens_per_forward"] for r in best], [r["accuracy"] for r in best], color="0.7", zorder=1)
         for row in here:
             name = row["policy"]
@@ -258,7 +258,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     ]
     figure.legend(handles=handles, loc="center right", fontsize=8, title="policy (stars: guaranteed)")
     figure.tight_layout(rect=(0, 0, 1 - 2.6 / figure.get_figwidth(), 1))
-    common.save(figure, path)
+    common.save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ import httpx
 import typer
 
 import dllm
-from dllm.options import Options
+from dllm.compose.options import Options
 from experiments import common
 
 KINDS: list[dict[str, Any]] = [
@@ -53,7 +53,7 @@ Task = tuple[int, int, bool]
 
 
 @dataclass
-class Book:
+class _CallLog:
     """What became of the calls.
 
     counts  by outcome
@@ -75,11 +75,11 @@ class Book:
 
 
 @dataclass
-class Caller:
+class _Client:
     """One of the clients, which calls until it is told to stop."""
 
     http: httpx.AsyncClient
-    book: Book
+    book: _CallLog
     prompts: list[str]
     chance: random.Random
     rude: bool
@@ -110,7 +110,7 @@ class Caller:
         """Whether the server takes calls."""
         begun = time.perf_counter()
         text, first, tokens, ended = "", 0.0, 0, False
-        body = asked(task, self.prompts) | {"stream": True, "stream_options": {"include_usage": True}}
+        body = _make_body(task, self.prompts) | {"stream": True, "stream_options": {"include_usage": True}}
         async with self.http.stream("POST", PATH, json=body) as found:
             if found.status_code != 200:
                 self.book.counts["refused" if found.status_code == 503 else f"status {found.status_code}"] += 1
@@ -136,14 +136,14 @@ class Caller:
         return True
 
 
-def asked(task: Task, prompts: list[str]) -> dict[str, Any]:
+def _make_body(task: Task, prompts: list[str]) -> dict[str, Any]:
     """The body of a call."""
     problem, kind, sampled = task
     body = {"messages": [{"role": "user", "content": prompts[problem]}], "max_tokens": NEW, "seed": problem}
     return body | KINDS[kind] | ({"temperature": 0.8} if sampled else {})
 
 
-def start(model: str, batch_size: int, threads: int) -> tuple[subprocess.Popen[str], str]:
+def _start_server(model: str, batch_size: int, threads: int) -> tuple[subprocess.Popen[str], str]:
     """The server, and where it is."""
     command = [sys.executable, "-c", "from dllm.cli.main import run; run()", "serve", "--model", model, "--port", "0"]
     more = ["--batch-size", str(batch_size), "--log-level", "error"]
@@ -154,16 +154,18 @@ def start(model: str, batch_size: int, threads: int) -> tuple[subprocess.Popen[s
     return child, url
 
 
-async def phase(url: str, prompts: list[str], clients: int, rude: bool, seconds: float, end: Any = None) -> Book:
+async def _run_phase(
+    url: str, prompts: list[str], clients: int, rude: bool, seconds: float, end: Any = None
+) -> _CallLog:
     """All clients calling for a while; in the end `end` is called, and who is in mid-stream goes on to its end."""
-    book, stop = Book(), time.perf_counter() + seconds
+    book, stop = _CallLog(), time.perf_counter() + seconds
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
 
     def going() -> bool:
         return end is not None or time.perf_counter() < stop
 
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
-        callers = [Caller(http, book, prompts, random.Random(i), rude, going) for i in range(clients)]
+        callers = [_Client(http, book, prompts, random.Random(i), rude, going) for i in range(clients)]
         tasks = [asyncio.ensure_future(caller.call_on()) for caller in callers]
         if end is not None:
             await asyncio.sleep(seconds)
@@ -172,7 +174,7 @@ async def phase(url: str, prompts: list[str], clients: int, rude: bool, seconds:
     return book
 
 
-async def after(url: str) -> dict[str, float]:
+async def _read_server_state(url: str) -> dict[str, float]:
     """What the server still holds when all have gone, as it says itself."""
     async with httpx.AsyncClient(base_url=url, timeout=30) as http:
         await asyncio.sleep(2)
@@ -180,7 +182,7 @@ async def after(url: str) -> dict[str, float]:
     return {name: float(re.search(rf"^{name} (.*)$", text, re.M)[1]) for name in ("dllm_rows", "dllm_waiting")}  # type: ignore[index]
 
 
-def alone(model: Any, tasks: list[Task], prompts: list[str]) -> Iterator[tuple[Task, dllm.Result]]:
+def _decode_alone(model: Any, tasks: list[Task], prompts: list[str]) -> Iterator[tuple[Task, dllm.Result]]:
     """Each distinct call decoded by itself."""
     for task in tasks:
         problem, kind, sampled = task
@@ -188,7 +190,7 @@ def alone(model: Any, tasks: list[Task], prompts: list[str]) -> Iterator[tuple[T
         yield task, dllm.decode(model, prompts[problem], strategy, max_new_tokens=NEW, seed=problem)[0]
 
 
-def figures(name: str, book: Book, texts: dict[Task, str | None], seconds: float) -> dict[str, Any]:
+def _summarize_phase(name: str, book: _CallLog, texts: dict[Task, str | None], seconds: float) -> dict[str, Any]:
     wrong = sum(text != texts[task] for task, found in book.texts.items() for text in found)
     return {
         "phase": name,
@@ -210,33 +212,37 @@ def main(
     model: common.ModelOption = "embedded",
     threads: common.ThreadsOption = 1,
 ) -> None:
-    prompts = [problem.prompt for problem in common.problems(problems)]
-    child, url = start(model, batch_size, threads)
+    prompts = [problem.prompt for problem in common.draw_problems(problems)]
+    child, url = _start_server(model, batch_size, threads)
     clocks, books = [], []
     try:
         for rude, length in ((False, seconds / 4), (True, seconds)):
             begun = time.perf_counter()
-            books.append(asyncio.run(phase(url, prompts, clients, rude, length)))
+            books.append(asyncio.run(_run_phase(url, prompts, clients, rude, length)))
             clocks.append(time.perf_counter() - begun)
-        left = asyncio.run(after(url))
+        left = asyncio.run(_read_server_state(url))
         begun = time.perf_counter()
-        books.append(asyncio.run(phase(url, prompts, clients, False, 3.0, lambda: child.send_signal(signal.SIGTERM))))
+        books.append(
+            asyncio.run(_run_phase(url, prompts, clients, False, 3.0, lambda: child.send_signal(signal.SIGTERM)))
+        )
         clocks.append(time.perf_counter() - begun)
         code = child.wait(60)
     finally:
         child.kill()
-    loaded = common.load(model, threads)
+    loaded = common.load_model(model, threads)
     tasks = sorted({task for book in books for task in book.texts})
     plain = [task for task in tasks if task[1:] == (0, False)]
-    list(alone(loaded, plain[:2], prompts))
+    list(_decode_alone(loaded, plain[:2], prompts))
     begun = time.perf_counter()
     texts, tokens = {}, 0
-    for task, result in alone(loaded, plain, prompts):
+    for task, result in _decode_alone(loaded, plain, prompts):
         texts[task], tokens = result.text, tokens + len(result.output_ids)
     rate = tokens / (time.perf_counter() - begun)
-    texts |= {task: result.text for task, result in alone(loaded, [t for t in tasks if t not in texts], prompts)}
+    texts |= {
+        task: result.text for task, result in _decode_alone(loaded, [t for t in tasks if t not in texts], prompts)
+    }
     for name, book, clock in zip(("throughput", "load", "SIGTERM"), books, clocks, strict=True):
-        typer.echo(json.dumps(figures(name, book, texts, clock)))
+        typer.echo(json.dumps(_summarize_phase(name, book, texts, clock)))
     ratio = books[0].tokens / clocks[0] / rate
     rows = {"loop_tokens_per_second": round(rate, 1), "ratio": round(ratio, 2), "exit_code": code, **left}
     typer.echo(json.dumps({"phase": "all", "clients": clients, "distinct_calls": len(tasks), **rows}))

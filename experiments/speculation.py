@@ -26,7 +26,7 @@ from rich.progress import track
 
 import dllm
 from dllm import Blocks, DualCache, NoCache, PrefixCache, Result, Speculative, Strategy, Threshold, TopK
-from dllm.prompts import to_requests
+from dllm.prompts import make_requests
 from dllm.requests import Request
 from dllm.types import Cache, Policy, Scheduler
 from experiments import common
@@ -36,7 +36,7 @@ LABELS = {"forwards": "forwards", "queries": "query tokens", "processor": "proce
 DRAFTS = (1, 2, 4, 8)
 
 
-def settings() -> Iterator[tuple[str, str, Strategy, int]]:
+def _list_settings() -> Iterator[tuple[str, str, Strategy, int]]:
     """Rule, cache, strategy without speculation, and the tokens by which drafts grow."""
     caches: dict[str, tuple[Scheduler, Cache]] = {
         "none": (Blocks(), NoCache()),
@@ -53,12 +53,12 @@ def settings() -> Iterator[tuple[str, str, Strategy, int]]:
             yield rule, cache, Strategy(policy, scheduler, part), tokens
 
 
-def speculating(strategy: Strategy, drafts: int, tokens: int) -> Strategy:
+def _add_speculation(strategy: Strategy, drafts: int, tokens: int) -> Strategy:
     cache = strategy.cache if drafts == 1 else Speculative(strategy.cache, drafts, tokens)
     return Strategy(strategy.policy, strategy.scheduler, cache)
 
 
-def timed(
+def _time_decoding(
     model: Any, requests: list[Request], strategy: Strategy, batch_size: int
 ) -> tuple[float, float, list[Result]]:
     """Seconds by the clock, seconds of the processor, and the results."""
@@ -67,12 +67,12 @@ def timed(
     return time.perf_counter() - start, time.process_time() - busy, results
 
 
-def measure(
+def _measure_ways(
     model: Any, requests: list[Request], ways: list[Strategy], batch_size: int, repeats: int
 ) -> list[dict[str, Any]]:
     """Cost of each way against the first, which it must answer like."""
-    timed(model, requests[:1], ways[-1], batch_size)  # the first run of anything is slow
-    runs = [[timed(model, requests, way, batch_size) for way in ways] for _ in range(repeats)]
+    _time_decoding(model, requests[:1], ways[-1], batch_size)  # the first run of anything is slow
+    runs = [[_time_decoding(model, requests, way, batch_size) for way in ways] for _ in range(repeats)]
     found = []
     base: dict[str, Any] = {}
     for i, way in enumerate(ways):
@@ -96,9 +96,9 @@ def measure(
     return found
 
 
-def draw(rows: list[Row], output: Path) -> None:
+def _plot_ratios(rows: list[Row], output: Path) -> None:
     """The ratios over the number of drafts, a panel for each cache, for one token a step."""
-    pyplot = common.plotting()
+    pyplot = common.import_pyplot()
     rows = [row for row in rows if row["rule"] == "one a step"]
     caches = list(dict.fromkeys(row["cache"] for row in rows))
     figure, panels = pyplot.subplots(1, len(caches), figsize=(4 * len(caches), 4), sharey=True, layout="constrained")
@@ -116,7 +116,7 @@ def draw(rows: list[Row], output: Path) -> None:
     panels[0].set_ylabel("× decoding without speculation")
     panels[0].legend()
     figure.suptitle("Lossless speculation, one token a step: below 1 is saved, above 1 is paid")
-    common.save(figure, output)
+    common.save_figure(figure, output)
 
 
 def main(
@@ -129,16 +129,16 @@ def main(
     output: OutputOption = Path("speculation.jsonl"),
 ) -> None:
     """Decode held-out problems with ever more drafts."""
-    loaded: Any = common.load(model, threads)
-    requests = to_requests(loaded, [p.prompt for p in common.problems(count)], new)
-    journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
+    loaded: Any = common.load_model(model, threads)
+    requests = make_requests(loaded, [p.prompt for p in common.draw_problems(count)], new)
+    journal, console = common.MeasurementJournal(output, common.describe_setup(loaded, threads)), common.make_console()
     rows: list[Row] = []
-    for rule, cache, strategy, tokens in track(list(settings()), console=console, description="decoding"):
-        ways = [speculating(strategy, drafts, tokens) for drafts in DRAFTS]
+    for rule, cache, strategy, tokens in track(list(_list_settings()), console=console, description="decoding"):
+        ways = [_add_speculation(strategy, drafts, tokens) for drafts in DRAFTS]
         asked = {"rule": rule, "cache": cache, "count": count, "new": new, "batch_size": batch_size, "repeats": repeats}
         rows += journal.rows(
             [{**asked, "drafts": drafts} for drafts in DRAFTS],
-            measure,
+            _measure_ways,
             loaded,
             requests,
             ways,
@@ -146,7 +146,7 @@ def main(
             repeats,
         )
     names = ("forwards", "queries", "seconds", "processor")
-    common.table(
+    common.print_table(
         console,
         ("cache", "rule", "drafts", "same", *names),
         [
@@ -154,7 +154,7 @@ def main(
             for r in rows
         ],
     )
-    draw(rows, output)
+    _plot_ratios(rows, output)
 
 
 if __name__ == "__main__":

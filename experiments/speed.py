@@ -34,20 +34,20 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import dllm
 from dllm import Blocks, DualCache, FactorAsPublished, NoCache, PrefixCache, Request, Stopping, Strategy, Threshold
-from dllm.bench.timing import Clock
-from dllm.metrics import versions
+from dllm.bench.timing import ForwardTimer
+from dllm.metrics import package_versions
 from dllm.models import TransformerModel
 from dllm.models.compiled import CompiledModel
-from dllm.models.packing import LEAST, helps, pack
+from dllm.models.packing import LEAST, is_packing_supported, pack_linear_layers
 from dllm.types import Bidirectional, Cache, Step
 from experiments import common
-from experiments.baselines.fast_dllm_v1 import generate
+from experiments.baselines.fast_dllm_v1 import decode_as_published
 from experiments.common import OutputOption, RepeatsOption, Row, ThreadsOption
 
 CACHES: dict[str, Cache] = {"none": NoCache(), "prefix": PrefixCache(), "dual": DualCache()}
 
 
-def build(
+def _build_network(
     hidden: int, layers: int, heads: int, vocabulary: int, sharpness: float, attention: float
 ) -> LlamaForCausalLM:
     """A random model of the shape; its attention tells columns apart and its logits are spread, so that a threshold
@@ -72,7 +72,7 @@ def build(
 
 
 @torch.inference_mode()
-def products(network: LlamaForCausalLM, shapes: list[tuple[int, int]], length: int) -> float:
+def _time_matrix_products(network: LlamaForCausalLM, shapes: list[tuple[int, int]], length: int) -> float:
     """Seconds for the matrix products alone of forwards over (columns, slots that need logits) in a row of `length`."""
     linears = [m for m in network.model.modules() if isinstance(m, torch.nn.Linear)]
     layers, heads = network.config.num_hidden_layers, network.config.num_attention_heads
@@ -94,13 +94,13 @@ def products(network: LlamaForCausalLM, shapes: list[tuple[int, int]], length: i
     return time.perf_counter() - start
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+def _time_call(run: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     out = run()
     return time.perf_counter() - start, out
 
 
-def played_back(model: Any, run: Callable[[], Any], repeats: int) -> float:
+def _time_outside_model(model: Any, run: Callable[[], Any], repeats: int) -> float:
     """Seconds outside the model in a run, if its forwards and heads only hand out what they gave before."""
     tape: list[Tensor] = []
     kept = model.forward, model.head
@@ -119,12 +119,12 @@ def played_back(model: Any, run: Callable[[], Any], repeats: int) -> float:
     for _ in range(repeats + 1):
         played = iter(tape)
         model.forward = model.head = lambda *_, played=played: next(played).clone()
-        with Clock(model) as clock:
-            seconds.append(timed(run)[0] - clock.inside)
+        with ForwardTimer(model) as clock:
+            seconds.append(_time_call(run)[0] - clock.inside)
     return statistics.median(seconds[1:])
 
 
-def versions_of(network: LlamaForCausalLM, ways: Sequence[str], mask: int, least: int) -> list[TransformerModel]:
+def _make_variants(network: LlamaForCausalLM, ways: Sequence[str], mask: int, least: int) -> list[TransformerModel]:
     """The network in each of our ways; `least`: entries of a weight from which it is packed."""
     models = []
     for way in ways:
@@ -132,21 +132,23 @@ def versions_of(network: LlamaForCausalLM, ways: Sequence[str], mask: int, least
         if way == "bfloat16":
             own = own.bfloat16()
         if way != "plain":
-            pack(own, network.lm_head.weight.numel() if way == "head" else least)
+            pack_linear_layers(own, network.lm_head.weight.numel() if way == "head" else least)
         model = TransformerModel(own, Bidirectional(), mask_id=mask)
         models.append(CompiledModel.of(model) if way == "compiled" else model)
     return models
 
 
-def measure(how: Row, ways: Sequence[str], repeats: int, least: int) -> list[Row]:
+def _measure_variants(how: Row, ways: Sequence[str], repeats: int, least: int) -> list[Row]:
     """The rows of one model: each of our ways, timed in turn with the published loop and its own floor."""
-    network = build(*(how[name] for name in ("hidden", "layers", "heads", "vocabulary", "sharpness", "attention")))
+    network = _build_network(
+        *(how[name] for name in ("hidden", "layers", "heads", "vocabulary", "sharpness", "attention"))
+    )
     prompt, new, block, cache = (how[name] for name in ("prompt", "new", "block", "cache"))
     mask = how["vocabulary"] - 1
     ids = torch.randint(mask, (1, prompt), generator=torch.Generator().manual_seed(1))
     policy = Threshold(how["tau"]) if how["f"] is None else FactorAsPublished(how["f"])
     strategy = Strategy(policy, Blocks(block), CACHES[cache], stopping=Stopping(()))
-    models = versions_of(network, ways, mask, least)
+    models = _make_variants(network, ways, mask, least)
     request = Request(tuple(ids[0].tolist()), new)
 
     def ours(model: TransformerModel) -> Iterator[Step]:
@@ -157,24 +159,26 @@ def measure(how: Row, ways: Sequence[str], repeats: int, least: int) -> list[Row
             pass
 
     def published() -> tuple[Tensor, int]:
-        return generate(network, ids, new, block, mask, cache, None if how["f"] is not None else how["tau"], how["f"])
+        return decode_as_published(
+            network, ids, new, block, mask, cache, None if how["f"] is not None else how["tau"], how["f"]
+        )
 
     tokens, nfe_published = published()
     streams = [list(ours(model)) for model in models]
     shapes = [[(int(s.queries[0]), len(s.window.slots)) for s in stream] for stream in streams]
     rounds = []
     for _ in range(repeats):
-        theirs, _ = timed(published)
+        theirs, _ = _time_call(published)
         mine = []
         for model, run in zip(models, shapes, strict=True):
-            with Clock(model) as clock:
-                whole = timed(partial(decode, model))[0]
-            mine.append((whole, clock.inside, products(model.network, run, prompt + new)))
+            with ForwardTimer(model) as clock:
+                whole = _time_call(partial(decode, model))[0]
+            mine.append((whole, clock.inside, _time_matrix_products(model.network, run, prompt + new)))
         rounds.append((theirs, mine))
     rows = []
     for i, stream in enumerate(streams):
         figures = [(theirs, *mine[i]) for theirs, mine in rounds]
-        warm = played_back(models[i], partial(decode, models[i]), repeats)
+        warm = _time_outside_model(models[i], partial(decode, models[i]), repeats)
         theirs, whole, inside, floor = (statistics.median(column) for column in zip(*figures, strict=True))
         nfe = int(stream[-1].nfe[0])
         same = bool(torch.equal(tokens, stream[-1].canvas.tokens)) and nfe == nfe_published
@@ -191,9 +195,9 @@ def measure(how: Row, ways: Sequence[str], repeats: int, least: int) -> list[Row
     return rows
 
 
-def draw(rows: list[Row], output: Path) -> None:
+def _plot_step_times(rows: list[Row], output: Path) -> None:
     """Where the time of a step goes, a panel a vocabulary."""
-    pyplot = common.plotting()
+    pyplot = common.import_pyplot()
     sizes = sorted({row["vocabulary"] for row in rows})
     figure, panels = pyplot.subplots(1, len(sizes), figsize=(6 * len(sizes), 2.6), layout="constrained", squeeze=False)
     for panel, size in zip(panels[0], sizes, strict=True):
@@ -211,7 +215,7 @@ def draw(rows: list[Row], output: Path) -> None:
     for label, colour in (("matrix products alone", "C0"), ("rest of the model", "C1"), ("outside", "C3")):
         panels[0][0].barh(0, 0, color=colour, label=label)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    common.save(figure, output)
+    common.save_figure(figure, output)
 
 
 def main(
@@ -238,33 +242,33 @@ def main(
         raise typer.BadParameter(f"--cache {cache}: choose from {', '.join(CACHES)}")
     torch.set_num_threads(threads)
     facts = {
-        "model": "random", "versions": versions(), "device": "cpu", "threads": threads, "repeats": repeats,
+        "model": "random", "versions": package_versions(), "device": "cpu", "threads": threads, "repeats": repeats,
         "machine": platform.processor() or platform.machine(),
     }  # fmt: skip
-    journal, console, rows = common.Journal(output, facts), common.screen(), []
+    journal, console, rows = common.MeasurementJournal(output, facts), common.make_console(), []
     for size in vocabulary or [32_000, 126_464]:
         how = {
             "vocabulary": size, "hidden": hidden, "layers": layers, "heads": heads, "prompt": prompt, "new": new,
             "block": block, "cache": cache, "tau": tau, "f": f, "sharpness": sharpness, "attention": attention,
         }  # fmt: skip
-        half = helps(torch.device("cpu"), torch.bfloat16)
+        half = is_packing_supported(torch.device("cpu"), torch.bfloat16)
         ways = ("plain", "head", "packed", *["compiled"] * compile, *["bfloat16"] * half)
         with console.status(f"vocabulary {size:,}"):
             rows += journal.rows(
-                [{**how, "way": way, "least": least} for way in ways], measure, how, ways, repeats, least
+                [{**how, "way": way, "least": least} for way in ways], _measure_variants, how, ways, repeats, least
             )
     shown = {
         "tokens_per_forward": "TPF", "published_tokens_per_second": "published tok/s", "tokens_per_second": "tok/s",
         "speedup": "speedup", "times_the_floor": "× floor", "outside_share": "outside", "outside_ms": "outside ms",
         "warm_ms": "warm ms", "same_tokens_and_nfe": "same",
     }  # fmt: skip
-    common.table(
+    common.print_table(
         console,
         ("vocabulary", "ours", *shown.values()),
         [[str(row["vocabulary"]), row["way"], *(row[name] for name in shown)] for row in rows],
         f"{cache} cache, {threads} threads",
     )
-    draw(rows, output)
+    _plot_step_times(rows, output)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from rich.progress import track
 
 import dllm
 from dllm import Blocks, DualCache, PrefixCache, Request, Strategy, Threshold, TopK
-from dllm.bench.shapes import SHAPES, random_model
+from dllm.bench.shapes import SHAPES, make_random_model
 from dllm.metrics import Totals
 from dllm.types import BlockCausal, Cache
 from experiments import common
@@ -40,7 +40,7 @@ BUSY = ((8, 16, 32), (1, 8))
 CACHES: dict[str, Cache] = {"without": PrefixCache(), "with": DualCache(while_first=True)}
 
 
-def summary(rows: list[Row]) -> list[Row]:
+def summarize_pairs(rows: list[Row]) -> list[Row]:
     """One row for each sub-block and batch: both accuracies, the share of equal texts, the ratios."""
     cells: dict[tuple[str | None, int, int], dict[str, list[Row]]] = {}
     for row in rows:
@@ -60,13 +60,13 @@ def summary(rows: list[Row]) -> list[Row]:
                 "without": off[0].get("accuracy"),
                 "same": sum(a == b for a, b in pairs) / len(pairs),
                 "work": on[0]["queries"] / off[0]["queries"],
-                "speedup": common.speedup(on, off),
+                "speedup": common.compute_speedup(on, off),
             }
         )
     return found
 
 
-def busy(model: Any, size: int, batch: int, cache: str) -> Row:
+def _measure_busy_model(model: Any, size: int, batch: int, cache: str) -> Row:
     """One batch of random prompts of equal length, on a model that columns keep busy."""
     rng = Random(0)
     requests = [
@@ -81,18 +81,18 @@ def busy(model: Any, size: int, batch: int, cache: str) -> Row:
         **Totals.of(results, seconds).row(),
         "processor": processor,
         "strategy": repr(strategy),
-        "texts": common.digests(results),
+        "texts": common.digest_outputs(results),
     }
 
 
-def draw(rows: list[Row], count: int, output: Path) -> None:
-    pyplot = common.plotting()
+def _plot_pairs(rows: list[Row], count: int, output: Path) -> None:
+    pyplot = common.import_pyplot()
     figure, panels = pyplot.subplots(1, 3, figsize=(13, 4.4), layout="constrained")
     solved = [row for row in rows if row["shape"] is None]
     first = [row for row in solved if row["batch_size"] == BATCHES[0]]
     for side, style in (("without", "o-"), ("with", "s--")):
         shares = [row[side] for row in first]
-        bars = [common.error(share, count) for share in shares]
+        bars = [common.compute_two_errors(share, count) for share in shares]
         panels[0].errorbar([r["size"] for r in first], shares, bars, fmt=style, capsize=3, label=f"{side} the cache")
     panels[0].plot([r["size"] for r in first], [r["same"] for r in first], "^:", color="0.5", label="same texts")
     panels[1].plot([r["size"] for r in first], [r["work"] for r in first], "s--", color="C1")
@@ -114,7 +114,7 @@ def draw(rows: list[Row], count: int, output: Path) -> None:
         panel.minorticks_off()
     panels[0].legend(loc="lower center")
     panels[2].legend(loc="lower center")
-    common.save(figure, output)
+    common.save_figure(figure, output)
 
 
 def main(
@@ -126,17 +126,17 @@ def main(
     output: OutputOption = Path("sub_block_cache.jsonl"),
 ) -> None:
     """Decode held-out problems with and without the sub-block cache, over sub-block and batch sizes."""
-    loaded: Any = common.load(model, threads)
+    loaded: Any = common.load_model(model, threads)
     if not isinstance(loaded.geometry, BlockCausal):
         raise typer.BadParameter(f"--model {model}: attends in both directions; see experiments.cache_block_size")
-    asked = common.problems(count)
-    journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
+    asked = common.draw_problems(count)
+    journal, console = common.MeasurementJournal(output, common.describe_setup(loaded, threads)), common.make_console()
     turns = [(r, size, batch, c) for r in range(repeats) for size in SIZES for batch in BATCHES for c in CACHES]
 
     def measure(size: int, batch: int, cache: str) -> Row:
         strategy = Strategy(Threshold(0.9), Blocks(sub_block=size, commit=True), CACHES[cache])
-        row, results = common.decode(loaded, asked, strategy, batch)
-        return {**row, "texts": common.digests(results)}
+        row, results = common.measure_with_results(loaded, asked, strategy, batch)
+        return {**row, "texts": common.digest_outputs(results)}
 
     rows = [
         journal.row(
@@ -148,12 +148,12 @@ def main(
         )
         for repeat, size, batch, cache in track(turns, console=console, description="decoding")
     ]
-    large = random_model(SHAPES[shape], loaded.device)
+    large = make_random_model(SHAPES[shape], loaded.device)
     turns = [(r, size, batch, c) for r in range(repeats) for size in BUSY[0] for batch in BUSY[1] for c in CACHES]
     rows += [
         journal.row(
             {"shape": shape, "cache": cache, "size": size, "batch_size": batch, "repeat": repeat},
-            busy,
+            _measure_busy_model,
             large,
             size,
             batch,
@@ -161,8 +161,8 @@ def main(
         )
         for repeat, size, batch, cache in track(turns, console=console, description="timing")
     ]
-    found = summary(rows)
-    common.table(
+    found = summarize_pairs(rows)
+    common.print_table(
         console,
         ("model", "sub-block", "batch", "exact without", "exact with", "same texts", "× query tokens", "× throughput"),
         [
@@ -171,7 +171,7 @@ def main(
         ],
         f"{count} word problems, threshold 0.9, {repeats} runs of each in turn",
     )
-    draw(found, count, output)
+    _plot_pairs(found, count, output)
 
 
 if __name__ == "__main__":

@@ -12,24 +12,24 @@ from collections.abc import Iterator
 from itertools import islice
 
 from dllm.sweeps.questions import DATA
-from experiments.embedded_text import Example, examples
+from experiments.embedded_text import Example, generate_examples
 
 SETS = {"word-problems": ("report", 300), "word-problems-calibration": ("calibration", 200)}
 
 
-def lines(name: str) -> list[str]:
+def make_lines(name: str) -> list[str]:
     """The lines of a set."""
     seen: set[str] = set()
     for other, (seed, count) in SETS.items():
-        found = list(islice(fresh(seed, seen), count))
+        found = list(islice(_draw_unseen_problems(seed, seen), count))
         if other == name:
             return [json.dumps({"prompt": e.prompt, "answer": e.answer}) + "\n" for e in found]
     raise KeyError(name)
 
 
-def fresh(seed: str, seen: set[str]) -> Iterator[Example]:
+def _draw_unseen_problems(seed: str, seen: set[str]) -> Iterator[Example]:
     """Held-out word problems that were not seen yet."""
-    for example in examples(seed, held=True, kinds=("word",)):
+    for example in generate_examples(seed, held=True, kinds=("word",)):
         if example.prompt not in seen:
             seen.add(example.prompt)
             yield example
@@ -38,4 +38,4 @@ def fresh(seed: str, seen: set[str]) -> Iterator[Example]:
 if __name__ == "__main__":
     DATA.mkdir(exist_ok=True)
     for name in SETS:
-        (DATA / f"{name}.jsonl").write_text("".join(lines(name)))
+        (DATA / f"{name}.jsonl").write_text("".join(make_lines(name)))

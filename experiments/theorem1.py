@@ -28,10 +28,10 @@ from torch import Tensor
 
 import dllm
 from dllm import Blocks, Factor, NoCache, PrefixCache, Request, Strategy, Threshold, TopK, Whole, theory
-from dllm.prompts import to_requests
+from dllm.prompts import make_requests
 from dllm.types import BlockCausal, Policy
 from experiments import common
-from experiments.common import CountOption, Kind, KindOption, ModelOption, OutputOption, Row, ThreadsOption
+from experiments.common import CountOption, KindOption, ModelOption, OutputOption, ProblemKind, Row, ThreadsOption
 
 RULES: dict[str, Policy] = {
     "threshold 0.9": Threshold(0.9),
@@ -47,7 +47,7 @@ EDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 1.5, 2.0, 3.0, 5.0)
 """Bounds of the bins of (n + 1)(1 - c); 1 is Theorem 1's."""
 
 
-class Group(NamedTuple):
+class CommitGroup(NamedTuple):
     """Tokens that were committed at once.
 
     request   decodes their columns again, from the canvas as it was
@@ -64,18 +64,18 @@ class Group(NamedTuple):
     exact: bool
 
 
-def groups(model: Any, requests: list[Request], strategy: Strategy) -> Iterator[Group]:
+def collect_groups(model: Any, requests: list[Request], strategy: Strategy) -> Iterator[CommitGroup]:
     """Every commit of two or more columns of a row."""
     for step in dllm.steps(model, requests, strategy):
         window, guess, commit = step.window, step.guess, step.commit
         holds = theory.theorem1_holds(guess.confidence, commit)
-        exact = theory.certified(guess.p1, guess.p2, commit)
+        exact = theory.is_certified(guess.p1, guess.p2, commit)
         before = window.put(step.canvas.tokens, model.mask_id, commit)
         for row in (commit.sum(1) >= 2).nonzero().flatten().tolist():
             columns = window.columns[row][commit[row]]
             end = int(window.block_end[row])
             deficit = float((1 - guess.confidence[row][commit[row]]).max())
-            yield Group(
+            yield CommitGroup(
                 Request(tuple(before[row, :end].tolist()), 0, stop_ids=(), holes=tuple(columns.tolist())),
                 tuple(guess.tokens[row][commit[row]].tolist()),
                 (len(columns) + 1) * deficit,
@@ -84,20 +84,20 @@ def groups(model: Any, requests: list[Request], strategy: Strategy) -> Iterator[
             )
 
 
-def agreeing(model: Any, found: list[Group]) -> Tensor:
+def check_agreement(model: Any, found: list[CommitGroup]) -> Tensor:
     """Which groups (g,) come out the same when their columns are decoded one a step."""
     alone = Strategy(TopK(k=1), Whole(), NoCache())
     again = dllm.decode(model, [g.request for g in found], alone, batch_size=64) if found else []
     return torch.tensor([r.output_ids == g.tokens for r, g in zip(again, found, strict=True)], dtype=torch.bool)
 
 
-def measure(model: Any, policy: Policy, count: int, kind: Kind) -> Row:
+def _measure_agreement(model: Any, policy: Policy, count: int, kind: ProblemKind) -> Row:
     """Counts over all groups of a rule."""
-    requests = to_requests(model, [p.prompt for p in common.problems(count, kind)], common.NEW)
+    requests = make_requests(model, [p.prompt for p in common.draw_problems(count, kind)], common.NEW)
     blocks = Blocks(commit=True) if isinstance(model.geometry, BlockCausal) else Blocks()
     strategy = Strategy(policy, blocks, PrefixCache())
-    found = list(groups(model, requests, strategy))
-    same = agreeing(model, found)
+    found = list(collect_groups(model, requests, strategy))
+    same = check_agreement(model, found)
     holds = torch.tensor([g.theorem1 for g in found], dtype=torch.bool)
     exact = torch.tensor([g.exact for g in found], dtype=torch.bool)
     place = torch.bucketize(torch.tensor([g.size for g in found]), torch.tensor(EDGES), right=True)
@@ -115,14 +115,14 @@ def measure(model: Any, policy: Policy, count: int, kind: Kind) -> Row:
     }
 
 
-def draw(rows: list[Row], output: Path) -> None:
-    pyplot = common.plotting()
+def _plot_agreement(rows: list[Row], output: Path) -> None:
+    pyplot = common.import_pyplot()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5), layout="constrained")
     numbers = [sum(row["bins"][i] for row in rows) for i in range(len(EDGES) + 1)]
     agree = [sum(row["bins_agree"][i] for row in rows) for i in range(len(EDGES) + 1)]
     full = [i for i, n in enumerate(numbers) if n >= 10]
     shares = [agree[i] / numbers[i] for i in full]
-    bars = [common.error(s, numbers[i]) for s, i in zip(shares, full, strict=True)]
+    bars = [common.compute_two_errors(s, numbers[i]) for s, i in zip(shares, full, strict=True)]
     lower = [1e-4, *EDGES]
     middles = [(lower[i] * [*EDGES, 8.0][i]) ** 0.5 for i in full]
     left.errorbar(middles, shares, bars, fmt="o-", capsize=3)
@@ -146,28 +146,28 @@ def draw(rows: list[Row], output: Path) -> None:
     right.set(xlabel="share of the rule's parallel commits", xlim=(0, 1.01))
     right.grid(axis="y", visible=False)
     right.legend(loc="upper center", bbox_to_anchor=(0.4, 1.1), ncols=3, fontsize=8, frameon=False)
-    common.save(figure, output)
+    common.save_figure(figure, output)
 
 
 def main(
     model: ModelOption = "embedded",
     count: CountOption = 100,
-    kind: KindOption = Kind.word,
+    kind: KindOption = ProblemKind.word,
     threads: ThreadsOption = 1,
     output: OutputOption = Path("theorem1.jsonl"),
 ) -> None:
     """Decode held-out problems, and every parallel commit again one token at a time."""
-    loaded: Any = common.load(model, threads)
-    journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
+    loaded: Any = common.load_model(model, threads)
+    journal, console = common.MeasurementJournal(output, common.describe_setup(loaded, threads)), common.make_console()
     rows = [
-        journal.row({"rule": rule, "kind": kind, "count": count}, measure, loaded, policy, count, kind)
+        journal.row({"rule": rule, "kind": kind, "count": count}, _measure_agreement, loaded, policy, count, kind)
         for rule, policy in track(RULES.items(), console=console, description="decoding")
     ]
 
     def share(row: Row, part: str, whole: str) -> float | None:
         return row[part] / row[whole] if row[whole] else None
 
-    common.table(
+    common.print_table(
         console,
         ("rule", "groups", "tokens", "Theorem 1", "exact", "agree", "agree if Theorem 1", "agree if exact"),
         [
@@ -179,7 +179,7 @@ def main(
         ],
         f"groups of two or more committed at once, {count} {kind.many}",
     )  # fmt: skip
-    draw(rows, output)
+    _plot_agreement(rows, output)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ from dllm.types import Policy
 from experiments import common
 from experiments.common import (
     CountOption,
-    Kind,
     KindOption,
     ModelOption,
     OutputOption,
+    ProblemKind,
     RepeatsOption,
     Row,
     ThreadsOption,
@@ -43,25 +43,27 @@ RULES: dict[str, dict[float, Policy]] = {
 LABELS = {"tokens a step": "tokens a step, k", "threshold": "threshold τ", "factor": "factor f"}
 
 
-def summary(rows: list[Row]) -> list[Row]:
+def summarize_settings(rows: list[Row]) -> list[Row]:
     """One row a setting: the counts, which no repeat changes, and the ratio of throughput."""
     cells: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
         cells.setdefault((row["rule"], row["value"]), []).append(row)
     base = cells["tokens a step", 1]
-    return [{**found[0], "speedup": common.speedup(found, base)} for found in cells.values()]
+    return [{**found[0], "speedup": common.compute_speedup(found, base)} for found in cells.values()]
 
 
-def draw(rows: list[Row], count: int, kind: Kind, output: Path) -> None:
-    pyplot = common.plotting()
+def _plot_settings(rows: list[Row], count: int, kind: ProblemKind, output: Path) -> None:
+    pyplot = common.import_pyplot()
     figure, panels = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained")
-    least = min(row["accuracy"] - common.error(row["accuracy"], count) for row in rows)
+    least = min(row["accuracy"] - common.compute_two_errors(row["accuracy"], count) for row in rows)
     scale = max(0.0, round(least - 0.05, 1)), 1.01
     for panel, (rule, label) in zip(panels.flat, LABELS.items(), strict=False):
         here = [row for row in rows if row["rule"] == rule]
         values = [row["value"] for row in here]
         shares = [row["accuracy"] for row in here]
-        panel.errorbar(values, shares, [common.error(s, count) for s in shares], fmt="o-", color="C0", capsize=2)
+        panel.errorbar(
+            values, shares, [common.compute_two_errors(s, count) for s in shares], fmt="o-", color="C0", capsize=2
+        )
         panel.set(xlabel=label, ylim=scale)
         panel.set_ylabel("share of problems solved", color="C0")
         if rule != "threshold":
@@ -80,35 +82,35 @@ def draw(rows: list[Row], count: int, kind: Kind, output: Path) -> None:
     last.set(xlabel="generated tokens per forward", ylabel="share of problems solved", ylim=scale)
     last.legend()
     figure.suptitle(f"Accuracy and throughput by rule, {count} {kind.many}, blocks of 32, prefix cache")
-    common.save(figure, output)
+    common.save_figure(figure, output)
 
 
 def main(
     model: ModelOption = "embedded",
     count: CountOption = 100,
-    kind: KindOption = Kind.word,
+    kind: KindOption = ProblemKind.word,
     repeats: RepeatsOption = 3,
     threads: ThreadsOption = 1,
     output: OutputOption = Path("thresholds.jsonl"),
 ) -> None:
     """Decode held-out problems by each setting of each rule."""
-    loaded: Any = common.load(model, threads)
-    asked = common.problems(count, kind)
-    journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
+    loaded: Any = common.load_model(model, threads)
+    asked = common.draw_problems(count, kind)
+    journal, console = common.MeasurementJournal(output, common.describe_setup(loaded, threads)), common.make_console()
     settings = [(rule, value, policy) for rule, values in RULES.items() for value, policy in values.items()]
     turns = [(repeat, *setting) for repeat in range(repeats) for setting in settings]
     rows = [
         journal.row(
             {"rule": rule, "value": value, "kind": kind, "count": count, "repeat": repeat},
-            common.decoded,
+            common.measure_strategy,
             loaded,
             asked,
-            common.strategy(loaded, policy),
+            common.make_strategy(loaded, policy),
         )
         for repeat, rule, value, policy in track(turns, console=console, description="decoding")
     ]
-    found = summary(rows)
-    common.table(
+    found = summarize_settings(rows)
+    common.print_table(
         console,
         ("rule", "value", "exact", "TPF", "× throughput", "certified"),
         [
@@ -117,7 +119,7 @@ def main(
         ],
         f"{count} {kind.many}, {repeats} runs of each in turn",
     )
-    draw(found, count, kind, output)
+    _plot_settings(found, count, kind, output)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ RULES: dict[str, tuple[Policy, Blocks]] = {
 }
 
 
-def tally(results: Sequence[Result]) -> list[list[int]]:
+def _count_decisions(results: Sequence[Result]) -> list[list[int]]:
     """How many rows decided each position (outer) in each forward (inner, from the first)."""
     forwards = max(max(r.when, default=0) for r in results)
     counts = [[0] * forwards for _ in range(POSITIONS)]
@@ -50,7 +50,7 @@ def tally(results: Sequence[Result]) -> list[list[int]]:
     return counts
 
 
-def order(when: Sequence[int]) -> float | None:
+def correlate_ranks(when: Sequence[int]) -> float | None:
     """Rank correlation of position and forward (Spearman; equal forwards share their mean rank); None if constant."""
     if len(set(when)) < 2:
         return None
@@ -58,14 +58,16 @@ def order(when: Sequence[int]) -> float | None:
     return statistics.correlation(range(len(when)), [ranks[w] for w in when])
 
 
-def measure(model: Any, policy: Policy, blocks: Blocks, count: int) -> Row:
-    row, results = common.decode(model, common.problems(count), Strategy(policy, blocks, PrefixCache()))
-    orders = [found for r in results if (found := order(r.when)) is not None]
-    return {**row, "order": statistics.mean(orders) if orders else None, "counts": tally(results)}
+def _measure_order(model: Any, policy: Policy, blocks: Blocks, count: int) -> Row:
+    row, results = common.measure_with_results(
+        model, common.draw_problems(count), Strategy(policy, blocks, PrefixCache())
+    )
+    orders = [found for r in results if (found := correlate_ranks(r.when)) is not None]
+    return {**row, "order": statistics.mean(orders) if orders else None, "counts": _count_decisions(results)}
 
 
-def draw(rows: list[Row], count: int, output: Path) -> None:
-    pyplot = common.plotting()
+def _plot_order(rows: list[Row], count: int, output: Path) -> None:
+    pyplot = common.import_pyplot()
     figure, panels = pyplot.subplots(2, 3, figsize=(13, 7.4), layout="constrained")
     for panel, row in zip(panels.flat, rows, strict=False):
         counts = row["counts"]
@@ -87,7 +89,7 @@ def draw(rows: list[Row], count: int, output: Path) -> None:
     panels.flat[0].legend(loc="upper left")
     figure.colorbar(image, ax=panels, label="share of the answers that have the position", extend="max", shrink=0.7)
     figure.suptitle(f"When each position is decided, {count} word problems, blocks of 32 columns")
-    common.save(figure, output)
+    common.save_figure(figure, output)
 
 
 def main(
@@ -97,12 +99,12 @@ def main(
     output: OutputOption = Path("token_order.jsonl"),
 ) -> None:
     """Decode held-out problems by several rules and note when each position is decided."""
-    loaded: Any = common.load(model, threads)
-    journal, console = common.Journal(output, common.facts(loaded, threads)), common.screen()
+    loaded: Any = common.load_model(model, threads)
+    journal, console = common.MeasurementJournal(output, common.describe_setup(loaded, threads)), common.make_console()
     rows = [
         journal.row(
             {"rule": rule, "count": count},
-            measure,
+            _measure_order,
             loaded,
             policy,
             blocks,
@@ -110,13 +112,13 @@ def main(
         )
         for rule, (policy, blocks) in track(RULES.items(), console=console, description="decoding")
     ]
-    common.table(
+    common.print_table(
         console,
         ("rule", "order", "exact", "TPF"),
         [[r["rule"], r["order"], r["accuracy"], r["tokens_per_forward"]] for r in rows],
         f"{count} word problems; order 1: left to right",
     )
-    draw(rows, count, output)
+    _plot_order(rows, count, output)
 
 
 if __name__ == "__main__":

@@ -28,16 +28,16 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import dllm
 from dllm import Blocks, LeftToRight, PrefixCache, Strategy, Threshold, TopK
-from dllm.cli.board import Board
-from dllm.cli.train import answer
-from dllm.models.outside import quiet
-from dllm.training.card import command_line
-from dllm.training.export import swap
-from dllm.training.plan import Plan
-from dllm.training.run import train
-from dllm.training.tokenizer import word_tokenizer
-from experiments.embedded_accuracy import measure
-from experiments.embedded_text import examples
+from dllm.cli.train import answer_prompt
+from dllm.cli.training_display import TrainingDisplay
+from dllm.models.third_party import silence_transformers
+from dllm.training.card import format_command_line
+from dllm.training.export import replace_folder
+from dllm.training.plan import TrainingPlan
+from dllm.training.run import run_training
+from dllm.training.tokenizer import build_word_tokenizer
+from experiments.embedded_accuracy import measure_accuracy
+from experiments.embedded_text import generate_examples
 
 BLOCK, CONTEXT = 32, 128
 ROPE_THETA = 10_000.0
@@ -47,20 +47,20 @@ HEAD = 32
 
 def build_tokenizer() -> Any:
     """The tokenizer of the first 20,000 training examples; the same for every seed."""
-    texts = (text for e in islice(examples(0, held=False), 20_000) for text in (e.prompt, e.completion))
-    return word_tokenizer(texts, VOCABULARY)
+    texts = (text for e in islice(generate_examples(0, held=False), 20_000) for text in (e.prompt, e.completion))
+    return build_word_tokenizer(texts, VOCABULARY)
 
 
-def write_text(path: Path, seed: int, count: int) -> None:
+def _write_training_text(path: Path, seed: int, count: int) -> None:
     """`count` training examples as prompt and completion, one JSON object a line."""
     aside = path.with_name(f".{path.name}")
     with aside.open("w", encoding="utf-8") as out:
-        for e in islice(examples(seed, held=False), count):
+        for e in islice(generate_examples(seed, held=False), count):
             out.write(json.dumps({"prompt": e.prompt, "completion": e.completion}) + "\n")
     os.replace(aside, path)
 
 
-def write_start(folder: Path, seed: int, hidden: int, layers: int) -> None:
+def _write_fresh_model(folder: Path, seed: int, hidden: int, layers: int) -> None:
     """A fresh Qwen2 of the size with its tokenizer, as a folder that `dllm train` takes for a base."""
     tokenizer = build_tokenizer()
     config = Qwen2Config(
@@ -79,20 +79,20 @@ def write_start(folder: Path, seed: int, hidden: int, layers: int) -> None:
     )
     torch.manual_seed(seed)
     aside = folder.with_name(f".{folder.name}")
-    with quiet():
+    with silence_transformers():
         Qwen2ForCausalLM(config).save_pretrained(aside)
     tokenizer.save_pretrained(aside)
-    swap(aside, folder)
+    replace_folder(aside, folder)
 
 
-def check(place: Path, count: int) -> None:
+def _print_accuracy(place: Path, count: int) -> None:
     """Tell held-out accuracy of an adapted model on stdout, one token at a time and in parallel."""
     model: Any = dllm.load(str(place))
     for name, policy in (("left to right", TopK(k=1, score=LeftToRight())), ("threshold 0.9", Threshold(0.9))):
         strategy = Strategy(policy, Blocks(commit=True), PrefixCache())
         for kind in ("word", "sum"):
-            held = list(islice(examples("held", held=True, kinds=(kind,)), count))
-            found = measure(model, held, strategy, batch_size=50)
+            held = list(islice(generate_examples("held", held=True, kinds=(kind,)), count))
+            found = measure_accuracy(model, held, strategy, batch_size=50)
             sys.stdout.write(json.dumps({"strategy": name, "kind": kind, "count": count, **found}) + "\n")
 
 
@@ -121,21 +121,23 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     text, start = out / f"text-{seed}-{samples}.jsonl", out / f"start-{seed}-{hidden}x{layers}"
     if not text.exists():
-        write_text(text, seed, samples)
+        _write_training_text(text, seed, samples)
     if not start.exists():
-        write_start(start, seed, hidden, layers)
+        _write_fresh_model(start, seed, hidden, layers)
     common: dict[str, Any] = {
         "data": (str(text),), "context": CONTEXT, "batch": batch, "micro_batch": batch, "seed": seed,
         "held_out": 0.001, "eval_rows": 64, "eval_every": 500, "save_every": 500, "log_every": 50, "warmup": 0.02,
         "optimizer": optimizer, "average": average,
     }  # fmt: skip
-    command = command_line(["python -m experiments.train_embedded", *sys.argv[1:]])
-    causal = Plan(
+    command = format_command_line(["python -m experiments.train_embedded", *sys.argv[1:]])
+    causal = TrainingPlan(
         base=str(start), out=str(out / "ar"), objective="next-token", steps=ar_steps, lr=ar_lr, pad="none", **common
     )
-    begun = train(causal, Board(), answer, command)
-    adapted = Plan(base=str(begun), out=str(out / "adapted"), block=BLOCK, pad="end", steps=steps, lr=lr, **common)
-    check(train(adapted, Board(), answer, command), count)
+    begun = run_training(causal, TrainingDisplay(), answer_prompt, command)
+    adapted = TrainingPlan(
+        base=str(begun), out=str(out / "adapted"), block=BLOCK, pad="end", steps=steps, lr=lr, **common
+    )
+    _print_accuracy(run_training(adapted, TrainingDisplay(), answer_prompt, command), count)
 
 
 if __name__ == "__main__":

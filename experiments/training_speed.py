@@ -32,15 +32,15 @@ from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dllm.bench import peak_memory
-from dllm.training.base import trained
+from dllm.training.base_model import trained_parameters
 from dllm.training.noise import IGNORE
-from dllm.training.objective import view_loss
-from dllm.training.views import BlockDiffusion, NextToken, Objective, Packed, widened
+from dllm.training.objective import compute_view_loss
+from dllm.training.views import BlockDiffusion, NextToken, Objective, PackedRows, widen_view
 
 MASK = 3
 
 
-def build(shape: dict[str, Any], vocabulary: int, device: str, rank: int, checkpointing: bool) -> Any:
+def _build_network(shape: dict[str, Any], vocabulary: int, device: str, rank: int, checkpointing: bool) -> Any:
     """A random Qwen2 of a shape, in full or with a LoRA adapter of some rank."""
     torch.manual_seed(0)
     config = Qwen2Config(vocab_size=vocabulary, tie_word_embeddings=True, max_position_embeddings=8192, **shape)
@@ -56,29 +56,29 @@ def build(shape: dict[str, Any], vocabulary: int, device: str, rank: int, checkp
     return get_peft_model(network, LoraConfig(r=rank, target_modules="all-linear", trainable_token_indices=[MASK]))
 
 
-def batch(objective: Objective, rows: int, context: int, vocabulary: int, device: str) -> dict[str, Tensor]:
+def _make_view(objective: Objective, rows: int, context: int, vocabulary: int, device: str) -> dict[str, Tensor]:
     """The view of `rows` texts of `context` tokens, all supervised."""
     rng = torch.Generator().manual_seed(0)
     tokens = torch.randint(4, vocabulary, (rows, context), generator=rng)
     position = torch.arange(context).expand(rows, context)
-    packed = Packed(tokens, tokens.clone(), torch.zeros_like(tokens), position)
-    view = widened(objective.view(packed, objective.noise(packed, rng), MASK), 128 if device == "cuda" else 1)
+    packed = PackedRows(tokens, tokens.clone(), torch.zeros_like(tokens), position)
+    view = widen_view(objective.view(packed, objective.noise(packed, rng), MASK), 128 if device == "cuda" else 1)
     return {name: field.to(device) for name, field in view.items()}
 
 
-def update(network: Any, optimiser: Any, view: dict[str, Tensor], objective: Objective, bf16: bool) -> float:
+def _time_update(network: Any, optimiser: Any, view: dict[str, Tensor], objective: Objective, bf16: bool) -> float:
     """Seconds of one update."""
     device = view["labels"].device.type
-    start = clock(device)
+    start = _read_clock(device)
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
-        loss = view_loss(network, view, objective.attention_block) / (view["labels"] != IGNORE).sum()
+        loss = compute_view_loss(network, view, objective.attention_block) / (view["labels"] != IGNORE).sum()
     loss.backward()
     optimiser.step()
     optimiser.zero_grad()
-    return clock(device) - start
+    return _read_clock(device) - start
 
 
-def clock(device: str) -> float:
+def _read_clock(device: str) -> float:
     """Seconds: of work done by a CPU, passed on a GPU."""
     if device == "cuda":
         torch.cuda.synchronize()
@@ -86,7 +86,7 @@ def clock(device: str) -> float:
     return time.process_time()
 
 
-def operations(network: Any, view: dict[str, Tensor], lora: bool) -> float:
+def _count_operations(network: Any, view: dict[str, Tensor], lora: bool) -> float:
     """2 operations a weight and column forward, as many for the gradient of each input and (in full) of each weight."""
     inner = network.get_base_model() if lora else network
     layers = sum(m.weight.numel() for n, m in inner.named_modules() if isinstance(m, nn.Linear) and "lora" not in n)
@@ -95,15 +95,15 @@ def operations(network: Any, view: dict[str, Tensor], lora: bool) -> float:
     return (4.0 if lora else 6.0) * work
 
 
-def pace(device: str, bf16: bool) -> float:
+def _measure_product_rate(device: str, bf16: bool) -> float:
     """Operations a second of a large matrix product here, the best of five."""
     size, kind = (8192 if device == "cuda" else 1024), torch.bfloat16 if bf16 else torch.float32
     one, two = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
     times = []
     for _ in range(6):
-        start = clock(device)
+        start = _read_clock(device)
         one @ two
-        times.append(clock(device) - start)
+        times.append(_read_clock(device) - start)
     return 2.0 * size**3 / min(times[1:])
 
 
@@ -128,7 +128,7 @@ def main(
         "hidden_size": hidden, "intermediate_size": hidden * 4, "num_hidden_layers": layers,
         "num_attention_heads": heads, "num_key_value_heads": max(1, heads // 2),
     }  # fmt: skip
-    speed = pace(device, bf16)
+    speed = _measure_product_rate(device, bf16)
     cases: dict[str, tuple[Objective, int]] = {
         "full": (BlockDiffusion(block), 0), "lora": (BlockDiffusion(block), rank), "next-token": (NextToken(), 0),
     }  # fmt: skip
@@ -137,10 +137,10 @@ def main(
     for name, (objective, lora) in cases.items():
         if only not in ("", name):
             continue
-        network = build(shape, vocabulary, device, lora, checkpointing)
-        optimiser = torch.optim.AdamW(trained(network), lr=1e-5)
-        view = batch(objective, rows, context, vocabulary, device)
-        times = [update(network, optimiser, view, objective, bf16) for _ in range(repeats + 1)][1:]
+        network = _build_network(shape, vocabulary, device, lora, checkpointing)
+        optimiser = torch.optim.AdamW(trained_parameters(network), lr=1e-5)
+        view = _make_view(objective, rows, context, vocabulary, device)
+        times = [_time_update(network, optimiser, view, objective, bf16) for _ in range(repeats + 1)][1:]
         seconds = statistics.median(times)
         figures = {
             "update": name,
@@ -148,10 +148,10 @@ def main(
             "columns_per_token": view["input_ids"].numel() / (rows * context),
             "seconds": seconds,
             "seconds_range": [min(times), max(times)],
-            "times_the_floor": seconds / (operations(network, view, bool(lora)) / speed),
+            "times_the_floor": seconds / (_count_operations(network, view, bool(lora)) / speed),
             "peak_gib": peak_memory(torch.device(device)) / 2**30,
             "parameters": sum(p.numel() for p in network.parameters()),
-            "trained": sum(p.numel() for p in trained(network)),
+            "trained": sum(p.numel() for p in trained_parameters(network)),
             "shape": shape, "vocabulary": vocabulary, "context": context, "rows": rows, "block": block, "rank": lora,
             "bf16": bf16, "checkpointing": checkpointing, "repeats": repeats,
             "machine": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),

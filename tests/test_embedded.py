@@ -9,10 +9,10 @@ import pytest
 
 import dllm
 from dllm import Blocks, DualCache, Factor, LeftToRight, NoCache, PrefixCache, Strategy, Threshold, TopK
-from dllm.options import Options
-from experiments.embedded_text import examples, held_out, is_correct
+from dllm.compose.options import Options
+from experiments.embedded_text import generate_examples, is_correct, is_held_out
 
-PROBLEMS = list(islice(examples("tests", held=True, kinds=("word",)), 24))
+PROBLEMS = list(islice(generate_examples("tests", held=True, kinds=("word",)), 24))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_it_is_small() -> None:
     ids=str,
 )
 def test_it_answers_unseen_problems(embedded, strategy: Strategy, least: int) -> None:
-    assert all(held_out(p.prompt) for p in PROBLEMS)
+    assert all(is_held_out(p.prompt) for p in PROBLEMS)
     results = dllm.decode(embedded, [p.prompt for p in PROBLEMS], strategy, max_new_tokens=96)
     right = sum(is_correct(p, r.text or "") for p, r in zip(PROBLEMS, results, strict=True))
     assert right >= least

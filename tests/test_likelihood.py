@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError, RequestError
-from dllm.likelihood import Bound, Likelihood, Pair, Sequential, default_estimator, likelihoods
+from dllm.likelihood import Bound, Likelihood, PromptContinuation, Sequential, default_estimator, estimate_likelihoods
 from dllm.models import TabularModel, TransformerModel
 from dllm.types import Bidirectional, BlockCausal, Query
-from tests.tiny import GEOMETRIES, MASK, model, network
+from tests.tiny import GEOMETRIES, MASK, tiny_model, tiny_network
 
 PAIRS = [
-    Pair((3, 4, 5), (6, 7)),
-    Pair((1,), (2, 3, 4, 5, 6, 7, 8, 9, 10, 11)),
-    Pair((1, 2, 3, 4, 5, 6, 7), (8, 9, 10)),
-    Pair((9, 8, 7, 6, 5, 4, 3, 2), (1,)),
-    Pair((5, 5), ()),
+    PromptContinuation((3, 4, 5), (6, 7)),
+    PromptContinuation((1,), (2, 3, 4, 5, 6, 7, 8, 9, 10, 11)),
+    PromptContinuation((1, 2, 3, 4, 5, 6, 7), (8, 9, 10)),
+    PromptContinuation((9, 8, 7, 6, 5, 4, 3, 2), (1,)),
+    PromptContinuation((5, 5), ()),
 ]
 
 
 def of(m, pairs, estimator, **options) -> list[Likelihood]:
-    return [found for _, found in sorted(likelihoods(m, pairs, estimator, **options))]
+    return [found for _, found in sorted(estimate_likelihoods(m, pairs, estimator, **options))]
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,9 @@ def oracle() -> TabularModel:
     return TabularModel(joint / joint.sum())
 
 
-def texts(oracle: TabularModel) -> list[tuple[Pair, float]]:
+def texts(oracle: TabularModel) -> list[tuple[PromptContinuation, float]]:
     """Every continuation of four words with its exact log-probability."""
-    return [(Pair((0,), w), float(oracle.joint[w].log())) for w in itertools.product(range(3), repeat=4)]
+    return [(PromptContinuation((0,), w), float(oracle.joint[w].log())) for w in itertools.product(range(3), repeat=4)]
 
 
 @pytest.mark.parametrize("estimator", [Sequential(), Bound(15)], ids=["sequential", "every set"])
@@ -61,7 +61,7 @@ def test_the_bound_of_the_oracle_is_the_joint_within_monte_carlo_error(oracle: T
 
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_the_bound_is_unbiased(name: str) -> None:
-    m, pair = model(name), PAIRS[2]
+    m, pair = tiny_model(name), PAIRS[2]
     exact = of(m, [pair], Bound(7), greedy=False)[0]
     assert exact.error == 0
     found = [of(m, [pair], Bound(3, seed), greedy=False)[0].value for seed in range(300)]
@@ -85,9 +85,9 @@ def plainly(m: TransformerModel, canvas: list[int], column: int) -> Tensor:
 
 @pytest.mark.parametrize("name", GEOMETRIES)
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda p: f"{len(p.prompt)}+{len(p.continuation)}")
-def test_sequential_is_the_brute_force_product(name: str, pair: Pair) -> None:
-    m, expected, greedy = model(name), 0.0, True
-    tokens, whole = list(pair.tokens), int(model(name).geometry.extent(torch.tensor(len(pair.tokens))))
+def test_sequential_is_the_brute_force_product(name: str, pair: PromptContinuation) -> None:
+    m, expected, greedy = tiny_model(name), 0.0, True
+    tokens, whole = list(pair.tokens), int(tiny_model(name).geometry.extent(torch.tensor(len(pair.tokens))))
     for i in range(len(pair.prompt), len(tokens)):
         chances = plainly(m, tokens[:i] + [MASK] * (whole - i), i)
         expected += float(chances[tokens[i]])
@@ -99,7 +99,7 @@ def test_sequential_is_the_brute_force_product(name: str, pair: Pair) -> None:
 
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_the_bound_is_the_brute_force_sum_over_sets(name: str) -> None:
-    m, pair, expected = model(name), Pair((1, 2, 3, 4, 5, 6), (7, 8, 9)), 0.0
+    m, pair, expected = tiny_model(name), PromptContinuation((1, 2, 3, 4, 5, 6), (7, 8, 9)), 0.0
     tokens = list(pair.tokens)
     blocks = [[6, 7], [8]] if isinstance(m.geometry, BlockCausal) else [[6, 7, 8]]
     for block in blocks:
@@ -115,8 +115,8 @@ def test_the_bound_is_the_brute_force_sum_over_sets(name: str) -> None:
 
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_sequential_sums_to_one(name: str) -> None:
-    m = model(name)
-    pairs = [Pair((1, 2, 3, 4, 5, 6, 7), (a, b)) for a in range(31) for b in range(31)]
+    m = tiny_model(name)
+    pairs = [PromptContinuation((1, 2, 3, 4, 5, 6, 7), (a, b)) for a in range(31) for b in range(31)]
     mass = sum(math.exp(f.value) for f in of(m, pairs, Sequential(), batch_size=512, greedy=False))
     assert mass == pytest.approx(1, abs=1e-3)
 
@@ -124,7 +124,7 @@ def test_sequential_sums_to_one(name: str) -> None:
 @pytest.mark.parametrize("name", GEOMETRIES)
 @pytest.mark.parametrize("estimator", [Sequential(), Bound(9, 3)], ids=repr)
 def test_a_value_does_not_depend_on_what_else_is_asked(name: str, estimator) -> None:
-    m = model(name)
+    m = tiny_model(name)
     alone = [of(m, [pair], estimator, batch_size=1)[0] for pair in PAIRS]
     for size in (2, 64):
         for a, b in zip(alone, of(m, PAIRS, estimator, batch_size=size), strict=True):
@@ -133,7 +133,7 @@ def test_a_value_does_not_depend_on_what_else_is_asked(name: str, estimator) -> 
 
 
 def test_blocks_of_one_are_a_causal_model_and_cost_one_row() -> None:
-    m = TransformerModel(network(1), BlockCausal(1), needs_left=1, mask_id=MASK)
+    m = TransformerModel(tiny_network(1), BlockCausal(1), needs_left=1, mask_id=MASK)
     found = of(m, [PAIRS[1]], default_estimator(m))[0]
     tokens = list(PAIRS[1].tokens)
     expected = sum(float(plainly(m, tokens, i)[tokens[i]]) for i in range(1, len(tokens)))
@@ -146,18 +146,22 @@ def test_greedy_is_what_decoding_writes(name: str) -> None:
     import dllm
     from dllm import Blocks, NoCache, Request, Strategy, TopK, Whole
 
-    m = model(name)
+    m = tiny_model(name)
     scheduler = Whole() if isinstance(m.geometry, Bidirectional) else Blocks()
     text = dllm.decode(m, [Request((3, 4, 5), 5, stop_ids=())], Strategy(TopK(k=1), scheduler, NoCache()))[0].output_ids
     other = (*text[:-1], (text[-1] + 1) % 30)
-    found = of(m, [Pair((3, 4, 5), text), Pair((3, 4, 5), other)], Bound(1))
+    found = of(m, [PromptContinuation((3, 4, 5), text), PromptContinuation((3, 4, 5), other)], Bound(1))
     assert [f.greedy for f in found] == [True, False]
-    assert of(m, [Pair((3, 4, 5), text)], Bound(1), greedy=False)[0].greedy is None
+    assert of(m, [PromptContinuation((3, 4, 5), text)], Bound(1), greedy=False)[0].greedy is None
 
 
 def test_what_cannot_be_read_is_refused_before_any_forward() -> None:
-    m = model("block-causal")
-    for pair in (Pair((), (1,)), Pair((1,), (99,)), Pair((1,) * 250, (1,) * 10)):
+    m = tiny_model("block-causal")
+    for pair in (
+        PromptContinuation((), (1,)),
+        PromptContinuation((1,), (99,)),
+        PromptContinuation((1,) * 250, (1,) * 10),
+    ):
         with pytest.raises(RequestError):
             of(m, [PAIRS[0], pair], Sequential())
     with pytest.raises(ConfigError, match="samples must be"):

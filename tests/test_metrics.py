@@ -10,7 +10,7 @@ import torch
 
 import dllm
 from dllm import Blocks, NoCache, Result, Strategy, Threshold, TopK
-from dllm.metrics import Provenance, Totals, agreement, record, versions
+from dllm.metrics import Provenance, Totals, agreement_share, package_versions, result_to_record
 from dllm.models import TabularModel
 
 STRATEGY = Strategy(Threshold(0.9), Blocks(4), NoCache())
@@ -39,27 +39,29 @@ def test_totals_add_up() -> None:
     assert totals.tokens_per_second == 2.0
     assert totals.prefill == 0.25
     assert totals.tokens_per_second_without_prefill == 6 / 3
-    assert totals == Totals.of([record(RESULT, None), record(replace(RESULT, seconds=3.0, prefill=0.75), None)], 4.0)
+    assert totals == Totals.of(
+        [result_to_record(RESULT, None), result_to_record(replace(RESULT, seconds=3.0, prefill=0.75), None)], 4.0
+    )
     assert Totals.of([replace(RESULT, prefill=None)], 1.0).tokens_per_second_without_prefill is None
     nothing = Totals.of([], 0.0).row()
     assert (nothing["tokens_per_forward"], nothing["certified_share"], nothing["tokens_per_second"]) == (0, None, 0)
 
 
 def test_agreement_is_of_whole_rows() -> None:
-    assert agreement([[1, 2], [3]], [(1, 2), (3, 4)]) == 0.5
-    assert agreement([], []) is None
+    assert agreement_share([[1, 2], [3]], [(1, 2), (3, 4)]) == 0.5
+    assert agreement_share([], []) is None
     with pytest.raises(ValueError, match="shorter"):
-        agreement([[1]], [])
+        agreement_share([[1]], [])
 
 
 def test_a_record_is_json_and_says_what_made_it(model: TabularModel) -> None:
-    row = json.loads(json.dumps(record(RESULT, STRATEGY, Provenance.of(model), name="a", seed=7)))
+    row = json.loads(json.dumps(result_to_record(RESULT, STRATEGY, Provenance.of(model), name="a", seed=7)))
     assert eval(row["strategy"], vars(dllm)) == STRATEGY
     assert (row["id"], row["seed"], row["model"], row["tokens"]) == ("a", 7, "tabular", 4)
     assert row["device"].startswith("cpu (")
-    assert row["versions"] == versions()
+    assert row["versions"] == package_versions()
     assert row["versions"]["torch"] == torch.__version__
-    assert "device" not in record(RESULT, STRATEGY)
+    assert "device" not in result_to_record(RESULT, STRATEGY)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])

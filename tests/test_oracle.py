@@ -28,7 +28,7 @@ from dllm import (
 )
 from dllm.models.tabular import TabularModel
 from dllm.policies import Score
-from dllm.sampling import Sampling
+from dllm.strategy import Sampling
 from dllm.testing import laws
 from dllm.types import BlockCausal, Step
 
@@ -45,11 +45,11 @@ def joints(draw: st.DrawFn) -> Tensor:
 
     kind = draw(st.sampled_from(["atom", "correlated", "xor", "independent", "star"]))
     if kind == "correlated":
-        return theory.correlated(dirichlet(v, 1.0), n)
+        return theory.correlated_joint(dirichlet(v, 1.0), n)
     if kind == "xor":
-        return theory.xor(n, v)
+        return theory.xor_joint(n, v)
     if kind == "independent":
-        return theory.product(torch.stack([dirichlet(v, 3.0) for _ in range(n)]))
+        return theory.product_joint(torch.stack([dirichlet(v, 3.0) for _ in range(n)]))
     if kind == "star":
         sharp = torch.stack([0.2 * dirichlet(v, 1.0) + 0.8 * torch.eye(v, dtype=torch.float64)[0] for _ in range(n)])
         return theory.star_joint(sharp)
@@ -62,7 +62,7 @@ def joints(draw: st.DrawFn) -> Tensor:
 
 def decode(joint: Tensor, strategy: Strategy, **model: object) -> list[Step]:
     oracle = TabularModel(joint, offset=1, **model)  # type: ignore[arg-type]
-    return laws.run(oracle, [Request((0,), max_new_tokens=joint.dim())], strategy)[0]
+    return laws.run_batch(oracle, [Request((0,), max_new_tokens=joint.dim())], strategy)[0]
 
 
 def parallel_commits(stream: list[Step], n: int) -> list[tuple[Tensor, Tensor, Tensor, bool]]:
@@ -83,7 +83,7 @@ def parallel_commits(stream: list[Step], n: int) -> list[tuple[Tensor, Tensor, T
 def is_joint_mode(joint: Tensor, tokens: Tensor, known: Tensor, committed: Tensor) -> bool:
     """Whether what was committed is the most likely value of those positions together, given what was known."""
     n = joint.dim()
-    given_known = theory.condition(joint, tokens, known)
+    given_known = theory.condition_joint(joint, tokens, known)
     others = [i for i in range(n) if committed[i] < 0]
     together = given_known.sum(others) if others else given_known
     chosen = together[tuple(committed[committed >= 0].tolist())]
@@ -145,7 +145,7 @@ def test_the_tight_counterexample_is_refused(n: int, beyond: float) -> None:
 def test_a_stale_cache_cannot_certify() -> None:
     """Six sure positions two by two: without a cache all is certified, with a stale one the first two."""
     sure = torch.tensor([0.98, 0.02], dtype=torch.float64)
-    joint = theory.product(torch.stack([sure] * 6))
+    joint = theory.product_joint(torch.stack([sure] * 6))
     policy = Threshold(0.9)
     fresh = decode(joint, Strategy(policy, Blocks(6, sub_block=2), NoCache()))[-1].ledger
     stale = decode(joint, Strategy(policy, Blocks(6, sub_block=2), DualCache()))[-1].ledger
@@ -159,7 +159,7 @@ def goodness_of_fit(strategy: Strategy, rows: int = 4000) -> float:
     generator = torch.Generator().manual_seed(0)
     joint = torch.rand(2, 2, 2, generator=generator, dtype=torch.float64)
     joint = joint / joint.sum()
-    stream, _ = laws.run(TabularModel(joint), [Request((0,), 3, seed=i) for i in range(rows)], strategy)
+    stream, _ = laws.run_batch(TabularModel(joint), [Request((0,), 3, seed=i) for i in range(rows)], strategy)
     answers = (stream[-1].canvas.tokens[:, 1:] * torch.tensor([4, 2, 1])).sum(1)
     expected = joint.flatten() * rows
     return float(((torch.bincount(answers, minlength=8) - expected) ** 2 / expected).sum())

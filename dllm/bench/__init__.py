@@ -1,18 +1,18 @@
 """How fast a strategy decodes, and how far that is from what the hardware allows."""
 
-from dllm.bench.floor import Rates, floor, measure_rates
-from dllm.bench.shapes import SHAPES, Shape, random_model
-from dllm.bench.timing import Timing, peak_memory, time_autoregressive, time_strategy
+from dllm.bench.floor import HardwareRates, count_forward_work, measure_rates
+from dllm.bench.shapes import SHAPES, ModelShape, make_random_model
+from dllm.bench.timing import StrategyTiming, peak_memory, time_autoregressive, time_strategy
 
 __all__ = [
     "SHAPES",
-    "Rates",
-    "Shape",
-    "Timing",
-    "floor",
+    "HardwareRates",
+    "ModelShape",
+    "StrategyTiming",
+    "count_forward_work",
+    "make_random_model",
     "measure_rates",
     "peak_memory",
-    "random_model",
     "time_autoregressive",
     "time_strategy",
 ]

@@ -14,44 +14,44 @@ from dllm.models.quantizing import stored_bytes
 from dllm.types import Step
 
 
-class Rates(NamedTuple):
+class HardwareRates(NamedTuple):
     """What this machine does: bytes copied and floating-point operations of matrix products, each per second."""
 
     bytes: float
     operations: float
 
 
-class Work(NamedTuple):
+class ForwardWork(NamedTuple):
     """What a forward must do: bytes to move and floating-point operations."""
 
     bytes: float
     operations: float
 
-    def seconds(self, rates: Rates) -> float:
+    def seconds(self, rates: HardwareRates) -> float:
         """The longer of the two, as if the other were hidden behind it."""
         return max(self.bytes / rates.bytes, self.operations / rates.operations)
 
 
-def wait(device: torch.device) -> None:
+def synchronize_device(device: torch.device) -> None:
     """Until the device has done all that it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def best(run: Callable[[], Any], device: torch.device, repeats: int = 7) -> float:
+def _time_fastest_run(run: Callable[[], Any], device: torch.device, repeats: int = 7) -> float:
     """Seconds of the fastest of some runs."""
     run()
     seconds = []
     for _ in range(repeats):
-        wait(device)
+        synchronize_device(device)
         start = time.perf_counter()
         run()
-        wait(device)
+        synchronize_device(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 
 
-def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
+def measure_rates(device: torch.device, dtype: torch.dtype) -> HardwareRates:
     """Copy bandwidth and matrix-product rate, measured here and now.
 
     The rate is that of the fastest product of weights of this type that we know here: on a CPU often that of packed
@@ -63,15 +63,15 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     target = torch.empty_like(source)
     n = 8192 if accelerator else 1024
     a, b = torch.randn(n, n, device=device).to(dtype), torch.randn(n, n, device=device).to(dtype)
-    copied = 2 * count / best(lambda: target.copy_(source), device)
-    multiplied = best(lambda: a @ b, device)
-    if packing.helps(device, dtype):
-        layer = packing.Packed(nn.Linear(n, n, bias=False, dtype=dtype))
-        multiplied = min(multiplied, best(lambda: layer(a), device))
-    return Rates(copied, 2 * n**3 / multiplied)
+    copied = 2 * count / _time_fastest_run(lambda: target.copy_(source), device)
+    multiplied = _time_fastest_run(lambda: a @ b, device)
+    if packing.is_packing_supported(device, dtype):
+        layer = packing.PackedLinear(nn.Linear(n, n, bias=False, dtype=dtype))
+        multiplied = min(multiplied, _time_fastest_run(lambda: layer(a), device))
+    return HardwareRates(copied, 2 * n**3 / multiplied)
 
 
-def floor(model: Any, step: Step) -> Work:
+def count_forward_work(model: Any, step: Step) -> ForwardWork:
     """What the forward of a step must do: read the weights and the keys and values once, and multiply.
 
     Only the slots that get logits go through the head. Rows that were not run cost nothing.
@@ -92,7 +92,7 @@ def floor(model: Any, step: Step) -> Work:
     stored = 2 * config.num_hidden_layers * heads * width
     pairs = int((ends * step.queries).sum())
     attention = 4 * config.num_hidden_layers * config.num_attention_heads * width * pairs
-    return Work(
+    return ForwardWork(
         bytes=weights + size * ((head if slots else 0) + stored * keys),
         operations=2 * (body * columns + head * slots) + attention,
     )

@@ -14,7 +14,7 @@ from dllm.types import Bidirectional, BlockCausal, Geometry
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """What a model's speed depends on.
 
     stock        class of `transformers`, without "ForCausalLM"
@@ -45,21 +45,21 @@ class Shape:
         return Bidirectional() if self.block is None else BlockCausal(self.block)
 
 
-SHAPES: dict[str, Shape] = {
-    "llada-8b": Shape("Llama", 4096, 12288, 32, 32, 32, 128, 126_464),
-    "dream-7b": Shape("Qwen2", 3584, 18944, 28, 28, 4, 128, 152_064, needs_left=1),
-    "fast-dllm-v2-1.5b": Shape("Qwen2", 1536, 8960, 28, 12, 2, 128, 151_936, block=32, needs_left=1, tied=True),
-    "fast-dllm-v2-7b": Shape("Qwen2", 3584, 18944, 28, 28, 4, 128, 152_064, block=32, needs_left=1),
-    "sdar-4b": Shape("Qwen3", 2560, 9728, 36, 32, 8, 128, 151_936, block=4),
-    "small": Shape("Llama", 512, 1365, 8, 8, 8, 64, 32_000),
-    "small-126k": Shape("Llama", 512, 1365, 8, 8, 8, 64, 126_464),
-    "small-blocks": Shape("Qwen2", 512, 1365, 8, 8, 8, 64, 32_000, block=32, needs_left=1),
+SHAPES: dict[str, ModelShape] = {
+    "llada-8b": ModelShape("Llama", 4096, 12288, 32, 32, 32, 128, 126_464),
+    "dream-7b": ModelShape("Qwen2", 3584, 18944, 28, 28, 4, 128, 152_064, needs_left=1),
+    "fast-dllm-v2-1.5b": ModelShape("Qwen2", 1536, 8960, 28, 12, 2, 128, 151_936, block=32, needs_left=1, tied=True),
+    "fast-dllm-v2-7b": ModelShape("Qwen2", 3584, 18944, 28, 28, 4, 128, 152_064, block=32, needs_left=1),
+    "sdar-4b": ModelShape("Qwen3", 2560, 9728, 36, 32, 8, 128, 151_936, block=4),
+    "small": ModelShape("Llama", 512, 1365, 8, 8, 8, 64, 32_000),
+    "small-126k": ModelShape("Llama", 512, 1365, 8, 8, 8, 64, 126_464),
+    "small-blocks": ModelShape("Qwen2", 512, 1365, 8, 8, 8, 64, 32_000, block=32, needs_left=1),
 }
 """Published checkpoints by name, from their config.json, and small ones for a CPU."""
 
 
-def random_model(
-    shape: Shape,
+def make_random_model(
+    shape: ModelShape,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     sharpness: float = 25.0,
@@ -94,7 +94,7 @@ def random_model(
     with torch.no_grad():
         network.get_output_embeddings().weight.mul_(sharpness)
     if quantize is not None:
-        quantizing.quantize(network, quantize)
+        quantizing.quantize_network(network, quantize)
     return TransformerModel(
         network, shape.geometry, needs_left=shape.needs_left, mask_id=shape.vocabulary - 1, family=shape.stock
     )

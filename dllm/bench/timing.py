@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from dllm.bench.floor import Rates, floor, wait
+from dllm.bench.floor import HardwareRates, count_forward_work, synchronize_device
+from dllm.engine.loop import steps
 from dllm.requests import Request
-from dllm.sampler import steps
 from dllm.strategy import Strategy
 from dllm.types import Step
 
 
 @dataclass(frozen=True)
-class Timing:
+class StrategyTiming:
     """What was measured. Seconds are medians; a floor is what the same forwards would take at the measured rates.
 
     tokens_per_second  all rows' new tokens over the time of a whole run, prompts included
@@ -47,7 +47,7 @@ class Timing:
         return asdict(self)
 
 
-class Clock:
+class ForwardTimer:
     """Adds up the time that a model's forwards and heads take, waiting for the device each time."""
 
     def __init__(self, model: Any) -> None:
@@ -55,7 +55,7 @@ class Clock:
         self.waits = self.device.type == "cuda"  # asked once: what the clock takes counts as time outside
         self.kept = model.forward, model.head
 
-    def __enter__(self) -> Clock:
+    def __enter__(self) -> ForwardTimer:
         self.model.forward, self.model.head = self.timed(self.kept[0]), self.timed(self.kept[1])
         return self
 
@@ -65,11 +65,11 @@ class Clock:
     def timed(self, run: Any) -> Any:
         def timed(*args: Any) -> Any:
             if self.waits:
-                wait(self.device)
+                synchronize_device(self.device)
             start = time.perf_counter()
             out = run(*args)
             if self.waits:
-                wait(self.device)
+                synchronize_device(self.device)
             self.inside += time.perf_counter() - start
             return out
 
@@ -80,29 +80,29 @@ def time_strategy(
     model: Any,
     requests: Sequence[Request],
     strategy: Strategy,
-    rates: Rates,
+    rates: HardwareRates,
     repeats: int = 5,
     batch_size: int | None = None,
-) -> Timing:
+) -> StrategyTiming:
     """Time a strategy on a model: `repeats` whole runs, then one step by step, after a run to warm up."""
     device = model.device
     stream = list(steps(model, requests, strategy, batch_size=batch_size))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    whole = statistics.median(run(model, requests, strategy, batch_size) for _ in range(repeats))
+    whole = statistics.median(time_whole_run(model, requests, strategy, batch_size) for _ in range(repeats))
     memory = peak_memory(device)
-    with Clock(model) as clock:
-        total = run(model, requests, strategy, batch_size)
-    parts = step_by_step(model, requests, strategy, batch_size)
-    ideal = [floor(model, step).seconds(rates) for step in stream]
-    narrow = [is_window(step) for step in stream]
+    with ForwardTimer(model) as clock:
+        total = time_whole_run(model, requests, strategy, batch_size)
+    parts = _time_each_step(model, requests, strategy, batch_size)
+    ideal = [count_forward_work(model, step).seconds(rates) for step in stream]
+    narrow = [_ran_window_only(step) for step in stream]
     counts = torch.stack([step.queries > 0 for step in stream]).sum()
     tokens = sum(r.max_new_tokens for r in requests)
 
     def middle(values: Sequence[float], which: bool) -> float:
         return statistics.median([v for v, n in zip(values, narrow, strict=True) if n == which] or [0.0])
 
-    return Timing(
+    return StrategyTiming(
         tokens_per_second=tokens / whole,
         tokens_per_forward=tokens / float(counts),
         nfe=float(counts) / len(requests),
@@ -127,28 +127,28 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def run(model: Any, requests: Sequence[Request], strategy: Strategy, batch_size: int | None) -> float:
+def time_whole_run(model: Any, requests: Sequence[Request], strategy: Strategy, batch_size: int | None) -> float:
     """Seconds of a whole run."""
-    wait(model.device)
+    synchronize_device(model.device)
     start = time.perf_counter()
     for _ in steps(model, requests, strategy, batch_size=batch_size):
         pass
-    wait(model.device)
+    synchronize_device(model.device)
     return time.perf_counter() - start
 
 
-def step_by_step(model: Any, requests: Sequence[Request], strategy: Strategy, batch_size: int | None) -> list[float]:
+def _time_each_step(model: Any, requests: Sequence[Request], strategy: Strategy, batch_size: int | None) -> list[float]:
     """Seconds of each step, waiting for the device after each."""
     seconds, last = [], time.perf_counter()
     for _ in steps(model, requests, strategy, batch_size=batch_size):
-        wait(model.device)
+        synchronize_device(model.device)
         now = time.perf_counter()
         seconds.append(now - last)
         last = now
     return seconds
 
 
-def is_window(step: Step) -> bool:
+def _ran_window_only(step: Step) -> bool:
     """Whether a step ran no more than its window (and the column left of it)."""
     return bool((step.queries <= step.window.end - step.window.start + 1).all())
 
@@ -167,13 +167,13 @@ def time_autoregressive(
     try:
 
         def once() -> float:
-            wait(prompts.device)
+            synchronize_device(prompts.device)
             start = time.perf_counter()
             network.generate(
                 prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=new, min_new_tokens=new,
                 do_sample=False, pad_token_id=0, **options,
             )  # fmt: skip
-            wait(prompts.device)
+            synchronize_device(prompts.device)
             return time.perf_counter() - start
 
         once()

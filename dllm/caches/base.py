@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dllm.caches.memory import NEVER, Last, Memory, Reach, left_out, range_of
-from dllm.caches.running import run
+from dllm.caches.memory import NEVER, CacheState, ColumnRange, LastForward, count_skipped_columns, window_range
+from dllm.caches.running import run_forward
 from dllm.errors import ConfigError
 from dllm.types import BlockCausal, Canvas, Model, Seen, Window
 
 
-class Course(NamedTuple):
+class ForwardPlan(NamedTuple):
     """What a step is going to run.
 
     reach   the columns of each row
@@ -36,9 +36,9 @@ class Course(NamedTuple):
     memory  what the cache remembers afterwards, but for the keys and values
     """
 
-    reach: Reach
+    reach: ColumnRange
     fresh: Tensor
-    memory: Memory
+    memory: CacheState
 
 
 class PlannedCache:
@@ -48,17 +48,17 @@ class PlannedCache:
     can foresee it.
     """
 
-    def plan(self, model: Model, canvas: Canvas, window: Window, memory: Memory, /) -> Course:
+    def plan(self, model: Model, canvas: Canvas, window: Window, memory: CacheState, /) -> ForwardPlan:
         """What a step would run; nothing is run or stored."""
         raise NotImplementedError
 
-    def step(self, model: Model, canvas: Canvas, window: Window, memory: Memory, /) -> tuple[Seen, Memory]:
+    def step(self, model: Model, canvas: Canvas, window: Window, memory: CacheState, /) -> tuple[Seen, CacheState]:
         course = self.plan(model, canvas, window, memory)
-        ran, memory = run(model, canvas, window, course.reach, course.memory)
+        ran, memory = run_forward(model, canvas, window, course.reach, course.memory)
         return Seen(ran.hidden, ran.queries, course.fresh, ran.shadow), memory
 
 
-class Reuse(NamedTuple):
+class CacheChoice(NamedTuple):
     """What a cache chooses from, for each row (b,) (host).
 
     refresh  the row is refreshed now
@@ -92,11 +92,11 @@ class StoredCache(PlannedCache):
         if self.refresh is not None and self.refresh < 1:
             raise ConfigError(f"{type(self).__name__}(refresh={self.refresh}): refresh must be at least 1 or None")
 
-    def init(self, canvas: Canvas, model: Model, /) -> Memory:
+    def init(self, canvas: Canvas, model: Model, /) -> CacheState:
         b, t = canvas.tokens.shape
-        return Memory.blank(b, model.store(t))
+        return CacheState.blank(b, model.store(t))
 
-    def plan(self, model: Model, canvas: Canvas, window: Window, memory: Memory, /) -> Course:
+    def plan(self, model: Model, canvas: Canvas, window: Window, memory: CacheState, /) -> ForwardPlan:
         block_causal = isinstance(model.geometry, BlockCausal)
         ends = window.block_end if block_causal else canvas.rows.length
         refresh = self.due(window, memory)
@@ -104,7 +104,7 @@ class StoredCache(PlannedCache):
             refresh = refresh | (memory.exact < window.block_start)
         last = memory.last
         if last is not None and last.lasts(canvas, window) and not any((refresh & last.runs).tolist()):
-            return Course(last.reach, last.fresh, memory._replace(since=memory.since + last.runs))
+            return ForwardPlan(last.reach, last.fresh, memory._replace(since=memory.since + last.runs))
         left, block, first = window.start, window.block_start, None
         if model.needs_left:
             first = window.first if window.answer is None else None
@@ -112,7 +112,7 @@ class StoredCache(PlannedCache):
             left = torch.where(predicted, left - model.needs_left, left).clamp(min=0)
             block = torch.minimum(block, left)
         start, end, skip = self.reach(
-            Reuse(
+            CacheChoice(
                 refresh=refresh,
                 whole=torch.minimum(memory.exact, left) if block_causal else memory.exact,
                 block=block,
@@ -124,21 +124,21 @@ class StoredCache(PlannedCache):
         )
         runs = ((window.end > window.start) | window.commit) & (end > start)
         start, end = torch.where(runs, start, 0), torch.where(runs, end, 0)
-        reach = Reach(start, end, skip)
+        reach = ColumnRange(start, end, skip)
         fresh = runs & (start <= memory.exact) & (end >= ends)
         if skip is not None:
-            fresh = fresh & (left_out(reach) == 0)
+            fresh = fresh & (count_skipped_columns(reach) == 0)
         exact = torch.where(fresh, window.block_start, memory.exact) if block_causal else memory.exact
         since = torch.where(runs, torch.where(refresh, 0, memory.since) + 1, memory.since)
         last = None
         if memory.log is None and not any((refresh & runs).tolist()):
-            last = Last(range_of(window), first, canvas.rows, reach, runs, fresh)
-        return Course(reach, fresh, memory._replace(exact=exact, since=since, last=last))
+            last = LastForward(window_range(window), first, canvas.rows, reach, runs, fresh)
+        return ForwardPlan(reach, fresh, memory._replace(exact=exact, since=since, last=last))
 
-    def due(self, window: Window, memory: Memory) -> Tensor:
+    def due(self, window: Window, memory: CacheState) -> Tensor:
         """Rows (b,) to refresh now."""
         return window.entered | window.commit | (memory.since >= (NEVER if self.refresh is None else self.refresh))
 
-    def reach(self, reuse: Reuse, /) -> Reach:
+    def reach(self, reuse: CacheChoice, /) -> ColumnRange:
         """Which columns to run: all that tells one cache from another."""
         raise NotImplementedError

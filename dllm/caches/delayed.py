@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from einops import rearrange
 from torch import Tensor
 
-from dllm.caches.base import Reuse
-from dllm.caches.memory import NEVER, Memory, Reach
-from dllm.caches.positions import PositionCache, between
+from dllm.caches.base import CacheChoice
+from dllm.caches.memory import NEVER, CacheState, ColumnRange
+from dllm.caches.positions import PositionCache, columns_between
 from dllm.types import Window
 
 
@@ -31,19 +31,19 @@ class DelayedCache(PositionCache):
 
     refresh: int | None = 8
 
-    def due(self, window: Window, memory: Memory) -> Tensor:
+    def due(self, window: Window, memory: CacheState) -> Tensor:
         opened = memory.log.opened
         due = window.entered | window.commit | (opened < 2) | (memory.since >= NEVER)
         return due if self.refresh is None else due | (opened % self.refresh == 0)
 
-    def reach(self, reuse: Reuse, /) -> Reach:
+    def reach(self, reuse: CacheChoice, /) -> ColumnRange:
         log = reuse.log
         t = log.undecided.shape[1]
-        inside = between(reuse.left, reuse.window, t)
-        wanted = log.undecided | log.changed | between(log.stored, reuse.ends, t)
+        inside = columns_between(reuse.left, reuse.window, t)
+        wanted = log.undecided | log.changed | columns_between(log.stored, reuse.ends, t)
         if log.answer:
             wanted = wanted | inside
         if log.needs_left:
             wanted[:, :-1] |= (log.undecided & inside)[:, 1:]
         skip = ~wanted & ~rearrange(reuse.refresh, "b -> b 1")
-        return Reach(reuse.whole, reuse.ends, skip)
+        return ColumnRange(reuse.whole, reuse.ends, skip)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dllm.caches.base import Reuse, StoredCache
-from dllm.caches.memory import Memory, Reach
+from dllm.caches.base import CacheChoice, StoredCache
+from dllm.caches.memory import CacheState, ColumnRange
 from dllm.types import Window
 
 
@@ -31,10 +31,10 @@ class DualCache(StoredCache):
 
     while_first: bool = False
 
-    def due(self, window: Window, memory: Memory) -> Tensor:
+    def due(self, window: Window, memory: CacheState) -> Tensor:
         due = super().due(window, memory)
         return due | window.first if self.while_first else due
 
-    def reach(self, reuse: Reuse, /) -> Reach:
+    def reach(self, reuse: CacheChoice, /) -> ColumnRange:
         start = torch.where(reuse.refresh, reuse.whole, reuse.left)
-        return Reach(start, torch.where(reuse.refresh, reuse.ends, reuse.window))
+        return ColumnRange(start, torch.where(reuse.refresh, reuse.ends, reuse.window))

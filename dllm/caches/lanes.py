@@ -11,7 +11,7 @@ from torch import Tensor
 from dllm.types import Canvas, Window
 
 
-class Lanes(NamedTuple):
+class DraftLanes(NamedTuple):
     """Canvases that were run, n in all: each row's own and drafts of those to come, the shorter before the longer.
 
     row      (n,) int64    host; row of the batch
@@ -34,7 +34,7 @@ class Lanes(NamedTuple):
     shadow: Tensor | None = None
 
     @classmethod
-    def blank(cls, canvas: Canvas) -> Lanes:
+    def blank(cls, canvas: Canvas) -> DraftLanes:
         """One lane a row, with nothing to serve."""
         zeros = torch.zeros(len(canvas.tokens), dtype=torch.int64)
         none = torch.zeros_like(canvas.rows.given)
@@ -61,23 +61,23 @@ class Lanes(NamedTuple):
             return torch.zeros(b, k, 1, device=window.columns.device)
         return states[at.clamp(min=0).to(states.device), :k]
 
-    def without(self, rows: Tensor) -> Lanes:
+    def without(self, rows: Tensor) -> DraftLanes:
         """The same, with nothing to serve for some rows (b,)."""
         blank = rows[self.row].to(self.tokens.device)
         return self._replace(tokens=self.tokens.masked_fill(rearrange(blank, "n -> n 1"), -1))
 
-    def of(self, lane: Tensor) -> Lanes:
+    def of(self, lane: Tensor) -> DraftLanes:
         """Some lanes (host indices, also more than once)."""
-        return of_rows(self, lane)
+        return select_bundle_rows(self, lane)
 
-    def then(self, new: Lanes) -> Lanes:
+    def then(self, new: DraftLanes) -> DraftLanes:
         """These and after them others."""
         if not len(self.row) or not len(new.row):
             return self if len(self.row) else new
-        return Lanes(*(after(x, y, len(self.row)) for x, y in zip(self, new, strict=True)))  # type: ignore[arg-type]
+        return DraftLanes(*(_append_rows(x, y, len(self.row)) for x, y in zip(self, new, strict=True)))  # type: ignore[arg-type]
 
 
-def after(old: Tensor | None, new: Tensor | None, n: int) -> Tensor | None:
+def _append_rows(old: Tensor | None, new: Tensor | None, n: int) -> Tensor | None:
     """Two tensors after each other, the first with `n` rows or not there, which means zeros; states (n, k, d) become as
     wide as the wider."""
     if new is None:
@@ -89,7 +89,7 @@ def after(old: Tensor | None, new: Tensor | None, n: int) -> Tensor | None:
     return torch.cat([old, new])
 
 
-def of_rows(bundle: Any, row: Tensor) -> Any:
+def select_bundle_rows(bundle: Any, row: Tensor) -> Any:
     """A bundle of tensors (b, …) with the rows (host indices) that are listed, also more than once.
 
     A window's `slots`, which count through all rows, stay as they are.
@@ -97,7 +97,7 @@ def of_rows(bundle: Any, row: Tensor) -> Any:
 
     def take(name: str, value: Any) -> Any:
         if isinstance(value, tuple):
-            return of_rows(value, row)
+            return select_bundle_rows(value, row)
         return value[row.to(value.device)] if isinstance(value, Tensor) and name != "slots" else value
 
     return bundle._replace(**{name: take(name, value) for name, value in bundle._asdict().items()})

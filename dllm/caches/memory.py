@@ -16,7 +16,7 @@ NEVER = 2**31
 """Forwards since a refresh that did not happen: more than any cache waits."""
 
 
-class Memory(NamedTuple):
+class CacheState(NamedTuple):
     """What a cache remembers.
 
     store  keys and values of the rows in `rows`, or None where nothing is kept
@@ -32,22 +32,22 @@ class Memory(NamedTuple):
     exact: Tensor
     since: Tensor
     log: Any = None
-    last: Last | None = None
+    last: LastForward | None = None
 
     @classmethod
-    def blank(cls, b: int, store: Store | None) -> Memory:
+    def blank(cls, b: int, store: Store | None) -> CacheState:
         """Before the first step of `b` rows."""
         zeros = torch.zeros(b, dtype=torch.int64)
         return cls(store, torch.arange(b), zeros, zeros + NEVER)
 
-    def forget(self, moved: Tensor) -> Memory:
+    def forget(self, moved: Tensor) -> CacheState:
         """Once columns have moved (`Step.moved`): nothing is known from a row's first moved column on."""
         t = moved.shape[1]
         first = torch.where(moved.cpu() == torch.arange(t), t, torch.arange(t)).amin(1)
         since = torch.where(first < t, NEVER, self.since)
         return self._replace(exact=torch.minimum(self.exact, first), since=since, last=None)
 
-    def back(self, rows: Tensor) -> Memory:
+    def back(self, rows: Tensor) -> CacheState:
         """With the marked rows (b,) in the store again where they had left it. What it holds of them is not theirs, so
         they must be as before their first step otherwise."""
         if self.store is None:
@@ -59,7 +59,7 @@ class Memory(NamedTuple):
         return self._replace(rows=there)
 
 
-class Reach(NamedTuple):
+class ColumnRange(NamedTuple):
     """Columns [start, end) to run for each row (host).
 
     skip  (b, t) bool or None  columns in between that are left out; never one that the window predicts
@@ -71,7 +71,7 @@ class Reach(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class ReusableQuery:
     """What a model was asked in one forward, to be asked the same of a later canvas.
 
     query    what it was asked of the canvas that was there then
@@ -87,7 +87,7 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Last:
+class LastForward:
     """What a step ran that refreshed nothing: the same columns are run as long as every row stays in its range.
 
     range       the window's `start`, `end`, `block_start`, `block_end` and `closed`
@@ -102,29 +102,29 @@ class Last:
     range: tuple[Tensor, ...]
     first: Tensor | None
     facts: Rows
-    reach: Reach
+    reach: ColumnRange
     runs: Tensor
     fresh: Tensor
-    asked: Asked | None = None
+    asked: ReusableQuery | None = None
 
     def lasts(self, canvas: Canvas, window: Window) -> bool:
         """Whether a step that refreshes nothing runs the same again."""
-        same = self.facts is canvas.rows and all(map(is_, self.range, range_of(window)))
+        same = self.facts is canvas.rows and all(map(is_, self.range, window_range(window)))
         return same and (self.first is None or torch.equal(self.first, window.first))
 
 
-def range_of(window: Window) -> tuple[Tensor, ...]:
+def window_range(window: Window) -> tuple[Tensor, ...]:
     """What a scheduler hands on where every row stays in its range."""
     return window.start, window.end, window.block_start, window.block_end, window.closed
 
 
-def left_out(reach: Reach) -> Tensor:
+def count_skipped_columns(reach: ColumnRange) -> Tensor:
     """Columns (b,) of each row's range that are not run (host)."""
     assert reach.skip is not None
-    return reach.end - reach.start - covered(reach, reach.skip.shape[1]).sum(1)
+    return reach.end - reach.start - covered_columns(reach, reach.skip.shape[1]).sum(1)
 
 
-def covered(reach: Reach, t: int) -> Tensor:
+def covered_columns(reach: ColumnRange, t: int) -> Tensor:
     """The columns (b, t) that are run (host)."""
     column = torch.arange(t)
     inside = (column >= rearrange(reach.start, "b -> b 1")) & (column < rearrange(reach.end, "b -> b 1"))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dllm.caches.base import Course, PlannedCache
-from dllm.caches.memory import Last, Memory, Reach, range_of
+from dllm.caches.base import ForwardPlan, PlannedCache
+from dllm.caches.memory import CacheState, ColumnRange, LastForward, window_range
 from dllm.types import BlockCausal, Canvas, Model, Window
 
 
@@ -18,16 +18,16 @@ class NoCache(PlannedCache):
     The most expensive and the only one that is exact for bidirectional attention at every step.
     """
 
-    def init(self, canvas: Canvas, model: Model, /) -> Memory:
-        return Memory.blank(len(canvas.tokens), None)
+    def init(self, canvas: Canvas, model: Model, /) -> CacheState:
+        return CacheState.blank(len(canvas.tokens), None)
 
-    def plan(self, model: Model, canvas: Canvas, window: Window, memory: Memory, /) -> Course:
+    def plan(self, model: Model, canvas: Canvas, window: Window, memory: CacheState, /) -> ForwardPlan:
         last = memory.last
         if last is not None and last.lasts(canvas, window):
-            return Course(last.reach, last.fresh, memory)
+            return ForwardPlan(last.reach, last.fresh, memory)
         ends = window.block_end if isinstance(model.geometry, BlockCausal) else canvas.rows.length
         runs = window.end > window.start  # a commit that decides nothing has nothing to store either
         end = torch.where(runs, ends, 0)
-        reach = Reach(torch.zeros_like(end), end)
-        last = Last(range_of(window), None, canvas.rows, reach, runs, fresh=runs)
-        return Course(reach, runs, memory._replace(last=last))
+        reach = ColumnRange(torch.zeros_like(end), end)
+        last = LastForward(window_range(window), None, canvas.rows, reach, runs, fresh=runs)
+        return ForwardPlan(reach, runs, memory._replace(last=last))

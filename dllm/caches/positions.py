@@ -12,12 +12,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dllm.caches.base import Course, StoredCache
-from dllm.caches.memory import Memory
+from dllm.caches.base import ForwardPlan, StoredCache
+from dllm.caches.memory import CacheState
 from dllm.types import Canvas, Model, Window
 
 
-class Log(NamedTuple):
+class RowLog(NamedTuple):
     """What the rows did so far, all host.
 
     forwards    (b,) int64   forwards of the row
@@ -47,15 +47,15 @@ class Log(NamedTuple):
 class PositionCache(StoredCache):
     """Base of the caches whose columns depend on what was run and decided before; they read it in a `Log`."""
 
-    def init(self, canvas: Canvas, model: Model, /) -> Memory:
+    def init(self, canvas: Canvas, model: Model, /) -> CacheState:
         zeros = torch.zeros_like(canvas.rows.prompt)
         nothing = torch.zeros_like(canvas.rows.given)
-        log = Log(zeros, zeros, zeros, zeros, zeros, zeros, nothing, nothing, model.needs_left)
+        log = RowLog(zeros, zeros, zeros, zeros, zeros, zeros, nothing, nothing, model.needs_left)
         return super().init(canvas, model)._replace(log=log)
 
-    def plan(self, model: Model, canvas: Canvas, window: Window, memory: Memory, /) -> Course:
-        before: Log = memory.log
-        log = catch_up(before, canvas, window)
+    def plan(self, model: Model, canvas: Canvas, window: Window, memory: CacheState, /) -> ForwardPlan:
+        before: RowLog = memory.log
+        log = _update_log(before, canvas, window)
         course = super().plan(model, canvas, window, memory._replace(log=log))
         end = course.reach.end
         runs = end > course.reach.start
@@ -72,7 +72,7 @@ class PositionCache(StoredCache):
         return course._replace(memory=course.memory._replace(log=log))
 
 
-def catch_up(log: Log, canvas: Canvas, window: Window) -> Log:
+def _update_log(log: RowLog, canvas: Canvas, window: Window) -> RowLog:
     """The log once a window is known: what has been decided since the row was last run.
 
     Where a policy edits, everything in the row's last window may hold another token.
@@ -81,7 +81,7 @@ def catch_up(log: Log, canvas: Canvas, window: Window) -> Log:
     decided = log.undecided & ~undecided
     changed = decided | (undecided & ~log.undecided)
     if window.answer is not None:
-        changed = changed | between(log.start, log.end, undecided.shape[1])
+        changed = changed | columns_between(log.start, log.end, undecided.shape[1])
     return log._replace(
         opened=torch.where(window.entered, 0, log.opened),
         written=log.written + decided.sum(1),
@@ -91,7 +91,7 @@ def catch_up(log: Log, canvas: Canvas, window: Window) -> Log:
     )
 
 
-def between(start: Tensor, end: Tensor, t: int) -> Tensor:
+def columns_between(start: Tensor, end: Tensor, t: int) -> Tensor:
     """Columns (b, t) from start to end (b,) of each row (host)."""
     column = torch.arange(t)
     return (column >= rearrange(start, "b -> b 1")) & (column < rearrange(end, "b -> b 1"))

@@ -10,7 +10,7 @@ from torch import Tensor
 from dllm.types import BlockCausal
 
 
-def pieces(
+def split_into_chunks(
     geometry: BlockCausal, start: Tensor, end: Tensor, shown: Tensor, chunk: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Cut the columns [start, end) (r,) of each row into consecutive pieces; the last holds all from `shown` (r,) on.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dllm.caches.base import Reuse, StoredCache
-from dllm.caches.memory import Reach
+from dllm.caches.base import CacheChoice, StoredCache
+from dllm.caches.memory import ColumnRange
 
 
 @dataclass(frozen=True)
@@ -23,5 +23,5 @@ class PrefixCache(StoredCache):
     Reference: Wu et al. 2025, Fast-dLLM (arXiv:2505.22618), section 3.2; Fast-dLLM v2 (arXiv:2509.26328), section 3.3.
     """
 
-    def reach(self, reuse: Reuse, /) -> Reach:
-        return Reach(torch.where(reuse.refresh, reuse.whole, reuse.block), reuse.ends)
+    def reach(self, reuse: CacheChoice, /) -> ColumnRange:
+        return ColumnRange(torch.where(reuse.refresh, reuse.whole, reuse.block), reuse.ends)

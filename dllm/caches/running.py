@@ -10,12 +10,12 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from dllm.caches.memory import Asked, Memory, Reach, left_out
-from dllm.caches.prefill import pieces
-from dllm.types import BlockCausal, Canvas, Geometry, Model, Part, Query, Window
+from dllm.caches.memory import CacheState, ColumnRange, ReusableQuery, count_skipped_columns
+from dllm.caches.prefill import split_into_chunks
+from dllm.types import BlockCausal, Canvas, Geometry, Model, Query, RowSubset, Window
 
 
-class Ran(NamedTuple):
+class ForwardOutput(NamedTuple):
     """What a forward gave.
 
     hidden   (b, k, d)        states of the window's slots
@@ -28,49 +28,51 @@ class Ran(NamedTuple):
     shadow: Tensor | None = None
 
 
-def run(model: Model, canvas: Canvas, window: Window, reach: Reach, memory: Memory) -> tuple[Ran, Memory]:
+def run_forward(
+    model: Model, canvas: Canvas, window: Window, reach: ColumnRange, memory: CacheState
+) -> tuple[ForwardOutput, CacheState]:
     """One forward of each row over its columns `reach`, all rows together or in two parts."""
     last = memory.last
     if last is not None and last.asked is not None and last.reach is reach:
-        return run_again(model, canvas, last.asked, memory), memory
+        return _rerun_forward(model, canvas, last.asked, memory), memory
     b, k = window.columns.shape
     queries = reach.end - reach.start
     if not any(queries.tolist()):
         nothing = torch.zeros(b, k, 1, device=canvas.tokens.device)
-        return Ran(nothing, torch.zeros_like(queries), nothing if window.shadow else None), memory
+        return ForwardOutput(nothing, torch.zeros_like(queries), nothing if window.shadow else None), memory
     if reach.skip is not None:
-        skipped = left_out(reach)
+        skipped = count_skipped_columns(reach)
         queries = queries - skipped
         reach = reach if bool(skipped.any()) else reach._replace(skip=None)
-    active, memory = rows_to_run(window, reach, memory)
-    parts = apart(model, active, queries)
-    shown = [look(model, canvas, window, rows, reach, memory) for rows in parts]
-    hidden = spread([some.hidden for some in shown], parts, b)
-    shadow = spread([some.shadow for some in shown], parts, b) if window.shadow else None
+    active, memory = _rows_to_run(window, reach, memory)
+    parts = split_rows_by_length(model, active, queries)
+    shown = [_forward_rows(model, canvas, window, rows, reach, memory) for rows in parts]
+    hidden = _scatter_rows([some.hidden for some in shown], parts, b)
+    shadow = _scatter_rows([some.shadow for some in shown], parts, b) if window.shadow else None
     if window.shadow:
         queries = queries + torch.where(reach.end > reach.start, window.end - window.start, 0)
     lanes = getattr(model, "lanes", 1)
     queries = queries if lanes == 1 else queries * lanes
     if last is not None and last.reach is reach and len(parts) == 1 and shown[0].once and not window.shadow:
-        asked = Asked(shown[0].query, parts[0], shown[0].place, queries)
+        asked = ReusableQuery(shown[0].query, parts[0], shown[0].place, queries)
         memory = memory._replace(last=replace(last, asked=asked))
-    return Ran(hidden, queries, shadow), memory
+    return ForwardOutput(hidden, queries, shadow), memory
 
 
-def run_again(model: Model, canvas: Canvas, asked: Asked, memory: Memory) -> Ran:
+def _rerun_forward(model: Model, canvas: Canvas, asked: ReusableQuery, memory: CacheState) -> ForwardOutput:
     """The forward of the step before, over what is on the canvas now."""
-    query = asked.query._replace(tokens=tokens_at(canvas, asked.rows, asked.query))
-    hidden = at(model.forward(query, memory.store), asked.place)
-    return Ran(spread([hidden], [asked.rows], canvas.tokens.shape[0]), asked.queries)
+    query = asked.query._replace(tokens=_canvas_tokens_at(canvas, asked.rows, asked.query))
+    hidden = _states_at(model.forward(query, memory.store), asked.place)
+    return ForwardOutput(_scatter_rows([hidden], [asked.rows], canvas.tokens.shape[0]), asked.queries)
 
 
-def apart(model: Model, rows: Tensor, queries: Tensor) -> list[Tensor]:
+def split_rows_by_length(model: Model, rows: Tensor, queries: Tensor) -> list[Tensor]:
     """Which rows (host indices) go through the model together: all, or those with few columns to run (`queries` (b,))
     and those with many, if that saves more columns than the model's `apart`."""
     worth = getattr(model, "apart", None)
     if worth is None or len(rows) == 1:
         return [rows]
-    size = of_rows(queries, rows)
+    size = _select_rows(queries, rows)
     most, n = int(size.max()), len(rows)
     if n * most - int(size.sum()) <= worth:
         return [rows]
@@ -84,7 +86,7 @@ def apart(model: Model, rows: Tensor, queries: Tensor) -> list[Tensor]:
     return [rows[part.sort().values] for part in parts if len(part)]
 
 
-class Look(NamedTuple):
+class _RowOutput(NamedTuple):
     """What a model showed of some rows, and what it was asked.
 
     hidden  (r, k, d)  states of the window's slots
@@ -101,24 +103,28 @@ class Look(NamedTuple):
     once: bool
 
 
-def look(model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: Reach, memory: Memory) -> Look:
+def _forward_rows(
+    model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: ColumnRange, memory: CacheState
+) -> _RowOutput:
     """What the model shows of the window in some rows."""
-    left = store_ahead(model, canvas, window, rows, reach, memory)
-    query = ask(model, canvas, rows, left, memory)
-    out = model.forward(shadowed(model, canvas, window, rows, query) if window.shadow else query, memory.store)
-    place = find(window, rows, query, model.needs_left, even=left.skip is None)
-    return Look(at(out, place), out[:, query.tokens.shape[1] :], query, place, left is reach)
+    left = _store_in_chunks(model, canvas, window, rows, reach, memory)
+    query = _build_rows_query(model, canvas, rows, left, memory)
+    out = model.forward(_add_shadow_slots(model, canvas, window, rows, query) if window.shadow else query, memory.store)
+    place = _locate_window(window, rows, query, model.needs_left, even=left.skip is None)
+    return _RowOutput(_states_at(out, place), out[:, query.tokens.shape[1] :], query, place, left is reach)
 
 
-def ask(model: Model, canvas: Canvas, rows: Tensor, reach: Reach, memory: Memory) -> Query:
+def _build_rows_query(model: Model, canvas: Canvas, rows: Tensor, reach: ColumnRange, memory: CacheState) -> Query:
     """The query for the columns `reach` of some rows, which says which these are of those in the store."""
-    query = aim(model.geometry, canvas, rows, reach)
+    query = build_query(model.geometry, canvas, rows, reach)
     if memory.store is None or len(rows) == len(memory.rows):
         return query
-    return query._replace(part=Part(torch.searchsorted(memory.rows, rows), len(memory.rows)))
+    return query._replace(part=RowSubset(torch.searchsorted(memory.rows, rows), len(memory.rows)))
 
 
-def store_ahead(model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: Reach, memory: Memory) -> Reach:
+def _store_in_chunks(
+    model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: ColumnRange, memory: CacheState
+) -> ColumnRange:
     """Run what some rows only store in pieces, if there is more than the model's `chunk` (block-causal models): then a
     long prompt needs no more memory than its keys and values. What is left to run, the window with it."""
     chunk, geometry = getattr(model, "chunk", None), model.geometry
@@ -128,18 +134,18 @@ def store_ahead(model: Model, canvas: Canvas, window: Window, rows: Tensor, reac
     start, end = reach.start * there, reach.end * there
     if int((end - start).max()) <= chunk:
         return reach
-    *earlier, (start, end) = pieces(geometry, start, end, window.start - model.needs_left, chunk)
+    *earlier, (start, end) = split_into_chunks(geometry, start, end, window.start - model.needs_left, chunk)
     for piece in earlier:
-        model.forward(ask(model, canvas, rows, Reach(*piece), memory), memory.store)
-    return Reach(start, end)
+        model.forward(_build_rows_query(model, canvas, rows, ColumnRange(*piece), memory), memory.store)
+    return ColumnRange(start, end)
 
 
-def rows_to_run(window: Window, reach: Reach, memory: Memory) -> tuple[Tensor, Memory]:
+def _rows_to_run(window: Window, reach: ColumnRange, memory: CacheState) -> tuple[Tensor, CacheState]:
     """Rows (host indices) that a forward runs: all that the store holds, and closed rows leave it; without a store
     those that have something to run."""
     if memory.store is None:
         return torch.nonzero(reach.end > reach.start).flatten(), memory
-    closed = of_rows(window.closed, memory.rows)
+    closed = _select_rows(window.closed, memory.rows)
     if any(closed.tolist()):
         kept = torch.nonzero(~closed).flatten()
         memory.store.keep(kept)
@@ -147,18 +153,18 @@ def rows_to_run(window: Window, reach: Reach, memory: Memory) -> tuple[Tensor, M
     return memory.rows, memory
 
 
-def find(window: Window, rows: Tensor, query: Query, left: int, even: bool) -> slice | Tensor:
+def _locate_window(window: Window, rows: Tensor, query: Query, left: int, even: bool) -> slice | Tensor:
     """Where the window's slots in some rows lie among the columns (r, q) of a query: a span, or (r, k).
 
     left  the model's `needs_left`
     even  no column was left out
     """
-    first, k, q = of_rows(window.start, rows).tolist(), window.columns.shape[1], query.columns.shape[1]
+    first, k, q = _select_rows(window.start, rows).tolist(), window.columns.shape[1], query.columns.shape[1]
     if query.start is not None and len(set(first)) == 1:
         begin = first[0] - left - query.start
         if 0 <= begin <= q - k:
             return slice(begin, begin + k)
-    columns = of_rows(window.columns, rows) - left
+    columns = _select_rows(window.columns, rows) - left
     place = columns - query.columns[:, :1]
     if not even:
         ran = torch.where(query.valid, query.columns, torch.iinfo(torch.int64).max)
@@ -166,7 +172,7 @@ def find(window: Window, rows: Tensor, query: Query, left: int, even: bool) -> s
     return place.clamp(0, q - 1)
 
 
-def at(out: Tensor, place: slice | Tensor) -> Tensor:
+def _states_at(out: Tensor, place: slice | Tensor) -> Tensor:
     """States (r, k, d) at some places of what a model showed (r, q, d)."""
     if isinstance(place, slice):
         k = place.stop - place.start
@@ -174,12 +180,12 @@ def at(out: Tensor, place: slice | Tensor) -> Tensor:
     return out.gather(1, repeat(place, "r k -> r k d", d=out.shape[-1]))
 
 
-def of_rows(plane: Tensor, rows: Tensor) -> Tensor:
+def _select_rows(plane: Tensor, rows: Tensor) -> Tensor:
     """Some rows (host indices, in order) of a tensor (b, …), without a copy if these are all."""
     return plane if len(rows) == len(plane) else plane[rows.to(plane.device, non_blocking=True)]
 
 
-def spread(states: Sequence[Tensor], rows: Sequence[Tensor], b: int) -> Tensor:
+def _scatter_rows(states: Sequence[Tensor], rows: Sequence[Tensor], b: int) -> Tensor:
     """States (r, k, d) of some rows, part by part, as (b, k, d); zeros elsewhere."""
     if len(rows[0]) == b:
         return states[0]
@@ -189,31 +195,35 @@ def spread(states: Sequence[Tensor], rows: Sequence[Tensor], b: int) -> Tensor:
     return full
 
 
-def tokens_at(canvas: Canvas, rows: Tensor, query: Query) -> Tensor:
+def _canvas_tokens_at(canvas: Canvas, rows: Tensor, query: Query) -> Tensor:
     """What the canvas holds (r, q) at the columns of a query."""
-    tokens = of_rows(canvas.tokens, rows)
+    tokens = _select_rows(canvas.tokens, rows)
     if query.start is None:
         return tokens.gather(1, query.columns)
     return tokens.narrow(1, query.start, query.columns.shape[1])
 
 
-def aim(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: Reach) -> Query:
+def build_query(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: ColumnRange) -> Query:
     """The query for the columns `reach` of some rows (all host)."""
-    start, end, length = (of_rows(x, rows) for x in (reach.start, reach.end, canvas.rows.length))
-    tokens, given = of_rows(canvas.tokens, rows), of_rows(canvas.rows.given, rows)
+    start, end, length = (_select_rows(x, rows) for x in (reach.start, reach.end, canvas.rows.length))
+    tokens, given = _select_rows(canvas.tokens, rows), _select_rows(canvas.rows.given, rows)
     device = tokens.device
     first: int | None = None
     spans = list(zip(start.tolist(), end.tolist(), strict=True))
     if reach.skip is None and len(set(spans)) == 1:
         first, stop = spans[0]
         line = torch.arange(first, stop)
-        width, mask = sight(geometry, line.expand(len(rows), -1), spans, length)
+        width, mask = _visibility_mask(geometry, line.expand(len(rows), -1), spans, length)
         columns = line.to(device, non_blocking=True).expand(len(rows), -1)
         valid = torch.ones(columns.shape, dtype=torch.bool, device=device)
         tokens, given = tokens[:, first:stop], given[:, first:stop]
     else:
-        columns, valid = ranges(start, end) if reach.skip is None else pick(start, end, of_rows(reach.skip, rows))
-        width, mask = sight(geometry, columns, spans, length)
+        columns, valid = (
+            _column_ranges(start, end)
+            if reach.skip is None
+            else _columns_without_skipped(start, end, _select_rows(reach.skip, rows))
+        )
+        width, mask = _visibility_mask(geometry, columns, spans, length)
         columns = torch.where(valid, columns, 0)
         given = given.gather(1, columns)
         columns, valid = columns.to(device, non_blocking=True), valid.to(device, non_blocking=True)
@@ -222,7 +232,7 @@ def aim(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: Reach) -> Query
     return Query(tokens, columns, valid, width, mask, first, given=given.to(device, non_blocking=True))
 
 
-def sight(
+def _visibility_mask(
     geometry: Geometry, columns: Tensor, spans: Sequence[tuple[int, int]], length: Tensor
 ) -> tuple[int, Tensor | None]:
     """Keys that are looked at, and which of them each of the columns (r, q) sees; None where all see all.
@@ -245,13 +255,13 @@ def sight(
     return width, rearrange(mask, "r q w -> r 1 q w")
 
 
-def ranges(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+def _column_ranges(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     """Columns (r, q) from start to end (r,) of each row, and which of them are meant."""
     columns = rearrange(start, "r -> r 1") + torch.arange(int((end - start).max()))
     return columns, columns < rearrange(end, "r -> r 1")
 
 
-def pick(start: Tensor, end: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+def _columns_without_skipped(start: Tensor, end: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
     """Likewise without those to `skip` (r, t)."""
     t = skip.shape[1]
     column = torch.arange(t)
@@ -260,7 +270,7 @@ def pick(start: Tensor, end: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
     return columns, columns < t
 
 
-def shadowed(model: Model, canvas: Canvas, window: Window, rows: Tensor, query: Query) -> Query:
+def _add_shadow_slots(model: Model, canvas: Canvas, window: Window, rows: Tensor, query: Query) -> Query:
     """The query with one more slot for each of the window's, which predicts the column without looking at it.
 
     A shadow slot holds the mask at its column's place, and sees what the column sees, but not the column itself, and

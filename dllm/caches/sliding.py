@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dllm.caches.base import Reuse
-from dllm.caches.memory import Memory, Reach
+from dllm.caches.base import CacheChoice
+from dllm.caches.memory import CacheState, ColumnRange
 from dllm.caches.positions import PositionCache
-from dllm.caches.vicinity import check_columns
+from dllm.caches.vicinity import check_column_counts
 from dllm.errors import ConfigError
 from dllm.types import Window
 
@@ -37,20 +37,20 @@ class SlidingCache(PositionCache):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_columns(self, "before", "after")
+        check_column_counts(self, "before", "after")
         if self.written is not None and self.written < 1:
             raise ConfigError(f"{self}: written must be 1 column or more, or None")
 
-    def due(self, window: Window, memory: Memory) -> Tensor:
+    def due(self, window: Window, memory: CacheState) -> Tensor:
         due = super().due(window, memory)
         return due if self.written is None else due | (memory.log.written >= self.written)
 
-    def reach(self, reuse: Reuse, /) -> Reach:
+    def reach(self, reuse: CacheChoice, /) -> ColumnRange:
         left = reuse.whole if self.before is None else reuse.left - self.before
         right = reuse.ends if self.after is None else reuse.window + self.after
         start = torch.minimum(left, reuse.log.start).clamp(min=reuse.whole)
         end = torch.minimum(torch.maximum(right, reuse.log.end), reuse.ends)
-        return Reach(
+        return ColumnRange(
             torch.where(reuse.refresh, reuse.whole, start),
             torch.where(reuse.refresh, reuse.ends, end),
         )

@@ -10,16 +10,16 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dllm.caches.base import Course, PlannedCache
-from dllm.caches.lanes import Lanes, of_rows
-from dllm.caches.memory import Memory, Reach, covered
+from dllm.caches.base import ForwardPlan, PlannedCache
+from dllm.caches.lanes import DraftLanes, select_bundle_rows
+from dllm.caches.memory import CacheState, ColumnRange, covered_columns
 from dllm.caches.none import NoCache
-from dllm.caches.running import run
+from dllm.caches.running import run_forward
 from dllm.errors import ConfigError
 from dllm.types import Cache, Canvas, Guess, Model, Seen, Store, Window
 
 
-class Foresight(NamedTuple):
+class SpeculativeState(NamedTuple):
     """What `Speculative` remembers.
 
     inner   what the inner cache remembers, without its store
@@ -31,15 +31,15 @@ class Foresight(NamedTuple):
     pace    (b,) int64      columns that the row's last step decided
     """
 
-    inner: Memory
+    inner: CacheState
     store: Store | None
-    lanes: Lanes
+    lanes: DraftLanes
     at: Tensor
     tokens: Tensor
     score: Tensor
     pace: Tensor
 
-    def forget(self, moved: Tensor) -> Foresight:
+    def forget(self, moved: Tensor) -> SpeculativeState:
         """Once columns have moved (`Step.moved`): rows where they did have nothing to draft. Lanes need no care, as a
         row is served by one only if it holds the same tokens and is as long."""
         place = torch.arange(moved.shape[1], device=moved.device)
@@ -91,26 +91,30 @@ class Speculative:
         if self.tokens is not None and self.tokens < 1:
             raise ConfigError(f"Speculative(tokens={self.tokens}): tokens must be 1 or more, or None")
 
-    def init(self, canvas: Canvas, model: Model, /) -> Foresight:
-        inner: Memory = self.cache.init(canvas, model)
-        return Foresight(
+    def init(self, canvas: Canvas, model: Model, /) -> SpeculativeState:
+        inner: CacheState = self.cache.init(canvas, model)
+        return SpeculativeState(
             inner=inner._replace(store=None),
             store=inner.store,
-            lanes=Lanes.blank(canvas),
+            lanes=DraftLanes.blank(canvas),
             at=torch.arange(len(canvas.tokens)),
             tokens=torch.zeros_like(canvas.tokens),
             score=torch.full(canvas.tokens.shape, -torch.inf, device=canvas.tokens.device),
             pace=torch.zeros_like(canvas.tokens[:, 0]),
         )
 
-    def renew(self, memory: Foresight, fresh: Foresight, rows: Tensor, renew: Callable[..., Any], /) -> Foresight:
+    def renew(
+        self, memory: SpeculativeState, fresh: SpeculativeState, rows: Tensor, renew: Callable[..., Any], /
+    ) -> SpeculativeState:
         """What is remembered, with some rows (b,) as before their first step; they keep their place in the store."""
         own = getattr(self.cache, "renew", None)
         blank = {name: renew(getattr(memory, name), getattr(fresh, name), rows) for name in ("tokens", "score", "pace")}
         inner = renew(memory.inner, fresh.inner, rows, own)
         return memory._replace(inner=inner, lanes=memory.lanes.without(rows), **blank)
 
-    def step(self, model: Model, canvas: Canvas, window: Window, memory: Foresight, /) -> tuple[Seen, Foresight]:
+    def step(
+        self, model: Model, canvas: Canvas, window: Window, memory: SpeculativeState, /
+    ) -> tuple[Seen, SpeculativeState]:
         course = self.plan_inner(model, canvas, window, memory.inner)
         hit, drafts = self.look(canvas, window, course.reach, memory)
         missed = (course.reach.end > course.reach.start) & (hit < 0)
@@ -124,11 +128,13 @@ class Speculative:
         seen = Seen(lanes.serve(lanes.hidden, at, window), queries, course.fresh, shadow)
         return seen, memory._replace(inner=course.memory)
 
-    def plan_inner(self, model: Model, canvas: Canvas, window: Window, memory: Memory) -> Course:
+    def plan_inner(self, model: Model, canvas: Canvas, window: Window, memory: CacheState) -> ForwardPlan:
         assert isinstance(self.cache, PlannedCache)
         return self.cache.plan(model, canvas, window, memory)
 
-    def look(self, canvas: Canvas, window: Window, reach: Reach, memory: Foresight) -> tuple[Tensor, Tensor]:
+    def look(
+        self, canvas: Canvas, window: Window, reach: ColumnRange, memory: SpeculativeState
+    ) -> tuple[Tensor, Tensor]:
         """Each row's lane (b,) that shows what is to be run, -1 if none; and how many drafts (b,) there could be.
 
         A draft leaves something pending in the window, since beyond it nothing is known.
@@ -138,36 +144,36 @@ class Speculative:
         counts = torch.stack([(score > -torch.inf).sum(1), window.pending.sum(1) - 1, self.growth(memory)])
         told = torch.cat([lanes.same(canvas).long(), rearrange(counts, "n b -> (n b)")]).cpu()
         known, rest, growth = rearrange(told[n:], "(n b) -> n b", n=3).unbind()
-        found = told[:n].bool() & lanes.fits(canvas, window, covered(reach, canvas.tokens.shape[1]))
+        found = told[:n].bool() & lanes.fits(canvas, window, covered_columns(reach, canvas.tokens.shape[1]))
         found = found & (reach.end > reach.start)[lanes.row]
         lane = found.nonzero().flatten()
         hit = torch.full_like(memory.at, -1).index_copy(0, lanes.row[lane], lane)
         return hit, (torch.minimum(known, rest).clamp(min=0) // growth).clamp(max=self.drafts - 1)
 
-    def guessed(self, window: Window, memory: Foresight) -> Tensor:
+    def guessed(self, window: Window, memory: SpeculativeState) -> Tensor:
         """Scores (b, t) of the window's pending columns in the last guess; minus infinity elsewhere."""
         inside = window.put(torch.zeros_like(memory.score, dtype=torch.bool), True, window.pending)
         return memory.score.masked_fill(~inside, -torch.inf)
 
-    def growth(self, memory: Foresight) -> Tensor:
+    def growth(self, memory: SpeculativeState) -> Tensor:
         """Columns (b,) by which a draft is longer than the one before."""
         return memory.pace.clamp(min=1) if self.tokens is None else torch.full_like(memory.pace, self.tokens)
 
-    def lasting(self, model: Model, canvas: Canvas, window: Window, course: Course) -> Tensor:
+    def lasting(self, model: Model, canvas: Canvas, window: Window, course: ForwardPlan) -> Tensor:
         """For how many steps (b,) after this one the inner cache would run the same columns, as far as can be told."""
-        ran = covered(course.reach, canvas.tokens.shape[1])
+        ran = covered_columns(course.reach, canvas.tokens.shape[1])
         never, lasting = torch.zeros_like(window.entered), torch.zeros_like(window.start)
         same = ~never
         for _ in range(self.drafts - 1):
             window = window._replace(entered=never, commit=never, step=window.step + 1)
             course = self.plan_inner(model, canvas, window, course.memory)
-            same = same & (covered(course.reach, canvas.tokens.shape[1]) == ran).all(1)
+            same = same & (covered_columns(course.reach, canvas.tokens.shape[1]) == ran).all(1)
             lasting = lasting + same
         return lasting
 
     def run(
-        self, model: Model, canvas: Canvas, window: Window, reach: Reach, count: Tensor, memory: Foresight
-    ) -> tuple[Tensor, Foresight]:
+        self, model: Model, canvas: Canvas, window: Window, reach: ColumnRange, count: Tensor, memory: SpeculativeState
+    ) -> tuple[Tensor, SpeculativeState]:
         """Columns run (b,) and what is known after one forward over `count` (b,) lanes of each row.
 
         Rows that are not run keep the lanes that may still come true; those that are closed keep none.
@@ -185,16 +191,16 @@ class Speculative:
             canvas, window, row, (torch.arange(len(row)) - len(kept) - first[row]).clamp(min=0), memory
         )
         runs = torch.arange(len(row)) >= len(kept)
-        aimed = of_rows(reach, row)
+        aimed = select_bundle_rows(reach, row)
         aimed = aimed._replace(start=torch.where(runs, aimed.start, 0), end=torch.where(runs, aimed.end, 0))
         among = memory.inner._replace(store=memory.store, rows=torch.arange(len(row)))
-        ran, _ = run(model, drafted, of_rows(window, row), aimed, among)
-        shown = Lanes(
+        ran, _ = run_forward(model, drafted, select_bundle_rows(window, row), aimed, among)
+        shown = DraftLanes(
             row=row,
             start=window.start[row],
             end=window.end[row],
             length=canvas.rows.length[row],
-            ran=covered(aimed, canvas.tokens.shape[1]),
+            ran=covered_columns(aimed, canvas.tokens.shape[1]),
             tokens=drafted.tokens,
             hidden=ran.hidden,
             shadow=ran.shadow,
@@ -204,19 +210,21 @@ class Speculative:
         at = torch.where(count > 0, len(kept) + first, torch.where(waits, place[memory.at], -1))
         return torch.zeros_like(count).index_add(0, row, ran.queries), memory._replace(lanes=lanes, at=at)
 
-    def draft(self, canvas: Canvas, window: Window, row: Tensor, depth: Tensor, memory: Foresight) -> Canvas:
+    def draft(self, canvas: Canvas, window: Window, row: Tensor, depth: Tensor, memory: SpeculativeState) -> Canvas:
         """The canvas with a row for each lane, the best `depth` (n,) portions of the last guess filled in."""
         device = canvas.tokens.device
         order = self.guessed(window, memory).sort(dim=1, descending=True, stable=True).indices
         rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=device).expand_as(order))
         there, depth = row.to(device), depth.to(device)
         fill = rank[there] < rearrange(depth * self.growth(memory)[there], "n -> n 1")
-        lanes = of_rows(canvas, row)
+        lanes = select_bundle_rows(canvas, row)
         return lanes._replace(
             tokens=torch.where(fill, memory.tokens[there], lanes.tokens), pending=lanes.pending & ~fill
         )
 
-    def observe(self, guess: Guess, window: Window, commit: Tensor, score: Tensor, memory: Foresight, /) -> Foresight:
+    def observe(
+        self, guess: Guess, window: Window, commit: Tensor, score: Tensor, memory: SpeculativeState, /
+    ) -> SpeculativeState:
         """Remember the guess, from which the next drafts are made; a row that saw nothing new keeps its last one."""
         inner = memory.inner
         if hasattr(self.cache, "observe"):

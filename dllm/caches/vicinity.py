@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dllm.caches.base import Reuse
-from dllm.caches.memory import Memory, Reach
+from dllm.caches.base import CacheChoice
+from dllm.caches.memory import CacheState, ColumnRange
 from dllm.caches.positions import PositionCache
 from dllm.errors import ConfigError
 from dllm.types import Window
@@ -39,23 +39,23 @@ class VicinityCache(PositionCache):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_columns(self, "before", "after")
+        check_column_counts(self, "before", "after")
         if self.warmup < 0:
             raise ConfigError(f"{self}: warmup must be 0 or more forwards")
 
-    def due(self, window: Window, memory: Memory) -> Tensor:
+    def due(self, window: Window, memory: CacheState) -> Tensor:
         return super().due(window, memory) | (memory.log.forwards < self.warmup)
 
-    def reach(self, reuse: Reuse, /) -> Reach:
+    def reach(self, reuse: CacheChoice, /) -> ColumnRange:
         start = reuse.whole if self.before is None else torch.maximum(reuse.left - self.before, reuse.whole)
         end = reuse.ends if self.after is None else torch.minimum(reuse.window + self.after, reuse.ends)
-        return Reach(
+        return ColumnRange(
             torch.where(reuse.refresh, reuse.whole, start),
             torch.where(reuse.refresh, reuse.ends, end),
         )
 
 
-def check_columns(cache: object, *names: str) -> None:
+def check_column_counts(cache: object, *names: str) -> None:
     """Raise `ConfigError` where a number of columns is negative."""
     for name in names:
         value = getattr(cache, name)

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 from transformers import GenerationConfig
 
+from dllm.compose.options import Options
 from dllm.errors import ConfigError
-from dllm.options import Options
 
 FIELDS = (
     "gen_length", "steps", "denoising_steps", "block_length", "block_size", "small_block_size", "threshold", "factor",
@@ -63,7 +63,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         super().__init__(**kwargs)
         for name, value in own.items():
             setattr(self, name, value)
-        unknown(self)
+        _refuse_unknown_fields(self)
 
     def validate(self, strict: bool = False, user_set_attributes: set[str] | None = None) -> None:
         """What `transformers` checks, but that a temperature needs no `do_sample` here."""
@@ -80,7 +80,7 @@ class DiffusionGenerationConfig(GenerationConfig):
         return {name: value for name, value in found.items() if name not in FIELDS or value is not None}
 
 
-class Meaning(NamedTuple):
+class _DecodingSettings(NamedTuple):
     """What a config asks for.
 
     options         of the strategy
@@ -95,7 +95,7 @@ class Meaning(NamedTuple):
     seed: int | None
 
 
-def unknown(config: GenerationConfig) -> None:
+def _refuse_unknown_fields(config: GenerationConfig) -> None:
     """Raise ConfigError for a field that we do not know."""
     known = {*vars(GenerationConfig()), *FIELDS, "transformers_version"}
     if strange := [name for name in vars(config) if name not in known and not name.startswith("_")]:
@@ -103,7 +103,7 @@ def unknown(config: GenerationConfig) -> None:
                           f"{', '.join(FIELDS)} and those of transformers")  # fmt: skip
 
 
-def ignored(config: GenerationConfig) -> None:
+def _refuse_ignored_fields(config: GenerationConfig) -> None:
     """Raise ConfigError for a field of `transformers` that is set and would change nothing."""
     defaults = config._get_default_generation_params()
     for name, value in vars(config).items():
@@ -113,11 +113,11 @@ def ignored(config: GenerationConfig) -> None:
             raise ConfigError(f"{name}={value!r}: diffusion decoding has nothing that would follow it; leave it out")
 
 
-def meaning(config: GenerationConfig, model: Any, prompt: int) -> Meaning:
+def interpret_config(config: GenerationConfig, model: Any, prompt: int) -> _DecodingSettings:
     """What a config asks of a model, for prompts of so many tokens. Raises ConfigError."""
-    unknown(config)
-    ignored(config)
-    ask = Ask(config)
+    _refuse_unknown_fields(config)
+    _refuse_ignored_fields(config)
+    ask = _ConfigReader(config)
     length = ask.one("gen_length", "max_new_tokens")
     if length is None:
         length = config.max_length - prompt if config.max_length else 128
@@ -126,7 +126,7 @@ def meaning(config: GenerationConfig, model: Any, prompt: int) -> Meaning:
     if ask.get("alg_temp"):
         raise ConfigError(f"alg_temp={ask.get('alg_temp')}: positions are not drawn at random here; leave it out")
     size = ask.one("block_length", "block_size")
-    given = policy(ask, model) | sampling(ask) | cache(ask, model)
+    given = _read_policy_options(ask, model) | _read_sampling_options(ask) | _read_cache_options(ask, model)
     steps, each = ask.get("steps"), ask.get("denoising_steps")
     if steps is not None and each is not None:
         raise ConfigError(f"steps={steps} and denoising_steps={each}: give the steps of all blocks, or those of each")
@@ -144,10 +144,10 @@ def meaning(config: GenerationConfig, model: Any, prompt: int) -> Meaning:
         eps=ask.get("eps"), stop_ids=ends, stop=(strings,) if isinstance(strings, str) else tuple(strings or ()),
         **given,
     )  # fmt: skip
-    return Meaning(options, length, ask.get("cfg_scale") or 0.0, ask.get("seed"))
+    return _DecodingSettings(options, length, ask.get("cfg_scale") or 0.0, ask.get("seed"))
 
 
-class Ask:
+class _ConfigReader:
     """Reads fields of a config, absent ones as None."""
 
     def __init__(self, config: GenerationConfig) -> None:
@@ -164,7 +164,7 @@ class Ask:
         return next(iter(given.values()), None)
 
 
-def policy(ask: Ask, model: Any) -> dict[str, Any]:
+def _read_policy_options(ask: _ConfigReader, model: Any) -> dict[str, Any]:
     """Options of the policy. Raises ConfigError for fields of which only one can hold."""
     names = ("threshold", "factor", "remasking", "remasking_strategy", "alg")
     given = {name: ask.get(name) for name in names if ask.get(name) is not None}
@@ -173,7 +173,7 @@ def policy(ask: Ask, model: Any) -> dict[str, Any]:
     if len(given) > 1 and frozenset(given) not in pairs:
         raise ConfigError(f"{' and '.join(f'{n}={v!r}' for n, v in given.items())}: a step follows one rule; give one")
     if "remasking" in given:
-        score = choose("remasking", given["remasking"], REMASKING)
+        score = _translate_published_name("remasking", given["remasking"], REMASKING)
         found |= {"score": score} if score != "confidence" or len(given) == 1 else {}
         if len(given) == 1:
             found |= {"policy": "top-k"}
@@ -182,11 +182,11 @@ def policy(ask: Ask, model: Any) -> dict[str, Any]:
             raise ConfigError(
                 f"threshold={given['threshold']} goes with alg='confidence_threshold', not {given['alg']!r}"
             )
-        found |= {"policy": "top-k", "score": choose("alg", given["alg"], ALGORITHMS)}
+        found |= {"policy": "top-k", "score": _translate_published_name("alg", given["alg"], ALGORITHMS)}
     elif "alg" in given:
         found |= {"policy": "threshold"}
     if "remasking_strategy" in given:
-        found |= choose("remasking_strategy", given["remasking_strategy"], STRATEGIES)
+        found |= _translate_published_name("remasking_strategy", given["remasking_strategy"], STRATEGIES)
     if "threshold" in given:
         found |= {"policy": "threshold", "tau": given["threshold"]}
     if "factor" in given:
@@ -201,14 +201,14 @@ def policy(ask: Ask, model: Any) -> dict[str, Any]:
     return found
 
 
-def choose(name: str, value: str, table: dict[str, Any]) -> Any:
+def _translate_published_name(name: str, value: str, table: dict[str, Any]) -> Any:
     """What a published name means here."""
     if value not in table:
         raise ConfigError(f"{name}={value!r}: there are {', '.join(table)}")
     return table[value]
 
 
-def sampling(ask: Ask) -> dict[str, Any]:
+def _read_sampling_options(ask: _ConfigReader) -> dict[str, Any]:
     """Options of the sampling. A temperature other than 1 samples, and with `do_sample` any does."""
     temperature, sample = ask.get("temperature"), ask.get("do_sample")
     defaults = ask.config._get_default_generation_params()
@@ -228,7 +228,7 @@ def sampling(ask: Ask) -> dict[str, Any]:
     return found
 
 
-def cache(ask: Ask, model: Any) -> dict[str, Any]:
+def _read_cache_options(ask: _ConfigReader, model: Any) -> dict[str, Any]:
     """The cache, if it is asked for."""
     dual = ask.one("use_block_cache", "dual_cache")
     if dual is not None and ask.get("use_cache") is False:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dllm.errors import ConfigError
-from dllm.jobs import Done, Event, Failed, Job, Local, Problem, Row, Task
-from dllm.jobs.chunks import Chunk, Line, WorkerDiedError, chunks
+from dllm.jobs import DecodeTask, Event, Job, LocalEngine, PromptRow, RowDone, RowFailed, RowProblem
+from dllm.jobs.chunks import Chunk, ChunkQueue, WorkerDiedError, split_tasks_into_chunks
 
 QUEUED = 2
 """Chunks that a worker has at a time, one of them waiting, so that it never idles."""
@@ -27,17 +27,17 @@ STORE = 128 * 2**20
 """Bytes of the object store of a cluster that is started here: nothing but rows passes through it."""
 
 
-class Worker:
+class _RayWorker:
     """What an actor is: a local engine, opened when it is first needed so that its errors can be told."""
 
     def __init__(self, name: str, loading: Mapping[str, Any], threads: int) -> None:
         import torch
 
-        self.engine, self.loaded = Local(name, loading), False
+        self.engine, self.loaded = LocalEngine(name, loading), False
         if threads:
             torch.set_num_threads(threads)
 
-    def open(self) -> Local:
+    def open(self) -> LocalEngine:
         if not self.loaded:
             self.engine.__enter__()
             self.loaded = True
@@ -46,23 +46,23 @@ class Worker:
     def pid(self) -> int:
         return os.getpid()
 
-    def tasks(self, job: Job, rows: Sequence[Row]) -> tuple[list[Task], list[Problem]]:
+    def tasks(self, job: Job, rows: Sequence[PromptRow]) -> tuple[list[DecodeTask], list[RowProblem]]:
         return self.open().tasks(job, rows)
 
-    def decode(self, job: Job, tasks: Sequence[Task]) -> list[Event]:
+    def decode(self, job: Job, tasks: Sequence[DecodeTask]) -> list[Event]:
         """What became of each task; steps are not told."""
-        return [event for event in self.open().decode(job, tasks) if isinstance(event, Done | Failed)]
+        return [event for event in self.open().decode(job, tasks) if isinstance(event, RowDone | RowFailed)]
 
 
 @dataclass
-class Hand:
+class WorkerHandle:
     """A worker as the driver sees it: its actor, and the chunks it was given."""
 
     actor: Any
     busy: dict[Any, Chunk] = field(default_factory=dict)
 
 
-class Pool:
+class RayEngine:
     """An engine (`dllm.jobs.Engine`) of workers on a Ray cluster. Use it as a context manager.
 
     name, loading  as `dllm.load` takes them; a folder must be there on every node
@@ -100,14 +100,14 @@ class Pool:
         if gpus is not None and not 0 <= gpus < math.inf:
             raise ConfigError(f"--gpus-per-worker {gpus}: must not be negative")
 
-    def __enter__(self) -> Pool:
-        self.ray = imported()
+    def __enter__(self) -> RayEngine:
+        self.ray = _import_ray()
         self.owner = not self.ray.is_initialized()
         if self.owner:
-            connect(self.ray, math.ceil(self.workers * self.cpus))
+            _connect_cluster(self.ray, math.ceil(self.workers * self.cpus))
         try:
             self.demand()
-            self.hands = [Hand(self.start()) for _ in range(self.workers)]
+            self.hands = [WorkerHandle(self.start()) for _ in range(self.workers)]
         except BaseException:
             self.leave()
             raise
@@ -139,31 +139,33 @@ class Pool:
     def start(self) -> Any:
         """A new worker."""
         threads = max(1, int(self.cpus)) if not self.gpus else 0
-        made = self.ray.remote(Worker).options(num_cpus=self.cpus, num_gpus=self.gpus)
+        made = self.ray.remote(_RayWorker).options(num_cpus=self.cpus, num_gpus=self.gpus)
         return made.remote(self.name, self.loading, threads)
 
     def pids(self) -> list[int]:
         """Process ids of the workers."""
         return self.ray.get([hand.actor.pid.remote() for hand in self.hands])
 
-    def tasks(self, job: Job, rows: Sequence[Row]) -> tuple[list[Task], list[Problem]]:
+    def tasks(self, job: Job, rows: Sequence[PromptRow]) -> tuple[list[DecodeTask], list[RowProblem]]:
         """The rows that can be decoded, which a worker finds out: the driver holds no model."""
         for _ in range(self.retries):
             try:
                 return self.get(self.hands[0].actor.tasks.remote(job, list(rows)))
             except WorkerDiedError:
-                self.hands[0] = Hand(self.start())
+                self.hands[0] = WorkerHandle(self.start())
         raise WorkerDiedError(f"{self.retries} workers died while they loaded {self.name}: is there memory for it?")
 
-    def warm(self, job: Job, task: Task) -> None:
+    def warm(self, job: Job, task: DecodeTask) -> None:
         """Every worker decodes the task."""
         for ref in [hand.actor.decode.remote(job, [task]) for hand in self.hands]:
             with suppress(WorkerDiedError):  # found out, and replaced, by the first chunk that it is given
                 self.get(ref)
 
-    def decode(self, job: Job, tasks: Sequence[Task]) -> Iterator[Event]:
+    def decode(self, job: Job, tasks: Sequence[DecodeTask]) -> Iterator[Event]:
         """What becomes of tasks, in their order."""
-        line = Line(list(chunks(tasks, job.batch_size, self.workers)), self.retries, AHEAD * self.workers)
+        line = ChunkQueue(
+            list(split_tasks_into_chunks(tasks, job.batch_size, self.workers)), self.retries, AHEAD * self.workers
+        )
         for hand in self.hands:
             hand.busy.clear()  # of a job that was broken off
         while line.order:
@@ -171,7 +173,7 @@ class Pool:
             self.collect(line)
             yield from line.told()
 
-    def hand_out(self, job: Job, line: Line) -> None:
+    def hand_out(self, job: Job, line: ChunkQueue) -> None:
         """Give chunks to the workers that have few."""
         while len((hand := min(self.hands, key=lambda one: len(one.busy))).busy) < QUEUED:
             chunk = line.next()
@@ -179,7 +181,7 @@ class Pool:
                 return
             hand.busy[hand.actor.decode.remote(job, chunk.tasks)] = chunk
 
-    def collect(self, line: Line) -> None:
+    def collect(self, line: ChunkQueue) -> None:
         """Wait for a worker to be done with a chunk, or to die: then another takes its place."""
         (ref,), _ = self.ray.wait([ref for hand in self.hands for ref in hand.busy], num_returns=1)
         place = next(i for i, hand in enumerate(self.hands) if ref in hand.busy)
@@ -188,10 +190,10 @@ class Pool:
             line.done(busy[ref], self.get(ref))
             del busy[ref]
         except WorkerDiedError:
-            self.hands[place] = Hand(self.start())
+            self.hands[place] = WorkerHandle(self.start())
             self.bury(busy, line)
 
-    def bury(self, busy: dict[Any, Chunk], line: Line) -> None:
+    def bury(self, busy: dict[Any, Chunk], line: ChunkQueue) -> None:
         """Take back what a dead worker had; the first that it did not finish is what it died over."""
         blamed = False
         for ref, chunk in busy.items():
@@ -214,7 +216,7 @@ class Pool:
             raise WorkerDiedError(str(error).splitlines()[0]) from None
 
 
-def imported() -> Any:
+def _import_ray() -> Any:
     """Ray. Raises ConfigError where it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -225,7 +227,7 @@ def imported() -> Any:
     return ray
 
 
-def connect(ray: Any, cpus: int) -> None:
+def _connect_cluster(ray: Any, cpus: int) -> None:
     """Join the cluster of RAY_ADDRESS, or start one here with at least so many CPUs. Raises ConfigError."""
     address = os.environ.get("RAY_ADDRESS")
     quietly: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}

@@ -37,12 +37,12 @@ from transformers.generation import (
     StopStringCriteria,
 )
 
+from dllm.api import decode, stream_to
+from dllm.engine.results import Result
 from dllm.errors import ConfigError
-from dllm.integrations.generation_config import DiffusionGenerationConfig, meaning
+from dllm.integrations.generation_config import DiffusionGenerationConfig, interpret_config
 from dllm.models import Guided, load
 from dllm.requests import Request
-from dllm.results import Result, decode
-from dllm.streaming import stream_to
 
 __all__ = ["DiffusionGenerationConfig", "as_network", "diffusion_generate", "from_pretrained", "generate"]
 
@@ -88,11 +88,11 @@ def generate(model: Any, inputs: Tensor | None = None, *, streamer: Any = None, 
             given["generation_config"] = GenerationConfig.from_dict(given["generation_config"].to_dict())
             given["generation_config"].stop_strings = None
     given.pop("tokenizer", None)
-    own = functools.partial(diffusion_generate, streamer=Told(streamer, False), stop_strings=strings)
+    own = functools.partial(diffusion_generate, streamer=_PromptedStreamer(streamer, False), stop_strings=strings)
     return GenerationMixin.generate(model, inputs, custom_generate=own, **given)
 
 
-class Told:
+class _PromptedStreamer:
     """A streamer, and whether it was told the prompt already."""
 
     def __init__(self, streamer: Any, prompt: bool) -> None:
@@ -117,12 +117,16 @@ def diffusion_generate(
             f"{type(model).__name__}: not known which diffusion family this is; load it with "
             "dllm.integrations.transformers.from_pretrained, or pass as_network(dllm.load(…))"
         )
-    told = streamer if isinstance(streamer, Told) else Told(streamer or overlooked_streamer(), True)
+    told = (
+        streamer
+        if isinstance(streamer, _PromptedStreamer)
+        else _PromptedStreamer(streamer or _find_caller_streamer(), True)
+    )
     config = DiffusionGenerationConfig() if generation_config is None else generation_config
     config.stop_strings = config.stop_strings or stop_strings
-    check_criteria(stopping_criteria)
-    prompts = unpadded(input_ids, given.get("attention_mask"))
-    asked = meaning(config, ours, input_ids.shape[1])
+    _check_stopping_criteria(stopping_criteria)
+    prompts = _remove_padding(input_ids, given.get("attention_mask"))
+    asked = interpret_config(config, ours, input_ids.shape[1])
     strategy = asked.options.strategy(ours, asked.max_new_tokens)
     if extra := tuple(p for p in logits_processor or () if not isinstance(p, OURS)):
         sampling = strategy.sampling
@@ -137,13 +141,13 @@ def diffusion_generate(
     else:
         results = stream_to(told.streamer, guided, requests, strategy, prompts_told=told.prompt)
     pad = config.pad_token_id if isinstance(config.pad_token_id, int) else ours.pad_id
-    sequences = joined(input_ids, results, pad)
+    sequences = _append_answers(input_ids, results, pad)
     if getattr(config, "return_dict_in_generate", False):
         return GenerateDecoderOnlyOutput(sequences=sequences)  # type: ignore[arg-type]
     return sequences
 
 
-def overlooked_streamer() -> Any:
+def _find_caller_streamer() -> Any:
     """The streamer of the call that we are in: `transformers` 5 tells it the prompt, and does not pass it on to a
     callable."""
     code = getattr(GenerationMixin.generate, "__wrapped__", GenerationMixin.generate).__code__
@@ -153,7 +157,7 @@ def overlooked_streamer() -> Any:
     return None if frame is None else frame.f_locals.get("streamer")
 
 
-def check_criteria(criteria: StoppingCriteriaList | None) -> None:
+def _check_stopping_criteria(criteria: StoppingCriteriaList | None) -> None:
     """Raise ConfigError for a stopping criterion that we could not follow."""
     if strange := [c for c in criteria or () if not isinstance(c, EXPECTED)]:
         raise ConfigError(
@@ -162,7 +166,7 @@ def check_criteria(criteria: StoppingCriteriaList | None) -> None:
         )
 
 
-def unpadded(input_ids: Tensor, mask: Tensor | None) -> list[tuple[int, ...]]:
+def _remove_padding(input_ids: Tensor, mask: Tensor | None) -> list[tuple[int, ...]]:
     """Each row's tokens without its padding."""
     if mask is None:
         return [tuple(row) for row in input_ids.tolist()]
@@ -170,7 +174,7 @@ def unpadded(input_ids: Tensor, mask: Tensor | None) -> list[tuple[int, ...]]:
     return [tuple(row[there.to(row.device)].tolist()) for row, there in rows]
 
 
-def joined(input_ids: Tensor, results: Sequence[Result], pad: int) -> Tensor:
+def _append_answers(input_ids: Tensor, results: Sequence[Result], pad: int) -> Tensor:
     """What was given with what was written behind it, (b, columns), padded on the right."""
     width = max(len(result.output_ids) for result in results)
     rows = [[*result.output_ids, *[pad] * (width - len(result.output_ids))] for result in results]

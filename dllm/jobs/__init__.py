@@ -1,31 +1,31 @@
 """Many prompts as one job: rows read from a file, decoded in batches, and written as soon as they are final."""
 
-from dllm.jobs.engine import Engine, Local, Spread
-from dllm.jobs.journal import Journal, to_line
-from dllm.jobs.plan import Autoregressive, Job, Outline, Task
-from dllm.jobs.rows import Problem, Row, check_hole, check_length, check_seed, check_text, read_rows
-from dllm.jobs.running import Denoised, Done, Event, Failed, decode
+from dllm.jobs.engine import JobEngine, LocalEngine, TensorParallelEngine
+from dllm.jobs.journal import Journal, format_result_line
+from dllm.jobs.plan import Autoregressive, DecodeTask, Job, ModelOutline
+from dllm.jobs.rows import PromptRow, RowProblem, check_hole, check_length, check_seed, check_text, read_rows
+from dllm.jobs.running import BatchStep, Event, RowDone, RowFailed, decode_tasks
 
 __all__ = [
     "Autoregressive",
-    "Denoised",
-    "Done",
-    "Engine",
+    "BatchStep",
+    "DecodeTask",
     "Event",
-    "Failed",
     "Job",
+    "JobEngine",
     "Journal",
-    "Local",
-    "Outline",
-    "Problem",
-    "Row",
-    "Spread",
-    "Task",
+    "LocalEngine",
+    "ModelOutline",
+    "PromptRow",
+    "RowDone",
+    "RowFailed",
+    "RowProblem",
+    "TensorParallelEngine",
     "check_hole",
     "check_length",
     "check_seed",
     "check_text",
-    "decode",
+    "decode_tasks",
+    "format_result_line",
     "read_rows",
-    "to_line",
 ]

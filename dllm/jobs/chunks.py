@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from dllm.errors import DllmError
-from dllm.jobs.plan import Task
-from dllm.jobs.running import Event, Failed, kinship, some
+from dllm.jobs.plan import DecodeTask
+from dllm.jobs.running import Event, RowFailed, batch_key, split_tasks
 
 Place = tuple[int, ...]
 
@@ -28,22 +28,22 @@ class Chunk:
     """
 
     place: Place
-    tasks: Sequence[Task]
+    tasks: Sequence[DecodeTask]
     deaths: int = 0
 
 
-def chunks(tasks: Sequence[Task], batch_size: int, workers: int) -> Iterator[Chunk]:
+def split_tasks_into_chunks(tasks: Sequence[DecodeTask], batch_size: int, workers: int) -> Iterator[Chunk]:
     """Tasks of one plan together: two batches, whose finished rows give way to others, or fewer where there are few."""
     size = max(1, min(2 * batch_size, math.ceil(len(tasks) / workers)))
     place = 0
-    for _, group in groupby(tasks, key=kinship):
-        for part in some(list(group), size):
+    for _, group in groupby(tasks, key=batch_key):
+        for part in split_tasks(list(group), size):
             yield Chunk((place,), part)
             place += 1
 
 
 @dataclass
-class Line:
+class ChunkQueue:
     """The chunks of a job, from first to last.
 
     waiting  those to be given to a worker, by their places
@@ -76,7 +76,7 @@ class Line:
             self.waiting = sorted([chunk, *self.waiting], key=lambda one: one.place)
         elif len(chunk.tasks) == 1:
             error = WorkerDiedError(f"{chunk.deaths} workers died over this row: is there memory for it?")
-            self.done(chunk, [Failed(chunk.tasks[0], error)])
+            self.done(chunk, [RowFailed(chunk.tasks[0], error)])
         else:
             parts = [Chunk((*chunk.place, i), [task], self.retries) for i, task in enumerate(chunk.tasks)]
             self.waiting = sorted([*parts, *self.waiting], key=lambda one: one.place)

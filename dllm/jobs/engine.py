@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from dllm.jobs.plan import Job, Task
-from dllm.jobs.rows import Problem, Row
-from dllm.jobs.running import Event, decode
-from dllm.models.parallel import agreed, leave, world
+from dllm.jobs.plan import DecodeTask, Job
+from dllm.jobs.rows import PromptRow, RowProblem
+from dllm.jobs.running import Event, decode_tasks
+from dllm.models.parallel import broadcast_from_leader, current_process, leave_process_group
 
 
-class Engine(Protocol):
+class JobEngine(Protocol):
     """A loaded checkpoint that carries out jobs, one after the other. Use it as a context manager.
 
     tokenizer  of the checkpoint, to show what is written; None where there is none
@@ -20,21 +20,21 @@ class Engine(Protocol):
 
     tokenizer: Any
 
-    def __enter__(self) -> Engine: ...
+    def __enter__(self) -> JobEngine: ...
 
     def __exit__(self, *_: object) -> None: ...
 
-    def tasks(self, job: Job, rows: Sequence[Row]) -> tuple[list[Task], list[Problem]]:
+    def tasks(self, job: Job, rows: Sequence[PromptRow]) -> tuple[list[DecodeTask], list[RowProblem]]:
         """The rows that can be decoded, and what is wrong with the others."""
 
-    def warm(self, job: Job, task: Task) -> None:
+    def warm(self, job: Job, task: DecodeTask) -> None:
         """Decode a task for nothing, so that what is timed afterwards finds everything loaded."""
 
-    def decode(self, job: Job, tasks: Sequence[Task]) -> Iterator[Event]:
+    def decode(self, job: Job, tasks: Sequence[DecodeTask]) -> Iterator[Event]:
         """What becomes of tasks, in their order; see `dllm.jobs.decode`."""
 
 
-class Local:
+class LocalEngine:
     """Decodes in this process.
 
     name, loading  as `dllm.load` takes them
@@ -43,7 +43,7 @@ class Local:
     def __init__(self, name: str | Path, loading: Mapping[str, Any] | None = None) -> None:
         self.name, self.loading = name, dict(loading or {})
 
-    def __enter__(self) -> Local:
+    def __enter__(self) -> LocalEngine:
         from dllm.models import load
 
         self.model = load(self.name, **self.loading)
@@ -53,34 +53,36 @@ class Local:
     def __exit__(self, *_: object) -> None:
         del self.model
 
-    def tasks(self, job: Job, rows: Sequence[Row]) -> tuple[list[Task], list[Problem]]:
+    def tasks(self, job: Job, rows: Sequence[PromptRow]) -> tuple[list[DecodeTask], list[RowProblem]]:
         return job.tasks(job.guided(self.model), rows)
 
-    def warm(self, job: Job, task: Task) -> None:
+    def warm(self, job: Job, task: DecodeTask) -> None:
         for _ in self.decode(job, [task]):
             pass
 
-    def decode(self, job: Job, tasks: Sequence[Task]) -> Iterator[Event]:
-        return decode(job.guided(self.model), tasks, job.batch_size)
+    def decode(self, job: Job, tasks: Sequence[DecodeTask]) -> Iterator[Event]:
+        return decode_tasks(job.guided(self.model), tasks, job.batch_size)
 
 
-class Spread(Local):
+class TensorParallelEngine(LocalEngine):
     """Decodes in all processes that `torchrun` started, each with a slice of the model.
 
     All are given the same rows, and all of them decode the tasks that the leading process is given: it alone knows what
     is in its files already.
     """
 
-    def __enter__(self) -> Spread:
+    def __enter__(self) -> TensorParallelEngine:
         self.loading["tensor_parallel"] = True
         super().__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
-        leave()
+        leave_process_group()
 
-    def decode(self, job: Job, tasks: Sequence[Task]) -> Iterator[Event]:
-        places = agreed([task.row.place for task in tasks] if world().leads else [], self.model.device)
+    def decode(self, job: Job, tasks: Sequence[DecodeTask]) -> Iterator[Event]:
+        places = broadcast_from_leader(
+            [task.row.place for task in tasks] if current_process().leads else [], self.model.device
+        )
         known = {task.row.place: task for task in tasks}
         return super().decode(job, [known[place] for place in places])

@@ -14,20 +14,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dllm.engine.results import Result
 from dllm.errors import ConfigError
-from dllm.jobs.plan import Task
-from dllm.jobs.running import Done
-from dllm.metrics import Provenance, record
-from dllm.results import Result
+from dllm.jobs.plan import DecodeTask
+from dllm.jobs.running import RowDone
+from dllm.metrics import Provenance, result_to_record
 
 CURE = "choose another --output, or move the file away"
 
 
-def to_line(
-    task: Task, result: Result, provenance: Provenance | None = None, more: Mapping[str, Any] | None = None
+def format_result_line(
+    task: DecodeTask, result: Result, provenance: Provenance | None = None, more: Mapping[str, Any] | None = None
 ) -> bytes:
     """A result as one line of JSON, in ASCII so that no reader can split it elsewhere; `more` fields come last."""
-    row = record(result, task.plan, provenance, task.row.id, task.request.seed)
+    row = result_to_record(result, task.plan, provenance, task.row.id, task.request.seed)
     return json.dumps(row | dict(more or {})).encode("ascii") + b"\n"
 
 
@@ -72,7 +72,7 @@ class Journal:
         """Rows in the file; counted there, since an interruption may fall between any two lines of code."""
         return self.path.read_bytes().count(b"\n") if self.regular else 0
 
-    def resume(self, tasks: Sequence[Task]) -> list[Task]:
+    def resume(self, tasks: Sequence[DecodeTask]) -> list[DecodeTask]:
         """The tasks that are not in the file yet; a line that was cut short by a kill is removed from it.
 
         Raises ConfigError, without touching the file, if what it holds are not rows of these tasks.
@@ -80,24 +80,24 @@ class Journal:
         if not self.regular:
             return list(tasks)
         *lines, rest = self.path.read_bytes().split(b"\n")
-        open_tasks = {_key(task.row.id): task for task in tasks}
+        open_tasks = {_make_id_key(task.row.id): task for task in tasks}
         for number, line in enumerate(lines, start=1):
             del open_tasks[self._match(line, number, open_tasks)]
         if rest:
-            heads = (_head(task) for task in open_tasks.values())
+            heads = (_format_line_start(task) for task in open_tasks.values())
             if not any(head.startswith(rest) or rest.startswith(head) for head in heads):
                 self._refuse(f"line {len(lines) + 1} is not a row of this job")
             os.ftruncate(self.file, sum(len(line) + 1 for line in lines))
         if not lines:
             self._note_facts()
-        return [task for task in tasks if _key(task.row.id) in open_tasks]
+        return [task for task in tasks if _make_id_key(task.row.id) in open_tasks]
 
-    def write(self, done: Done, more: Mapping[str, Any] | None = None) -> None:
+    def write(self, done: RowDone, more: Mapping[str, Any] | None = None) -> None:
         """Append a row, with `more` fields; when this returns it is on the disk.
 
         If it cannot be written whole, none of it is kept.
         """
-        line = to_line(*done, more=more)
+        line = format_result_line(*done, more=more)
         size = os.fstat(self.file).st_size
         try:
             left = memoryview(line)
@@ -148,11 +148,11 @@ class Journal:
             return None
         return facts if isinstance(facts, dict) else None
 
-    def _match(self, line: bytes, number: int, tasks: Mapping[Any, Task]) -> Any:
+    def _match(self, line: bytes, number: int, tasks: Mapping[Any, DecodeTask]) -> Any:
         """The key of the task whose result a line is."""
         try:
             row = json.loads(line)
-            key = _key(row["id"])
+            key = _make_id_key(row["id"])
             given, output, strategy = row["prompt_ids"], row["output_ids"], row["strategy"]
             length = len(output)
         except (ValueError, KeyError, TypeError):
@@ -173,13 +173,13 @@ class Journal:
         raise ConfigError(f"{self.path} belongs to another job ({why}): {CURE}")
 
 
-def _key(name: Any) -> tuple[type, Any]:
+def _make_id_key(name: Any) -> tuple[type, Any]:
     """An id as a key under which 1 and "1" differ."""
     hash(name)
     return type(name), name
 
 
-def _head(task: Task) -> bytes:
+def _format_line_start(task: DecodeTask) -> bytes:
     """How the line of a task begins, as far as that is known before it is decoded."""
     known = {"id": task.row.id, "prompt_ids": list(task.request.prompt)}
     return json.dumps(known).encode("ascii")[:-1] + b', "output_ids": ['

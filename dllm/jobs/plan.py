@@ -8,21 +8,19 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from dllm.baseline import Autoregressive, refuse_holes
+from dllm.compose.options import Options
+from dllm.engine.autoregressive import Autoregressive, refuse_holes
+from dllm.engine.batch import Batch
+from dllm.engine.loop import match_block_size
 from dllm.errors import ConfigError, DllmError, RequestError
-from dllm.jobs.rows import Problem, Row
-from dllm.models.checkpoint import read
+from dllm.jobs.rows import PromptRow, RowProblem
+from dllm.models.checkpoint import read_checkpoint
 from dllm.models.families import AUTOREGRESSIVE
 from dllm.models.guided import Guided
-from dllm.models.outside import line, quiet
-from dllm.options import Options
-from dllm.prompts import Infill, encode, fill
+from dllm.models.third_party import one_line, silence_transformers
+from dllm.prompts import Infill, encode_prompt, make_infill_request
 from dllm.requests import Request
-from dllm.sampler import fit
-from dllm.sampling import Sampling
-from dllm.seats import Seats
-from dllm.stopping import Stopping
-from dllm.strategy import Strategy
+from dllm.strategy import Sampling, Stopping, Strategy
 from dllm.types import BlockCausal, Geometry
 
 T = TypeVar("T")
@@ -30,7 +28,7 @@ ANY_MODEL = ("temperature", "top_k", "top_p", "stop", "stop_ids")
 """Options that a plain causal model has too."""
 
 
-class Outline(NamedTuple):
+class ModelOutline(NamedTuple):
     """As much of a model as decides whether a job can work: known before its weights are read."""
 
     family: str
@@ -38,16 +36,16 @@ class Outline(NamedTuple):
     max_columns: int = 2**31
 
     @classmethod
-    def of(cls, name: str | Path, family: str | None = None) -> Outline:
+    def of(cls, name: str | Path, family: str | None = None) -> ModelOutline:
         """The outline of a checkpoint, of a named family if given. Raises CheckpointError where there is none."""
-        found = read(name, family=family)
+        found = read_checkpoint(name, family=family)
         return cls(found.family.name, found.family.geometry(found.config))
 
 
-class Task(NamedTuple):
+class DecodeTask(NamedTuple):
     """A row that can be decoded: its request, and how."""
 
-    row: Row
+    row: PromptRow
     request: Request
     plan: Strategy | Autoregressive
 
@@ -99,7 +97,7 @@ class Job:
         sampling = Sampling(**{name: value for name, value in given.items() if value is not None})
         return Autoregressive(sampling, Stopping(self.options.stop_ids, self.options.stop))
 
-    def check(self, outline: Outline, rows: Sequence[Row]) -> None:
+    def check(self, outline: ModelOutline, rows: Sequence[PromptRow]) -> None:
         """Raise ConfigError if no row could be decoded with these options; before any weights are read."""
         errors: list[ConfigError] = []
         lengths = list(dict.fromkeys(1 if (n := self.length(row)) is None else n for row in rows))
@@ -112,28 +110,28 @@ class Job:
         if errors and len(errors) == len(lengths) and not unknown:
             raise errors[0]
 
-    def length(self, row: Row) -> int | None:
+    def length(self, row: PromptRow) -> int | None:
         """New tokens of a row; None for a text with holes, whose tokens are not known yet."""
         if isinstance(row.prompt, Infill):
             return None
         return self.max_new_tokens if row.max_new_tokens is None else row.max_new_tokens
 
-    def tasks(self, model: Any, rows: Sequence[Row]) -> tuple[list[Task], list[Problem]]:
+    def tasks(self, model: Any, rows: Sequence[PromptRow]) -> tuple[list[DecodeTask], list[RowProblem]]:
         """The rows that can be decoded, and what is wrong with the others."""
         found, problems = [], []
         for row in rows:
             try:
                 found.append(self.task(model, row))
             except (RequestError, ConfigError) as error:
-                problems.append(Problem(row.line, str(error)))
+                problems.append(RowProblem(row.line, str(error)))
         return found, problems
 
-    def task(self, model: Any, row: Row) -> Task:
+    def task(self, model: Any, row: PromptRow) -> DecodeTask:
         """A row as a task. Raises RequestError or ConfigError where it cannot be one."""
         if isinstance(row.prompt, Infill):
-            request = filled(model, row.prompt, row.max_new_tokens or 0)
+            request = _make_infill_request(model, row.prompt, row.max_new_tokens or 0)
         else:
-            request = Request(prompt_ids(model, row.prompt, self.chat), self.length(row) or 0)
+            request = Request(tokenize_prompt(model, row.prompt, self.chat), self.length(row) or 0)
         seed = self.seed + row.place if row.seed is None else row.seed
         request = replace(request, stop_ids=row.stop_ids, seed=seed)
         plan = self.plan(model, request.limit - request.start)
@@ -141,31 +139,31 @@ class Job:
             raise RequestError(f"stop_ids holds {bad[0]}: ids of this checkpoint lie in 0..{model.vocabulary - 1}")
         if isinstance(plan, Autoregressive):
             refuse_holes([request])
-            request.check(Outline(model.family, BlockCausal(1), model.max_columns), model.vocabulary)  # type: ignore[arg-type]
+            request.check(ModelOutline(model.family, BlockCausal(1), model.max_columns), model.vocabulary)  # type: ignore[arg-type]
         else:
-            request.check(fit(model, plan), model.vocabulary)
+            request.check(match_block_size(model, plan), model.vocabulary)
             if plan.constrained:
-                seats = Seats.of(fit(model, plan), [request], plan, None)
+                seats = Batch.of(match_block_size(model, plan), [request], plan, None)
                 seats.proposer.init(seats.lay_out([request]), seats.model)
-        return Task(row, request, plan)
+        return DecodeTask(row, request, plan)
 
 
-def prompt_ids(model: Any, prompt: str | tuple[int, ...] | list[dict[str, str]], chat: bool) -> tuple[int, ...]:
+def tokenize_prompt(model: Any, prompt: str | tuple[int, ...] | list[dict[str, str]], chat: bool) -> tuple[int, ...]:
     """Token ids of a row's prompt. Raises RequestError."""
-    return tokenized(lambda: encode(model, prompt, chat))
+    return _call_tokenizer(lambda: encode_prompt(model, prompt, chat))
 
 
-def filled(model: Any, infill: Infill, max_new_tokens: int) -> Request:
+def _make_infill_request(model: Any, infill: Infill, max_new_tokens: int) -> Request:
     """The request of a text with holes. Raises RequestError."""
-    return tokenized(lambda: fill(model, replace(infill, max_new_tokens=max_new_tokens)))
+    return _call_tokenizer(lambda: make_infill_request(model, replace(infill, max_new_tokens=max_new_tokens)))
 
 
-def tokenized(make: Callable[[], T]) -> T:
+def _call_tokenizer(make: Callable[[], T]) -> T:
     """What a tokenizer makes of a prompt. Raises RequestError, whatever it complains of."""
     try:
-        with quiet():
+        with silence_transformers():
             return make()
     except DllmError:
         raise
     except Exception as error:  # templates and tokenizers raise nearly anything
-        raise RequestError(f"the tokenizer cannot read this prompt ({line(error)})") from None
+        raise RequestError(f"the tokenizer cannot read this prompt ({one_line(error)})") from None

@@ -16,7 +16,7 @@ PROMPTS = ("prompt", "messages", "prompt_ids", "infill")
 ROLE_AND_CONTENT = "must be a list of objects with a role and a content, both texts"
 
 
-class Row(NamedTuple):
+class PromptRow(NamedTuple):
     """One line of a job as its author wrote it; None where it leaves a setting to the job.
 
     line    number of the line, from 1
@@ -34,43 +34,43 @@ class Row(NamedTuple):
     seed: int | None = None
 
 
-class Problem(NamedTuple):
+class RowProblem(NamedTuple):
     """A row that cannot be decoded: where it stands and why."""
 
     line: int
     message: str
 
 
-def read_rows(path: Path) -> tuple[list[Row], list[Problem]]:
+def read_rows(path: Path) -> tuple[list[PromptRow], list[RowProblem]]:
     """The rows of a JSONL file, and what is wrong with the others. Blank lines are skipped. Raises OSError.
 
     A row has one of `prompt`, `messages`, `prompt_ids` and `infill`, and may have `id`, `max_new_tokens`, `stop_ids`,
     `seed`, and with `infill` also `hole`; null is the same as absent, and any other field is the author's own business.
     """
-    rows: list[Row] = []
-    problems: list[Problem] = []
+    rows: list[PromptRow] = []
+    problems: list[RowProblem] = []
     seen: dict[tuple[type, str | int], int] = {}
     place = 0
     for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = read_row(line, number, place)
-            identified(row, seen)
+            row = parse_row(line, number, place)
+            register_row_id(row, seen)
             rows.append(row)
         except RequestError as error:
-            problems.append(Problem(number, str(error)))
+            problems.append(RowProblem(number, str(error)))
         place += 1
     return rows, problems
 
 
-def identified(row: Row, seen: dict[tuple[type, str | int], int]) -> None:
+def register_row_id(row: PromptRow, seen: dict[tuple[type, str | int], int]) -> None:
     """Note the line of a row's id. Raises RequestError where it is that of an earlier line."""
     if (first := seen.setdefault((type(row.id), row.id), row.line)) != row.line:
         raise RequestError(f"id {row.id!r} is that of line {first} already: every row needs an id of its own")
 
 
-def read_row(line: bytes, number: int, place: int) -> Row:
+def parse_row(line: bytes, number: int, place: int) -> PromptRow:
     """One line as a row. Raises RequestError."""
     try:
         value = json.loads(line.decode("utf-8"))
@@ -84,47 +84,47 @@ def read_row(line: bytes, number: int, place: int) -> Row:
         raise RequestError(f'holds a {type(value).__name__}; a row is a JSON object such as {{"prompt": "…"}}')
     fields = {key: entry for key, entry in value.items() if entry is not None}
     stops = fields.get("stop_ids")
-    return Row(
+    return PromptRow(
         number,
         place,
-        _id(fields.get("id", place)),
-        _prompt(fields),
+        _check_row_id(fields.get("id", place)),
+        _parse_prompt(fields),
         None
         if "max_new_tokens" not in fields
         else check_length(fields["max_new_tokens"], least=int("infill" not in fields)),
-        None if stops is None else tuple(_ids("stop_ids", stops)),
+        None if stops is None else tuple(_check_token_ids("stop_ids", stops)),
         None if "seed" not in fields else check_seed(fields["seed"]),
     )
 
 
 def check_length(value: Any, least: int = 1) -> int:
     """A number of new tokens. Raises RequestError."""
-    if not _is_int(value) or not least <= value < 2**31:
+    if not _is_whole_number(value) or not least <= value < 2**31:
         raise RequestError(f"max_new_tokens={value!r}: must be a whole number, at least {least}")
     return value
 
 
 def check_hole(value: Any) -> int:
     """A number of tokens for a hole. Raises RequestError."""
-    if not _is_int(value) or not 1 <= value < 2**31:
+    if not _is_whole_number(value) or not 1 <= value < 2**31:
         raise RequestError(f"hole={value!r}: must be a whole number, at least 1")
     return value
 
 
 def check_seed(value: Any) -> int:
     """A seed. Raises RequestError."""
-    if not _is_int(value) or not -LARGEST < value < LARGEST:
+    if not _is_whole_number(value) or not -LARGEST < value < LARGEST:
         raise RequestError(f"seed={value!r}: must be a whole number between -2^62 and 2^62")
     return value
 
 
-def _id(value: Any) -> str | int:
-    if not (isinstance(value, str) or _is_int(value)):
-        raise RequestError(f"id={_short(value)}: must be a text or a whole number")
+def _check_row_id(value: Any) -> str | int:
+    if not (isinstance(value, str) or _is_whole_number(value)):
+        raise RequestError(f"id={_shorten_json(value)}: must be a text or a whole number")
     return value
 
 
-def _prompt(fields: Mapping[str, Any]) -> str | tuple[int, ...] | list[dict[str, str]] | Infill:
+def _parse_prompt(fields: Mapping[str, Any]) -> str | tuple[int, ...] | list[dict[str, str]] | Infill:
     given = [name for name in PROMPTS if name in fields]
     if not given:
         raise RequestError(f"no prompt: a row has one of {', '.join(PROMPTS)}")
@@ -132,18 +132,20 @@ def _prompt(fields: Mapping[str, Any]) -> str | tuple[int, ...] | list[dict[str,
         raise RequestError(f"{' and '.join(given)}: give one of them")
     value = fields[given[0]]
     if given[0] == "prompt_ids":
-        ids = tuple(_ids("prompt_ids", value))
+        ids = tuple(_check_token_ids("prompt_ids", value))
         if not ids:
             raise RequestError("prompt_ids=[]: the prompt is empty; give at least one token")
         return ids
     if given[0] == "messages":
-        return _messages(value)
+        return _check_messages(value)
     if given[0] == "infill":
         if not isinstance(value, str):
-            raise RequestError(f"infill={_short(value)}: must be a text with holes, such as 'The ____ sat'")
+            raise RequestError(f"infill={_shorten_json(value)}: must be a text with holes, such as 'The ____ sat'")
         return Infill(value, None if "hole" not in fields else check_hole(fields["hole"]))
     if not isinstance(value, str):
-        raise RequestError(f"prompt={_short(value)}: must be a text (ids go into prompt_ids, a chat into messages)")
+        raise RequestError(
+            f"prompt={_shorten_json(value)}: must be a text (ids go into prompt_ids, a chat into messages)"
+        )
     return check_text(value)
 
 
@@ -154,28 +156,28 @@ def check_text(text: str) -> str:
     return text
 
 
-def _messages(value: Any) -> list[dict[str, str]]:
+def _check_messages(value: Any) -> list[dict[str, str]]:
     if not isinstance(value, list) or not value:
-        raise RequestError(f"messages={_short(value)}: {ROLE_AND_CONTENT}")
+        raise RequestError(f"messages={_shorten_json(value)}: {ROLE_AND_CONTENT}")
     for message in value:
         if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-            raise RequestError(f"messages: {_short(message)} is none; {ROLE_AND_CONTENT}")
+            raise RequestError(f"messages: {_shorten_json(message)} is none; {ROLE_AND_CONTENT}")
     return value
 
 
-def _ids(name: str, value: Any) -> list[int]:
+def _check_token_ids(name: str, value: Any) -> list[int]:
     if not isinstance(value, list):
-        raise RequestError(f"{name}={_short(value)}: must be a list of token ids")
-    if bad := [entry for entry in value if not _is_int(entry)]:
-        raise RequestError(f"{name} holds {_short(bad[0])}: token ids are whole numbers")
+        raise RequestError(f"{name}={_shorten_json(value)}: must be a list of token ids")
+    if bad := [entry for entry in value if not _is_whole_number(entry)]:
+        raise RequestError(f"{name} holds {_shorten_json(bad[0])}: token ids are whole numbers")
     return value
 
 
-def _is_int(value: Any) -> bool:
+def _is_whole_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _short(value: Any) -> str:
+def _shorten_json(value: Any) -> str:
     """A JSON value for a message."""
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

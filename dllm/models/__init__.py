@@ -1,7 +1,7 @@
 """Families: stock `transformers` classes, reached through a config and a tensor-name map."""
 
 from dllm.models.autoregressive import AutoregressiveModel
-from dllm.models.describing import Description, describe
+from dllm.models.description import CheckpointDescription, describe_checkpoint
 from dllm.models.encoder import EncoderModel
 from dllm.models.families import FAMILIES, Family
 from dllm.models.guided import Guided
@@ -12,12 +12,12 @@ from dllm.models.transformer import TransformerModel
 __all__ = [
     "FAMILIES",
     "AutoregressiveModel",
-    "Description",
+    "CheckpointDescription",
     "EncoderModel",
     "Family",
     "Guided",
     "TabularModel",
     "TransformerModel",
-    "describe",
+    "describe_checkpoint",
     "load",
 ]

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from dllm.errors import CheckpointError, ConfigError
-from dllm.models.checkpoint import locate, read_json
+from dllm.models.checkpoint import locate_checkpoint, read_json
 from dllm.models.families import Family
-from dllm.models.outside import blame
-from dllm.models.weights import headers
+from dllm.models.third_party import as_checkpoint_error
+from dllm.models.weights import read_headers
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 
-def adapt(network: Any, adapter: str | Path, family: Family, merge: bool = False) -> Any:
+def attach_adapter(network: Any, adapter: str | Path, family: Family, merge: bool = False) -> Any:
     """The stock class with the adapter's layers inside; the weights stay apart, so quantised networks work too. Merged
     (`merge`), they are the stock class's own.
 
@@ -26,27 +26,27 @@ def adapt(network: Any, adapter: str | Path, family: Family, merge: bool = False
     except ImportError:
         raise ConfigError(f"adapter={str(adapter)!r} needs the package peft: pip install peft") from None
 
-    folder = locate(adapter, None, [CONFIG, WEIGHTS])
+    folder = locate_checkpoint(adapter, None, [CONFIG, WEIGHTS])
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise CheckpointError(
                 f"{folder}: no {file}; an adapter is a folder with {CONFIG} and {WEIGHTS} (never .bin)"
             )
     read_json(folder / CONFIG)
-    keys = [key.removeprefix(PREFIX) for key in headers([folder / WEIGHTS])]
+    keys = [key.removeprefix(PREFIX) for key in read_headers([folder / WEIGHTS])]
     options: dict[str, Any] = {}
-    with blame(f"{folder}: the adapter does not fit {type(network).__name__}"):
+    with as_checkpoint_error(f"{folder}: the adapter does not fit {type(network).__name__}"):
         config = PeftConfig.from_pretrained(str(folder))
         if any(family.stock_name(key) != key for key in keys):
-            _rename(config, family, keys)
+            _rename_target_modules(config, family, keys)
             options["key_mapping"] = family.key_mapping()
         device = str(network.get_input_embeddings().weight.device)
         wrapped = PeftModel.from_pretrained(network, str(folder), config=config, torch_device=device, **options)
-    _verify(wrapped, folder, {family.stock_name(key) for key in keys})
+    _verify_adapter_tensors(wrapped, folder, {family.stock_name(key) for key in keys})
     return wrapped.merge_and_unload() if merge else wrapped.get_base_model()
 
 
-def _rename(config: Any, family: Family, keys: list[str]) -> None:
+def _rename_target_modules(config: Any, family: Family, keys: list[str]) -> None:
     """Point an adapter config with original names at the stock modules that its tensors belong to."""
     for pattern in ("rank_pattern", "alpha_pattern", "modules_to_save"):
         if getattr(config, pattern, None):
@@ -57,7 +57,7 @@ def _rename(config: Any, family: Family, keys: list[str]) -> None:
     config.target_modules = {family.stock_name(key).split(".lora_")[0] for key in keys}
 
 
-def _verify(wrapped: Any, folder: Path, given: set[str]) -> None:
+def _verify_adapter_tensors(wrapped: Any, folder: Path, given: set[str]) -> None:
     """Every tensor of the adapter must have found its place, and every place its tensor."""
     from peft import get_peft_model_state_dict
 

@@ -87,10 +87,10 @@ class AutoregressiveModel:
             generation_config=GenerationConfig(
                 max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=stops or None, pad_token_id=self.pad_id
             ),
-            logits_processor=_processors(len(prompts), temperature, top_p, top_k, seed, self.device),
+            logits_processor=_build_logits_processors(len(prompts), temperature, top_p, top_k, seed, self.device),
             streamer=streamer,
         )
-        return [_cut(row, stops) for row in out[:, width:].tolist()]
+        return [_cut_after_stop(row, stops) for row in out[:, width:].tolist()]
 
     def _check(self, row: int, prompt: Sequence[int], max_new_tokens: int) -> None:
         if not prompt:
@@ -104,7 +104,7 @@ class AutoregressiveModel:
             )
 
 
-class _Gumbel:
+class _GumbelNoise:
     """Noise under which the arg-max is a sample; each row draws from its own seed, whatever its neighbours do."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
@@ -116,7 +116,7 @@ class _Gumbel:
         return scores - torch.log(-torch.log(uniform))
 
 
-def _processors(
+def _build_logits_processors(
     rows: int,
     temperature: float,
     top_p: float | None,
@@ -144,11 +144,11 @@ def _processors(
         chain.append(TopKLogitsWarper(top_k))
     if top_p is not None and top_p < 1:
         chain.append(TopPLogitsWarper(top_p))
-    chain.append(_Gumbel(seeds, device))
+    chain.append(_GumbelNoise(seeds, device))
     return chain
 
 
-def _cut(tokens: list[int], stops: list[int]) -> list[int]:
+def _cut_after_stop(tokens: list[int], stops: list[int]) -> list[int]:
     """Tokens up to and including the first stop."""
     for index, token in enumerate(tokens):
         if token in stops:

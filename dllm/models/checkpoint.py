@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dllm.errors import CheckpointError
-from dllm.models.families import AUTOREGRESSIVE, Config, Family, recognise
-from dllm.models.outside import blame
+from dllm.models.families import AUTOREGRESSIVE, Config, Family, recognise_family
+from dllm.models.third_party import as_checkpoint_error
 
 EMBEDDED = Path(__file__).parent / "embedded"
 SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
@@ -18,7 +18,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class CheckpointFiles:
     """A checkpoint before its weights are read.
 
     name        what the caller asked for
@@ -45,32 +45,32 @@ class Checkpoint:
         """The config of the stock class. Raises CheckpointError for what that class cannot compute."""
         import transformers
 
-        with blame(f"{self.folder / 'config.json'}: not a valid config of {self.family.title}"):
+        with as_checkpoint_error(f"{self.folder / 'config.json'}: not a valid config of {self.family.title}"):
             if self.plain:
                 config = transformers.AutoConfig.from_pretrained(str(self.folder), trust_remote_code=False)
                 config.transformers_weights = None  # may name a file that is not safetensors
                 return config
-            fields = _at(self.folder, lambda: self.family.translate(self.config))
+            fields = _name_folder_in_errors(self.folder, lambda: self.family.translate(self.config))
             if self.config.get("quantization_config") is not None:
                 fields["quantization_config"] = self.config["quantization_config"]
             return getattr(transformers, self.family.settings)(**fields)
 
 
-def read(name: str | Path, revision: str | None = None, family: str | None = None) -> Checkpoint:
+def read_checkpoint(name: str | Path, revision: str | None = None, family: str | None = None) -> CheckpointFiles:
     """Find a checkpoint, download its small files if it is on the Hub, and recognise its family (or take `family`)."""
-    folder = locate(name, revision, SMALL)
+    folder = locate_checkpoint(name, revision, SMALL)
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise CheckpointError(f"{name} is a PEFT adapter, no model: load its base model with adapter={str(name)!r}")
         raise CheckpointError(f"{folder}: no config.json; a checkpoint is a folder with config.json and safetensors")
     config = read_json(folder / "config.json")
-    generation, added = (_optional(folder / file) for file in ("generation_config.json", "added_tokens.json"))
-    found = _at(folder, lambda: recognise(config, family, added))
-    _at(folder, lambda: found.geometry(config))
-    return Checkpoint(str(name), folder, config, generation, added, found)
+    generation, added = (_read_optional_json(folder / file) for file in ("generation_config.json", "added_tokens.json"))
+    found = _name_folder_in_errors(folder, lambda: recognise_family(config, family, added))
+    _name_folder_in_errors(folder, lambda: found.geometry(config))
+    return CheckpointFiles(str(name), folder, config, generation, added, found)
 
 
-def locate(name: str | Path, revision: str | None, patterns: list[str]) -> Path:
+def locate_checkpoint(name: str | Path, revision: str | None, patterns: list[str]) -> Path:
     """The folder of a checkpoint: the embedded one, a local one, or a Hub snapshot holding the files of `patterns`."""
     if name == "embedded":
         if not (EMBEDDED / "config.json").is_file():
@@ -87,7 +87,7 @@ def locate(name: str | Path, revision: str | None, patterns: list[str]) -> Path:
         )
     if isinstance(name, Path) or not HUB_ID.fullmatch(name):
         raise CheckpointError(f"{name}: no such folder; name an existing folder, a Hub id (owner/name) or 'embedded'")
-    return snapshot(name, revision, patterns)
+    return download_snapshot(name, revision, patterns)
 
 
 def is_local(name: str | Path) -> bool:
@@ -95,30 +95,30 @@ def is_local(name: str | Path) -> bool:
     return name == "embedded" or Path(name).expanduser().is_dir()
 
 
-def snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
+def download_snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
     """Download (or find in the Hub cache) the files of `patterns` from the top folder of a Hub repository."""
     from huggingface_hub import snapshot_download
 
     cure = "; name an existing folder, a Hub id such as GSAI-ML/LLaDA-8B-Instruct, or 'embedded'"
-    with blame(f"{name}: no folder of that name here, and the Hub did not deliver it", cure):
+    with as_checkpoint_error(f"{name}: no folder of that name here, and the Hub did not deliver it", cure):
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """One json object of a checkpoint."""
-    with blame(f"{path}: not readable as JSON", "; download the checkpoint again"):
+    with as_checkpoint_error(f"{path}: not readable as JSON", "; download the checkpoint again"):
         value = json.loads(path.read_text("utf-8"))
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds a {type(value).__name__}, no JSON object; download the checkpoint again")
     return value
 
 
-def _optional(path: Path) -> dict[str, Any]:
+def _read_optional_json(path: Path) -> dict[str, Any]:
     """One json object of a checkpoint, or {} where the file is not there."""
     return read_json(path) if path.is_file() else {}
 
 
-def _at(folder: Path, ask: Any) -> Any:
+def _name_folder_in_errors(folder: Path, ask: Any) -> Any:
     """Let a family judge config.json; its complaints name the file, and here they get its folder."""
     try:
         return ask()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dllm.errors import ConfigError
-from dllm.models.store import KeyValueStore
+from dllm.models.kv_store import KeyValueStore
 from dllm.models.transformer import TransformerModel
 from dllm.types import Query
 
@@ -20,7 +20,7 @@ GRAIN = 8
 """Shortest query that is compiled, and the step between lengths up to eight times as long."""
 
 
-def bucket(columns: int) -> int:
+def bucket_length(columns: int) -> int:
     """The static length for so many columns: a quarter more at most from 32 on, and four lengths an octave."""
     step = GRAIN
     while columns > 8 * step:
@@ -28,14 +28,14 @@ def bucket(columns: int) -> int:
     return max(1, -(-columns // step)) * step
 
 
-class StaticStore(KeyValueStore):
+class _StaticStore(KeyValueStore):
     """Keys and values at fixed addresses: rows that are forgotten stay in place, unused.
 
     rows  (r,) int64  host; the place of each row that is kept
     """
 
     def __init__(self, columns: int) -> None:
-        super().__init__(bucket(columns))
+        super().__init__(bucket_length(columns))
         self.rows: Tensor | None = None
 
     @property
@@ -53,7 +53,7 @@ class StaticStore(KeyValueStore):
             self.rows = self.rows[rows]
 
 
-class Slots:
+class _CompiledStoreView:
     """What attention layers see of a store within a compiled forward: tensors only."""
 
     is_compileable = True
@@ -111,26 +111,26 @@ class CompiledModel(TransformerModel):
             raise ConfigError(f"compile: a {type(model).__name__} cannot be compiled; leave --compile out")
         return cls(**{f.name: getattr(model, f.name) for f in fields(TransformerModel) if f.init})
 
-    def store(self, columns: int) -> StaticStore:
-        return StaticStore(columns)
+    def store(self, columns: int) -> _StaticStore:
+        return _StaticStore(columns)
 
     def forward(self, query: Query, store: KeyValueStore | None) -> Tensor:
         q, rows = query.tokens.shape[1], torch.arange(len(query.tokens))
-        if isinstance(store, StaticStore):
+        if isinstance(store, _StaticStore):
             if store.rows is None:
                 self.furnish(store, len(rows))
             assert store.rows is not None
             rows = store.rows
-            query = seated(query, rows, store.size)
+            query = _scatter_query_rows(query, rows, store.size)
         if query.extra:
             return super().forward(query, store)[rows.to(self.device)]
-        query = padded(query, None if store is None else store.columns + 1)
+        query = _pad_query(query, None if store is None else store.columns + 1)
         if self.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
         out = self._forwards(*self.inputs(query, store))
         return out[rows.to(out.device), :q].clone()
 
-    def furnish(self, store: StaticStore, rows: int) -> None:
+    def furnish(self, store: _StaticStore, rows: int) -> None:
         """Give a store its memory: what an earlier one of its size had, or new. What it was begun with is copied."""
         begun, free = store.layers, self._free.setdefault((store.columns, rows), [])
         store.layers = free.pop() if free else self.allocate(store.columns + 1, rows)
@@ -167,7 +167,7 @@ class CompiledModel(TransformerModel):
 
     def decode(self, tokens: Tensor, columns: Tensor, mask: Tensor, index: Tensor | None, layers: Any) -> Tensor:
         """Hidden states (r, q, d): all that is compiled."""
-        slots = None if index is None else Slots(layers, index, mask.shape[-1])
+        slots = None if index is None else _CompiledStoreView(layers, index, mask.shape[-1])
         out = self._decoder(
             input_ids=tokens,
             position_ids=columns,
@@ -179,7 +179,7 @@ class CompiledModel(TransformerModel):
         return out.last_hidden_state
 
 
-def seated(query: Query, rows: Tensor, size: int) -> Query:
+def _scatter_query_rows(query: Query, rows: Tensor, size: int) -> Query:
     """The query with its rows at their places (r,) among `size`; the other rows have nothing to run."""
     if len(rows) == size:
         return query
@@ -197,14 +197,14 @@ def seated(query: Query, rows: Tensor, size: int) -> Query:
     )  # fmt: skip
 
 
-def padded(query: Query, most: int | None) -> Query:
+def _pad_query(query: Query, most: int | None) -> Query:
     """The query with as many columns and keys as a bucket has, `most` keys at most, and an explicit mask.
 
     Without a store (`most` None) the columns are the keys, and as many.
     """
     r, q = query.tokens.shape
-    long = bucket(q)
-    width = long if most is None else min(bucket(query.width), most)
+    long = bucket_length(q)
+    width = long if most is None else min(bucket_length(query.width), most)
     mask = query.mask if query.mask is not None else query.valid.new_ones(r, 1, 1, query.width)
     mask = pad(mask.expand(r, 1, q, query.width), (0, width - query.width))
     mask = pad(mask, (0, 0, 0, long - q), value=True)

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.models.transformer import TransformerModel, suits
+from dllm.models.transformer import TransformerModel, default_forward_overhead
 from dllm.types import Query
 
 
@@ -28,7 +28,7 @@ class EncoderModel(TransformerModel):
     def __post_init__(self) -> None:
         config = self.network.config
         self.network.eval()
-        self.apart = suits(self.device) if self.apart is None else self.apart
+        self.apart = default_forward_overhead(self.device) if self.apart is None else self.apart
         self.max_columns = int(config.max_position_embeddings) - self.first_position
         self.vocabulary = int(config.vocab_size)
         self._decoder = self.network.base_model

@@ -14,7 +14,7 @@ from dllm.errors import ConfigError
 from dllm.types import Query
 
 
-class Lanes:
+class _GuidanceStore:
     """The store of both lanes: 2r rows in the model's own store, those of the second lane behind those of the first."""
 
     def __init__(self, store: Any) -> None:
@@ -69,16 +69,18 @@ class Guided:
         """The same with attention blocks of `size` columns."""
         return Guided(self.model.with_block(size), self.scale)
 
-    def store(self, columns: int) -> Lanes:
-        return Lanes(self.model.store(columns))
+    def store(self, columns: int) -> _GuidanceStore:
+        return _GuidanceStore(self.model.store(columns))
 
-    def forward(self, query: Query, store: Lanes | None) -> Tensor:
+    def forward(self, query: Query, store: _GuidanceStore | None) -> Tensor:
         """Hidden states of both lanes (r, q, 2 d)."""
         if query.given is None:
             raise ConfigError("guidance needs to know which columns of a query were given: the cache must say (given)")
         if store is not None:
             store.rows = len(query.tokens)
-        hidden = self.model.forward(both(query, self.model.mask_id), None if store is None else store.store)
+        hidden = self.model.forward(
+            _stack_guidance_lanes(query, self.model.mask_id), None if store is None else store.store
+        )
         return rearrange(hidden, "(lane r) q d -> r q (lane d)", lane=2)
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -88,7 +90,7 @@ class Guided:
         return torch.where(given.isneginf() | blank.isneginf(), given, given + self.scale * (given - blank))
 
 
-def both(query: Query, mask_id: int) -> Query:
+def _stack_guidance_lanes(query: Query, mask_id: int) -> Query:
     """The query for both lanes (2 r, q): as it is, and with the mask id in place of what was given."""
 
     def twice(x: Tensor) -> Tensor:

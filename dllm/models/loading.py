@@ -10,21 +10,21 @@ import torch
 
 from dllm.errors import CheckpointError, ConfigError
 from dllm.models import packing
-from dllm.models.adapters import adapt
+from dllm.models.adapters import attach_adapter
 from dllm.models.autoregressive import AutoregressiveModel
-from dllm.models.checkpoint import Checkpoint, read
+from dllm.models.checkpoint import CheckpointFiles, read_checkpoint
 from dllm.models.compiled import CompiledModel
 from dllm.models.encoder import EncoderModel
 from dllm.models.families import FAMILIES
-from dllm.models.families.ids import Source, demand_mask, special
-from dllm.models.outside import blame, quiet
-from dllm.models.parallel import distributed
-from dllm.models.placing import usable_device, usable_dtype
-from dllm.models.quantizing import quantization
-from dllm.models.splitting import check_splits, reader
+from dllm.models.families.special_ids import IdSource, require_mask_id, resolve_special_ids
+from dllm.models.fused_layers import check_splits, loading_class
+from dllm.models.parallel import make_distributed_config
+from dllm.models.placement import resolve_device, resolve_dtype
+from dllm.models.quantizing import make_quantization_config
+from dllm.models.third_party import as_checkpoint_error, silence_transformers
 from dllm.models.tokenizers import read_tokenizer
 from dllm.models.transformer import TransformerModel
-from dllm.models.weights import check_experts, fetch, headers, shards, verify
+from dllm.models.weights import check_experts, fetch_weights, list_shards, read_headers, verify_weights
 from dllm.types import BlockCausal
 
 MASKED_ATTENTION = ("sdpa", "eager")
@@ -82,14 +82,14 @@ def load(
         raise ConfigError(
             "load(tensor_parallel=True): every process takes its own device; leave device, device_map out"
         )
-    place = usable_device(device, device_map)
-    precision = usable_dtype(dtype, place)
-    found = read(name, revision, family)
+    place = resolve_device(device, device_map)
+    precision = resolve_dtype(dtype, place)
+    found = read_checkpoint(name, revision, family)
     kind = found.family
     if quantize is not None:
         if quantization_config is not None:
             raise ConfigError(f"load(quantize={quantize!r}, quantization_config=…): give one of the two")
-        quantization_config = quantization(quantize, place)
+        quantization_config = make_quantization_config(quantize, place)
     quantised = quantization_config is not None or "quantization_config" in found.config
     spread = device_map is not None or tensor_parallel
     able = not spread and not kind.head and not (quantised and adapter is not None)
@@ -99,32 +99,32 @@ def load(
     if compile and (found.plain or kind.head):
         raise ConfigError(f"compile: {found.name} is no diffusion decoder, and only these are compiled; leave it out")
 
-    with quiet():
+    with silence_transformers():
         config = found.stock_config()
         words = read_tokenizer(found.folder, kind) if tokenizer else None
-        source = Source(found.config, found.generation, words, config.vocab_size, found.added)
-        ids = special(kind, source, mask_id, stop_ids)
-        mask = None if found.plain else demand_mask(kind, found.name, ids)
-        fetch(name, found.folder, revision)
-        stored = headers(shards(found.folder))
+        source = IdSource(found.config, found.generation, words, config.vocab_size, found.added)
+        ids = resolve_special_ids(kind, source, mask_id, stop_ids)
+        mask = None if found.plain else require_mask_id(kind, found.name, ids)
+        fetch_weights(name, found.folder, revision)
+        stored = read_headers(list_shards(found.folder))
         check_experts(stored, found.folder)
         check_splits(kind, config, stored, found.folder)
         options: dict[str, Any] = {"dtype": precision}
         if tensor_parallel:
-            options["distributed_config"] = distributed(found.name)
+            options["distributed_config"] = make_distributed_config(found.name)
         elif device_map is not None or place.type != "cpu":
             options["device_map"] = device_map if device_map is not None else {"": place}
         if quantization_config is not None:
             options["quantization_config"] = quantization_config
         if attention is not None:
             options["attn_implementation"] = attention
-        network = _network(found, config, options)
+        network = _load_network(found, config, options)
         if pack is None:
-            pack = able and _packs_unasked(found, place, network, adapter)
+            pack = able and _packs_by_default(found, place, network, adapter)
         if adapter is not None:
-            network = adapt(network, adapter, kind, merge=pack)
+            network = attach_adapter(network, adapter, kind, merge=pack)
         if pack:
-            packing.pack(network)
+            packing.pack_linear_layers(network)
     if found.plain:
         return AutoregressiveModel(network, words, ids.stop_ids, ids.pad_id, found.name)
     facts: dict[str, Any] = {
@@ -152,10 +152,10 @@ def _check_packing(place: torch.device, precision: Any, able: bool) -> None:
         raise ConfigError(
             "pack: not for encoders, on several devices, or with an adapter on quantised weights; leave it out"
         )
-    packing.check(place, torch.float32 if precision == "auto" else precision)
+    packing.check_packing_supported(place, torch.float32 if precision == "auto" else precision)
 
 
-def _packs_unasked(found: Checkpoint, place: torch.device, network: Any, adapter: str | Path | None) -> bool:
+def _packs_by_default(found: CheckpointFiles, place: torch.device, network: Any, adapter: str | Path | None) -> bool:
     """Whether packing saves time and is known to be harmless.
 
     Of the plain causal models those are packed whose class runs a diffusion family too, so that what is compared is
@@ -164,10 +164,10 @@ def _packs_unasked(found: Checkpoint, place: torch.device, network: Any, adapter
     precision = network.get_input_embeddings().weight.dtype
     if found.plain and found.family.stock not in {family.stock for family in FAMILIES}:
         return False
-    return packing.helps(place, precision) and (adapter is None or precision == torch.float32)
+    return packing.is_packing_supported(place, precision) and (adapter is None or precision == torch.float32)
 
 
-def _network(found: Checkpoint, config: Any, options: Mapping[str, Any]) -> Any:
+def _load_network(found: CheckpointFiles, config: Any, options: Mapping[str, Any]) -> Any:
     """The stock class with the checkpoint's weights, each of them checked."""
     import transformers
 
@@ -177,8 +177,8 @@ def _network(found: Checkpoint, config: Any, options: Mapping[str, Any]) -> Any:
             "and pass that as adapter"
         )
     renames = found.family.key_mapping()
-    with blame(f"{found.folder}: {found.family.stock} cannot load it"):
-        network, report = reader(found.family).from_pretrained(
+    with as_checkpoint_error(f"{found.folder}: {found.family.stock} cannot load it"):
+        network, report = loading_class(found.family).from_pretrained(
             str(found.folder),
             config=config,
             key_mapping=renames or None,
@@ -191,13 +191,13 @@ def _network(found: Checkpoint, config: Any, options: Mapping[str, Any]) -> Any:
         )
     if found.family.splits:
         network.__class__ = getattr(transformers, found.family.stock)
-    verify(found, network, report)
+    verify_weights(found, network, report)
     if renames or found.family.splits:
         network._weight_conversions = None  # else save_pretrained would write the original names under a stock config
     return network
 
 
-def _check_options(found: Checkpoint, mask_id: int | None, block_size: int | None, attention: str | None) -> None:
+def _check_options(found: CheckpointFiles, mask_id: int | None, block_size: int | None, attention: str | None) -> None:
     """Options that cannot work with this family; before anything large is read."""
     if found.plain and mask_id is not None:
         raise ConfigError(

@@ -26,7 +26,7 @@ _layers: WeakValueDictionary[int, Packed] = WeakValueDictionary()
 _numbers = itertools.count()
 
 
-class Packed(nn.Linear):
+class PackedLinear(nn.Linear):
     """A linear layer whose weight lies as oneDNN likes it. It cannot be trained, moved, copied or saved.
 
     Compilers do not know such a weight, so its product is an operation of its own, which finds the layer by number.
@@ -47,10 +47,10 @@ class Packed(nn.Linear):
         if torch.compiler.is_compiling():
             out: Tensor = torch.ops.dllm.packed_linear(x, self.number, self.out_features)
             return out
-        return product(self, x)
+        return _multiply_packed(self, x)
 
 
-def product(layer: Packed, x: Tensor) -> Tensor:
+def _multiply_packed(layer: PackedLinear, x: Tensor) -> Tensor:
     """What a packed layer makes of x (…, in)."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
     return out
@@ -61,7 +61,7 @@ torch.library.define("dllm::packed_linear", "(Tensor x, int number, int outputs)
 
 @torch.library.impl("dllm::packed_linear", "CPU")
 def _packed_linear(x: Tensor, number: int, outputs: int) -> Tensor:
-    return product(_layers[number], x)
+    return _multiply_packed(_layers[number], x)
 
 
 @torch.library.register_fake("dllm::packed_linear")
@@ -74,23 +74,23 @@ def multiplies_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def helps(device: torch.device, dtype: torch.dtype) -> bool:
+def is_packing_supported(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether weights of such a kind can be packed here, and are the faster for it."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and multiplies_bfloat16())
 
 
-def check(device: torch.device, dtype: torch.dtype) -> None:
+def check_packing_supported(device: torch.device, dtype: torch.dtype) -> None:
     """Raises ConfigError where weights of such a kind cannot be packed."""
-    if not helps(device, dtype):
+    if not is_packing_supported(device, dtype):
         raise ConfigError(
             "pack: only weights in float32, or in bfloat16 where the CPU multiplies it (avx512_bf16, amx), on a CPU "
             f"with oneDNN, not {dtype} on {device}; leave it out"
         )
 
 
-def pack(network: Any, least: int = LEAST) -> Any:
+def pack_linear_layers(network: Any, least: int = LEAST) -> Any:
     """Lay out a network's large linear layers in place; a tied head gets a weight of its own. Returns the network.
 
     least  entries of the smallest weight that is laid out
@@ -98,26 +98,26 @@ def pack(network: Any, least: int = LEAST) -> Any:
     Raises ConfigError where that cannot be done.
     """
     place = network.get_input_embeddings().weight
-    check(place.device, place.dtype)
+    check_packing_supported(place.device, place.dtype)
     head = network.get_output_embeddings()
-    _pack_below(network, head, least)
-    if suits(head, least):
-        network.set_output_embeddings(Packed(head))
+    _pack_children(network, head, least)
+    if is_packable_layer(head, least):
+        network.set_output_embeddings(PackedLinear(head))
     return network
 
 
-def _pack_below(parent: Any, head: Any, least: int) -> None:
+def _pack_children(parent: Any, head: Any, least: int) -> None:
     """Holds on to no layer that it has replaced: only one weight at a time is there twice."""
     for name in [name for name, _ in parent.named_children()]:
         if (layer := getattr(parent, name)) is not head:
-            if suits(layer, least):
-                setattr(parent, name, Packed(layer))
+            if is_packable_layer(layer, least):
+                setattr(parent, name, PackedLinear(layer))
             else:
-                _pack_below(layer, head, least)
+                _pack_children(layer, head, least)
 
 
-def suits(layer: Any, least: int) -> bool:
+def is_packable_layer(layer: Any, least: int) -> bool:
     """Whether a layer can be laid out (a quantised one cannot), and is large enough."""
     if type(layer) is not nn.Linear or hasattr(layer.weight, "__tensor_flatten__"):
         return False
-    return helps(layer.weight.device, layer.weight.dtype) and layer.weight.numel() >= least
+    return is_packing_supported(layer.weight.device, layer.weight.dtype) and layer.weight.numel() >= least

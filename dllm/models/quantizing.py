@@ -15,17 +15,17 @@ int4          weights in int4, groups of 128; CUDA and bfloat16 only
 """
 
 
-def quantization(way: str, device: torch.device) -> Any:
+def make_quantization_config(way: str, device: torch.device) -> Any:
     """The `quantization_config` of a way to quantise, as `from_pretrained` takes it; see `recipe`."""
-    made = recipe(way, device)
+    made = make_torchao_config(way, device)
     from transformers import TorchAoConfig
 
     return TorchAoConfig(made)
 
 
-def quantize(network: Any, way: str) -> None:
+def quantize_network(network: Any, way: str) -> None:
     """Quantise a network's linear layers in place, but for its head, as loading a checkpoint does; see `recipe`."""
-    made = recipe(way, next(network.parameters()).device)
+    made = make_torchao_config(way, next(network.parameters()).device)
     from torchao.quantization import quantize_
 
     head = network.get_output_embeddings()
@@ -40,7 +40,7 @@ def stored_bytes(parameter: torch.Tensor) -> int:
     return sum(stored_bytes(getattr(parameter, name)) for name in names)
 
 
-def recipe(way: str, device: torch.device) -> Any:
+def make_torchao_config(way: str, device: torch.device) -> Any:
     """torchao's configuration of a way to quantise. Raises ConfigError where it is unknown or cannot work here."""
     if way not in WAYS:
         raise ConfigError(f"quantize={way!r}: choose from {', '.join(WAYS)}")

@@ -92,7 +92,7 @@ class TabularModel:
         itself = place == rearrange(query.columns, "r q -> r q 1")
         known = rearrange(tokens < v, "r n -> r 1 n") & (seen | itself) & ~own
         tokens = rearrange(tokens, "r n -> r 1 n").expand_as(known)
-        chances = theory.marginals(theory.condition(self.joint, tokens, known), n)
+        chances = theory.marginals(theory.condition_joint(self.joint, tokens, known), n)
         chances = (chances * rearrange(own, "r q n -> r q n 1")).sum(2)
         chances = torch.where(own.any(-1, keepdim=True), chances, 1 / v)
         return torch.nn.functional.pad(chances.log(), (0, 1), value=-torch.inf)

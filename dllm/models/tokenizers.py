@@ -8,7 +8,7 @@ from typing import Any
 from dllm.errors import CheckpointError
 from dllm.models.checkpoint import read_json
 from dllm.models.families import Family
-from dllm.models.outside import blame
+from dllm.models.third_party import as_checkpoint_error
 
 FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -27,12 +27,12 @@ def read_tokenizer(folder: Path, family: Family) -> Any:
         return None
     import transformers
 
-    config = _config(folder)
+    config = _read_tokenizer_config(folder)
     tokenizer = None
     plain = (folder / FILES[0]).is_file() and config.get("tokenizer_class") in PLAIN
     for stock in filter(None, ("PreTrainedTokenizerFast" if plain else None, "AutoTokenizer", family.tokenizer)):
         try:
-            with blame(
+            with as_checkpoint_error(
                 f"{folder}: its tokenizer cannot be read", "; repair it, or pass tokenizer=False to work with ids"
             ):
                 tokenizer = getattr(transformers, stock).from_pretrained(str(folder), trust_remote_code=False)
@@ -48,6 +48,6 @@ def read_tokenizer(folder: Path, family: Family) -> Any:
     return tokenizer
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _read_tokenizer_config(folder: Path) -> dict[str, Any]:
     file = folder / "tokenizer_config.json"
     return read_json(file) if file.is_file() else {}

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.models.store import KeyValueStore
+from dllm.models.kv_store import KeyValueStore
 from dllm.types import BlockCausal, Geometry, Query
 
 APART = {"cpu": 64, "cuda": 512}
 """Columns that cost about as much as reading the weights once more."""
 
 
-def suits(device: torch.device) -> int:
+def default_forward_overhead(device: torch.device) -> int:
     """What `TransformerModel.apart` is unless it is given."""
     return APART["cuda" if device.type == "cuda" else "cpu"]
 
@@ -57,7 +57,7 @@ class TransformerModel:
         config = self.network.config
         config.is_causal = False
         self.network.eval()
-        self.apart = suits(self.device) if self.apart is None else self.apart
+        self.apart = default_forward_overhead(self.device) if self.apart is None else self.apart
         self.max_columns = int(getattr(config, "max_position_embeddings", 0) or 2**31)
         self.vocabulary = int(config.vocab_size)
         self._decoder = self.network.get_decoder()

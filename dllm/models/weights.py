@@ -10,39 +10,39 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from dllm.errors import CheckpointError
-from dllm.models.checkpoint import Checkpoint, is_local, read_json, snapshot
-from dllm.models.outside import blame
+from dllm.models.checkpoint import CheckpointFiles, download_snapshot, is_local, read_json
+from dllm.models.third_party import as_checkpoint_error
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-class Header(NamedTuple):
+class TensorHeader(NamedTuple):
     """A tensor as its file declares it; `dtype` in the words of safetensors (F32, BF16, …)."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
-def fetch(name: str | Path, folder: Path, revision: str | None) -> None:
+def fetch_weights(name: str | Path, folder: Path, revision: str | None) -> None:
     """Make sure that the weights are in the folder: download them where the checkpoint is on the Hub."""
     if is_local(name):
         return
-    wanted = sorted(_index(folder)) if (folder / INDEX).is_file() else [SINGLE]
-    snapshot(str(name), revision, wanted)
+    wanted = sorted(_list_indexed_shards(folder)) if (folder / INDEX).is_file() else [SINGLE]
+    download_snapshot(str(name), revision, wanted)
     if not (folder / wanted[0]).is_file():
         from huggingface_hub import list_repo_files
 
-        with blame(f"{name}: the Hub has no {wanted[0]} for it"):
+        with as_checkpoint_error(f"{name}: the Hub has no {wanted[0]} for it"):
             _refuse_pickles(list_repo_files(str(name), revision=revision), f"{name}/")
 
 
-def shards(folder: Path) -> list[Path]:
+def list_shards(folder: Path) -> list[Path]:
     """The safetensors files of a folder. Raises CheckpointError where there are none, or where one is missing."""
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        files = [folder / file for file in sorted(_index(folder))]
+        files = [folder / file for file in sorted(_list_indexed_shards(folder))]
         for file in files:
             if not file.is_file():
                 raise CheckpointError(f"{file}: missing, though {INDEX} lists it; download the checkpoint again")
@@ -51,30 +51,32 @@ def shards(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder}: no weights ({SINGLE}, or {INDEX} with its shards); download the checkpoint again")
 
 
-def headers(files: Iterable[Path]) -> dict[str, Header]:
+def read_headers(files: Iterable[Path]) -> dict[str, TensorHeader]:
     """Name, dtype and shape of every tensor, without reading the weights; checks each file's header and length."""
     from safetensors import safe_open
 
-    found: dict[str, Header] = {}
+    found: dict[str, TensorHeader] = {}
     for file in files:
         with (
-            blame(f"{file}: not a readable safetensors file", "; it is corrupt or cut short: download it again"),
+            as_checkpoint_error(
+                f"{file}: not a readable safetensors file", "; it is corrupt or cut short: download it again"
+            ),
             safe_open(file, framework="pt") as content,
         ):
             for key in sorted(content.keys()):
                 part = content.get_slice(key)
-                found[key] = Header(part.get_dtype(), tuple(part.get_shape()))
+                found[key] = TensorHeader(part.get_dtype(), tuple(part.get_shape()))
     return found
 
 
-def check_experts(found: Mapping[str, Header], place: Path) -> None:
+def check_experts(found: Mapping[str, TensorHeader], place: Path) -> None:
     """Raises CheckpointError where an expert lacks a tensor that its like in another layer has, or its shape.
 
     `transformers` merges a layer's experts into one tensor, and does not say which of them does not fit.
     """
     usual: dict[tuple[str, ...], tuple[int, ...]] = {}
     there: dict[tuple[str, str, str], set[str]] = {}
-    for name in sorted(found, key=_natural):
+    for name in sorted(found, key=_natural_sort_key):
         if not (match := re.fullmatch(r"(.*?\.)(\d+)(\..*experts\.)(\d+)(\..*)", name)):
             continue
         start, layer, middle, number, end = match.groups()
@@ -86,32 +88,32 @@ def check_experts(found: Mapping[str, Header], place: Path) -> None:
         there.setdefault((start, middle, layer), set()).add(number + end)
     for (start, middle, layer), own in there.items():
         alike = set().union(*(parts for key, parts in there.items() if key[:2] == (start, middle)))
-        if missing := sorted(alike - own, key=_natural):
+        if missing := sorted(alike - own, key=_natural_sort_key):
             more = f" (and {len(missing) - 1} more such)" if len(missing) > 1 else ""
             raise CheckpointError(
                 f"{place}: tensor {start}{layer}{middle}{missing[0]} is missing{more}; download the checkpoint again"
             )
 
 
-def verify(found: Checkpoint, network: Any, report: Mapping[str, Any]) -> None:
+def verify_weights(found: CheckpointFiles, network: Any, report: Mapping[str, Any]) -> None:
     """Raises CheckpointError where the loading report knows of a missing, unexpected or wrongly shaped tensor."""
     disk, problems = found.family.disk_name, []
-    for key, got, expected in sorted(report["mismatched_keys"], key=lambda entry: _natural(entry[0])):
+    for key, got, expected in sorted(report["mismatched_keys"], key=lambda entry: _natural_sort_key(entry[0])):
         problems.append(f"tensor {disk(key)} has shape {tuple(got)}, but config.json asks for {tuple(expected)}")
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items() if isinstance(value, Tensor)}
-    for key in sorted(report["missing_keys"], key=_natural):
+    for key in sorted(report["missing_keys"], key=_natural_sort_key):
         problems.append(f"tensor {disk(key)} of shape {shapes.get(key, '?')} is missing")
-    for key in sorted(filter(found.family.needs, report["unexpected_keys"]), key=_natural):
+    for key in sorted(filter(found.family.needs, report["unexpected_keys"]), key=_natural_sort_key):
         problems.append(f"tensor {disk(key)} is unexpected: config.json has no place for it")
     problems += [str(message) for message in report.get("error_msgs", ())]
-    if not problems and _untied(network):
+    if not problems and _has_untied_head(network):
         problems.append("config.json ties the head to the embedding, but the weights hold two that differ")
     if problems:
         more = f" (and {len(problems) - 1} more such)" if len(problems) > 1 else ""
         raise CheckpointError(f"{found.folder}: {problems[0]}{more}; config.json and weights do not belong together")
 
 
-def _untied(network: Any) -> bool:
+def _has_untied_head(network: Any) -> bool:
     """Whether the config ties head and embedding but `transformers` found two different ones."""
     head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
     if not getattr(network.config, "tie_word_embeddings", False) or head is None or head.weight.is_meta:
@@ -119,7 +121,7 @@ def _untied(network: Any) -> bool:
     return head.weight.device == embedding.weight.device and head.weight.data_ptr() != embedding.weight.data_ptr()
 
 
-def _index(folder: Path) -> set[str]:
+def _list_indexed_shards(folder: Path) -> set[str]:
     """Names of the shards in an index. Raises CheckpointError unless each is a safetensors file of this folder."""
     listed = read_json(folder / INDEX).get("weight_map")
     if not isinstance(listed, dict) or not listed:
@@ -139,6 +141,6 @@ def _refuse_pickles(files: Iterable[str], place: str) -> None:
         )
 
 
-def _natural(key: str) -> list[Any]:
+def _natural_sort_key(key: str) -> list[Any]:
     """Sort key by which layer 10 comes after layer 9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]

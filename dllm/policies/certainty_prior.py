@@ -12,11 +12,11 @@ from torch import Tensor
 
 from dllm.errors import ConfigError
 from dllm.policies.top_k import TopK
-from dllm.policies.wrapper import Wrapper
+from dllm.policies.wrapper import PolicyWrapper
 from dllm.types import Canvas, Guess, Policy, State, Verdict, Window
 
 
-class Around(NamedTuple):
+class CertaintyPriorState(NamedTuple):
     """What is known of the canvas.
 
     pending  (b, t) bool   as far as the windows showed
@@ -30,7 +30,7 @@ class Around(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CertaintyPrior(Wrapper):
+class CertaintyPrior(PolicyWrapper):
     """Judge as `policy` does, with every confidence multiplied by the density of decided columns around it.
 
     The density is a Gaussian average of 1 where a column is decided and 0 where it is pending. What lies left of the
@@ -54,18 +54,18 @@ class CertaintyPrior(Wrapper):
         if not 0 < self.sigma < math.inf:
             raise ConfigError(f"CertaintyPrior(sigma={self.sigma}): sigma must be a positive number of columns")
 
-    def init(self, canvas: Canvas, /) -> Around:
+    def init(self, canvas: Canvas, /) -> CertaintyPriorState:
         length = rearrange(canvas.rows.length.to(canvas.tokens.device), "b -> b 1")
-        return Around(canvas.pending, length, self.policy.init(canvas))
+        return CertaintyPriorState(canvas.pending, length, self.policy.init(canvas))
 
-    def step(self, guess: Guess, window: Window, state: Around, /) -> tuple[Verdict, Around]:
+    def step(self, guess: Guess, window: Window, state: CertaintyPriorState, /) -> tuple[Verdict, CertaintyPriorState]:
         pending = window.put(state.pending, window.pending, window.valid)
         left = torch.arange(pending.shape[1], device=pending.device) < window.columns[:, :1]
         pending = pending & ~(left & window.valid[:, :1])
         density = window.take(self.density(pending, state.length))
         guess = guess._replace(confidence=guess.confidence * density)
         verdict, inner = self.policy.step(guess, window, state.inner)
-        return verdict, Around(pending, state.length, inner)
+        return verdict, CertaintyPriorState(pending, state.length, inner)
 
     def density(self, pending: Tensor, length: Tensor) -> Tensor:
         """Share (b, t) of decided columns around each column, nearer ones counting more."""

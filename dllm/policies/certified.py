@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dllm import theory
-from dllm.policies.prefix_rule import PrefixRule, Ranked
+from dllm.policies.prefix_rule import PrefixRule, Ranking
 from dllm.policies.scores import Peak, Score
 from dllm.types import Guess
 
@@ -35,6 +35,6 @@ class Certified(PrefixRule):
 
     score: Score = Peak()
 
-    def holds(self, ranked: Ranked, score: Tensor, guess: Guess, /) -> Tensor:
+    def holds(self, ranked: Ranking, score: Tensor, guess: Guess, /) -> Tensor:
         chosen = torch.where(guess.tokens == guess.mode, guess.p1, 0)
         return theory.certified_prefix(ranked.sort(chosen), ranked.sort(guess.p2))

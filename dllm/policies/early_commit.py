@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dllm.errors import ConfigError
 from dllm.policies.top_k import TopK
-from dllm.policies.wrapper import Wrapper
+from dllm.policies.wrapper import PolicyWrapper
 from dllm.types import Canvas, Guess, Policy, State, Verdict, Window
 
 
@@ -68,7 +68,7 @@ class Exponential:
         return self.low + (self.high - self.low) * torch.exp(-self.rate * share)
 
 
-class Opened(NamedTuple):
+class EarlyCommitState(NamedTuple):
     """opened (b,) int64 slots pending when the range was opened · inner the wrapped policy's own state."""
 
     opened: Tensor
@@ -76,7 +76,7 @@ class Opened(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EarlyCommit(Wrapper):
+class EarlyCommit(PolicyWrapper):
     """Judge as `policy` does, until the mean logit gap of the pending slots reaches the curve; then commit them all.
 
     The gap is log p1 - log p2. With `Whole()` this ends the row, as published; with blocks it ends the window, and the
@@ -99,11 +99,11 @@ class EarlyCommit(Wrapper):
         if not callable(self.curve) or isinstance(self.curve, type):
             raise ConfigError(f"{self}: curve must be Stairs(), Linear(), Cosine() or Exponential()")
 
-    def init(self, canvas: Canvas, /) -> Opened:
+    def init(self, canvas: Canvas, /) -> EarlyCommitState:
         none = torch.zeros(len(canvas.tokens), dtype=torch.int64, device=canvas.tokens.device)
-        return Opened(none, self.policy.init(canvas))
+        return EarlyCommitState(none, self.policy.init(canvas))
 
-    def step(self, guess: Guess, window: Window, state: Opened, /) -> tuple[Verdict, Opened]:
+    def step(self, guess: Guess, window: Window, state: EarlyCommitState, /) -> tuple[Verdict, EarlyCommitState]:
         verdict, inner = self.policy.step(guess, window, state.inner)
         left = window.pending.sum(1)
         opened = torch.where(window.step == 0, left, torch.maximum(state.opened, left))
@@ -112,10 +112,10 @@ class EarlyCommit(Wrapper):
         share = 1 - left / opened.clamp(min=1)
         certain = (gaps.sum(1) / left.clamp(min=1) >= self.curve(share)) & (left > 0)
         accept = verdict.accept | (certain.unsqueeze(1) & window.pending)
-        return final(verdict._replace(accept=accept), certain), Opened(opened, inner)
+        return _finish_rows(verdict._replace(accept=accept), certain), EarlyCommitState(opened, inner)
 
 
-def final(verdict: Verdict, rows: Tensor) -> Verdict:
+def _finish_rows(verdict: Verdict, rows: Tensor) -> Verdict:
     """The verdict with nothing taken back and nothing awaited in these rows (b,)."""
     revoke, hold = verdict.revoke, verdict.hold
     return verdict._replace(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.policies.prefix_rule import PrefixRule, Ranked
+from dllm.policies.prefix_rule import PrefixRule, Ranking
 from dllm.policies.scores import NegativeEntropy, Score
 from dllm.types import Guess, Signal
 
@@ -39,7 +39,7 @@ class EntropyBound(PrefixRule):
     def needs(self) -> Signal:
         return self.score.needs | Signal.ENTROPY
 
-    def holds(self, ranked: Ranked, score: Tensor, guess: Guess, /) -> Tensor:
+    def holds(self, ranked: Ranking, score: Tensor, guess: Guess, /) -> Tensor:
         assert guess.entropy is not None
         entropy = ranked.sort(guess.entropy)
         return entropy.cumsum(1) - entropy.cummax(1).values <= self.gamma

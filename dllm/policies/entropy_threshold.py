@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.policies.prefix_rule import PrefixRule, Ranked
+from dllm.policies.prefix_rule import PrefixRule, Ranking
 from dllm.policies.scores import NegativeEntropy, Score
 from dllm.types import Guess
 
@@ -34,5 +34,5 @@ class EntropyThreshold(PrefixRule):
         if not isinstance(self.score, NegativeEntropy):
             raise ConfigError(f"{self}: the threshold is on entropy; for another score use Threshold(tau, score=...)")
 
-    def holds(self, ranked: Ranked, score: Tensor, guess: Guess, /) -> Tensor:
+    def holds(self, ranked: Ranking, score: Tensor, guess: Guess, /) -> Tensor:
         return score >= -self.h

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.policies.prefix_rule import PrefixRule, Ranked, rank
+from dllm.policies.prefix_rule import PrefixRule, Ranking, rank_slots
 from dllm.policies.scores import Peak, Score
 from dllm.types import Canvas, Guess, Verdict, Window
 
@@ -39,7 +39,7 @@ class ErrorBudget(PrefixRule):
         if not 0 <= self.delta < float("inf"):
             raise ConfigError(f"{type(self).__name__}(delta={self.delta}): delta must be 0 or more; 0 is exact")
 
-    def holds(self, ranked: Ranked, score: Tensor, guess: Guess, /) -> Tensor:
+    def holds(self, ranked: Ranking, score: Tensor, guess: Guess, /) -> Tensor:
         return ranked.sort(1 - guess.p1).clamp(min=0).cumsum(1) <= self.delta
 
 
@@ -63,7 +63,7 @@ class SequenceBudget(ErrorBudget):
 
     def step(self, guess: Guess, window: Window, state: Tensor, /) -> tuple[Verdict, Tensor]:
         score = self.score(guess, window)
-        ranked = rank(score, window.pending)
+        ranked = rank_slots(score, window.pending)
         spent = state.unsqueeze(1) + ranked.sort(1 - guess.p1).clamp(min=0).cumsum(1)
         count = ((spent <= self.delta) & ranked.candidate).sum(1)
         last = spent.gather(1, (count - 1).clamp(min=0).unsqueeze(1)).squeeze(1)

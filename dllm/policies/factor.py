@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.policies.prefix_rule import PrefixRule, Ranked
+from dllm.policies.prefix_rule import PrefixRule, Ranking
 from dllm.policies.scores import Confidence, Score
 from dllm.types import Guess
 
@@ -33,7 +33,7 @@ class Factor(PrefixRule):
         if not self.f > 0 or math.isinf(self.f):
             raise ConfigError(f"{type(self).__name__}(f={self.f}): f must be above 0; 1 keeps Theorem 1's guarantee")
 
-    def holds(self, ranked: Ranked, score: Tensor, guess: Guess, /) -> Tensor:
+    def holds(self, ranked: Ranking, score: Tensor, guess: Guess, /) -> Tensor:
         return (ranked.number + 1) * (1 - score) < self.f
 
 
@@ -48,7 +48,7 @@ class FactorAsPublished(Factor):
     Reference: `get_transfer_index_dynamic` in v1/llada/generate.py of the Fast-dLLM repository (November 2025).
     """
 
-    def holds(self, ranked: Ranked, score: Tensor, guess: Guess, /) -> Tensor:
+    def holds(self, ranked: Ranking, score: Tensor, guess: Guess, /) -> Tensor:
         return (score >= 1 - self.f / (ranked.number + 1)) | (ranked.number == 1)
 
     def count(self, count: Tensor, pending: Tensor, /) -> Tensor:

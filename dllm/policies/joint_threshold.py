@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.policies.revising import Revising, decided
+from dllm.policies.revising import RevisingPolicy, decided_slots
 from dllm.policies.scores import Confidence, Score
 from dllm.types import Canvas, Guess, Signal, Verdict, Window
 
 
-class Draft(NamedTuple):
+class JointThresholdState(NamedTuple):
     """tokens (b, t) int64 what the canvas holds where it is decided · post (b,) int64 steps on a full range."""
 
     tokens: Tensor
@@ -22,7 +22,7 @@ class Draft(NamedTuple):
 
 
 @dataclass(frozen=True)
-class JointThreshold(Revising):
+class JointThreshold(RevisingPolicy):
     """Commit every pending slot whose score is above `tau`, and replace every decided one whose candidate is another
     token and has a confidence above `edit`.
 
@@ -60,13 +60,15 @@ class JointThreshold(Revising):
     def bound(self, columns: Tensor, /) -> Tensor:
         return columns + self.post
 
-    def init(self, canvas: Canvas, /) -> Draft:
-        return Draft(canvas.tokens, torch.zeros(len(canvas.tokens), dtype=torch.int64, device=canvas.tokens.device))
+    def init(self, canvas: Canvas, /) -> JointThresholdState:
+        return JointThresholdState(
+            canvas.tokens, torch.zeros(len(canvas.tokens), dtype=torch.int64, device=canvas.tokens.device)
+        )
 
-    def step(self, guess: Guess, window: Window, state: Draft, /) -> tuple[Verdict, Draft]:
+    def step(self, guess: Guess, window: Window, state: JointThresholdState, /) -> tuple[Verdict, JointThresholdState]:
         score = self.score(guess, window)
         other = guess.tokens != window.take(state.tokens)
-        replace = decided(window) & other & (guess.confidence > self.edit)
+        replace = decided_slots(window) & other & (guess.confidence > self.edit)
         accept = (window.pending & (score > self.tau)) | replace
         active, full = window.valid.any(1), ~window.pending.any(1)
         post = torch.where(window.step == 0, 0, state.post) + full
@@ -74,4 +76,4 @@ class JointThreshold(Revising):
         hold = active & ~over if self.edit < 1 else torch.zeros_like(over)
         # a slot that is pending now and decided at the next step was committed with this candidate, whoever said so
         tokens = window.put(state.tokens, guess.tokens, window.pending | replace)
-        return Verdict(accept, score, hold=hold), Draft(tokens, torch.where(active, post, state.post))
+        return Verdict(accept, score, hold=hold), JointThresholdState(tokens, torch.where(active, post, state.post))

@@ -14,7 +14,7 @@ from dllm.policies.scores import Confidence, Score
 from dllm.types import Canvas, Guess, Signal, Verdict, Window
 
 
-class Memory(NamedTuple):
+class KlassState(NamedTuple):
     """What the last step showed.
 
     place  (b, t) int64     slot of the last window at which a column was predicted, -1 where it was not
@@ -64,18 +64,18 @@ class KLASS:
     def needs(self) -> Signal:
         return self.score.needs | Signal.PROBABILITIES
 
-    def init(self, canvas: Canvas, /) -> Memory:
+    def init(self, canvas: Canvas, /) -> KlassState:
         blank = torch.zeros_like(canvas.tokens)
-        return Memory(blank - 1, blank, None)
+        return KlassState(blank - 1, blank, None)
 
-    def step(self, guess: Guess, window: Window, state: Memory, /) -> tuple[Verdict, Memory]:
+    def step(self, guess: Guess, window: Window, state: KlassState, /) -> tuple[Verdict, KlassState]:
         score = self.score(guess, window)
         place = window.take(state.place)
-        small = change(guess.probabilities, state.last, place) < self.kl
+        small = _marginal_change(guess.probabilities, state.last, place) < self.kl
         calm = torch.where(small & (place >= 0) & window.pending, window.take(state.calm) + 1, 0)
         slots = torch.arange(place.shape[1], device=place.device).expand_as(place)
         blank = torch.zeros_like(state.place)
-        state = Memory(
+        state = KlassState(
             place=window.put(blank - 1, slots, window.pending),
             calm=window.put(blank, calm, window.pending),
             last=guess.probabilities,
@@ -83,7 +83,7 @@ class KLASS:
         return Verdict((calm >= self.history) & (score > self.tau) & window.pending, score), state
 
 
-def change(now: Tensor | None, last: Tensor | None, place: Tensor) -> Tensor:
+def _marginal_change(now: Tensor | None, last: Tensor | None, place: Tensor) -> Tensor:
     """KL(now || last) (b, k) in nats, each slot against the slot `place` (b, k) of the last window; infinite if new."""
     if now is None or last is None:
         return torch.full(place.shape, torch.inf, device=place.device)

@@ -43,7 +43,7 @@ class PositionCalibrated:
         if not 0 <= self.decay < math.inf or not 0 < self.clip < math.inf:
             raise ConfigError(f"{self}: decay must be 0 or more and clip above 0")
         if self.frequencies is not None:
-            read(self.frequencies)
+            _read_frequencies(self.frequencies)
 
     def __call__(self, guess: Guess, window: Window, /) -> Tensor:
         place = window.columns - window.columns[:, :1]
@@ -54,19 +54,19 @@ class PositionCalibrated:
         """-log f of tokens (b, k)."""
         if self.frequencies is None:
             return torch.ones(tokens.shape, device=tokens.device)
-        ids, surprises, unseen = table(self.frequencies, tokens.device)
+        ids, surprises, unseen = _load_frequencies(self.frequencies, tokens.device)
         place = torch.searchsorted(ids, tokens).clamp(max=len(ids) - 1)
         return torch.where(ids[place] == tokens, surprises[place], unseen)
 
 
 @functools.cache
-def table(path: str, device: torch.device) -> tuple[Tensor, ...]:
+def _load_frequencies(path: str, device: torch.device) -> tuple[Tensor, ...]:
     """What `read` gives, on a device, where it stays."""
-    return tuple(x.to(device) for x in read(path))
+    return tuple(x.to(device) for x in _read_frequencies(path))
 
 
 @functools.cache
-def read(path: str) -> tuple[Tensor, Tensor, Tensor]:
+def _read_frequencies(path: str) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids in rising order, their -log f, and that of a token not listed."""
     try:
         table = json.loads(Path(path).read_text())

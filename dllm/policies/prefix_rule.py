@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from dllm.policies.scores import Score
-from dllm.types import Canvas, Guess, Signal, State, Verdict, Window, among
+from dllm.types import Canvas, Guess, Signal, State, Verdict, Window, mask_scores
 
 
-class Ranked(NamedTuple):
+class Ranking(NamedTuple):
     """The pending slots of each row, best score first; ties go to the leftmost.
 
     order      (b, k) int64  slot at each rank
@@ -30,12 +30,12 @@ class Ranked(NamedTuple):
         return values.gather(1, self.order)
 
 
-def rank(score: Tensor, pending: Tensor) -> Ranked:
+def rank_slots(score: Tensor, pending: Tensor) -> Ranking:
     """Rank the pending slots (b, k) by descending score (b, k)."""
-    order = among(score, pending).sort(dim=1, descending=True, stable=True).indices
+    order = mask_scores(score, pending).sort(dim=1, descending=True, stable=True).indices
     k = score.shape[1]
     places = torch.arange(k, device=score.device)
-    return Ranked(
+    return Ranking(
         order=order,
         rank=torch.empty_like(order).scatter_(1, order, places.expand_as(order)),
         candidate=places < pending.sum(1, keepdim=True),
@@ -64,12 +64,12 @@ class PrefixRule(ScoreRule):
 
     def step(self, guess: Guess, window: Window, state: State, /) -> tuple[Verdict, State]:
         score = self.score(guess, window)
-        ranked = rank(score, window.pending)
+        ranked = rank_slots(score, window.pending)
         passed = (self.holds(ranked, ranked.sort(score), guess) & ranked.candidate).long().cumprod(1)
         count = self.count(passed.sum(1), window.pending.sum(1))
         return Verdict(ranked.rank < count.unsqueeze(1), score), state
 
-    def holds(self, ranked: Ranked, score: Tensor, guess: Guess, /) -> Tensor:
+    def holds(self, ranked: Ranking, score: Tensor, guess: Guess, /) -> Tensor:
         """Whether the prefix that ends at each rank (b, k) may be committed; `score` is sorted by rank."""
         raise NotImplementedError
 

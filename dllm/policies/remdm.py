@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.policies.revising import Revising, decided
+from dllm.policies.revising import RevisingPolicy, decided_slots
 from dllm.types import Canvas, Guess, Signal, Verdict, Window
 
 
-def check_share(eta: float, remask: object) -> None:
+def _check_eta(eta: float, remask: object) -> None:
     if not 0 <= eta <= 1:
         raise ConfigError(f"{remask}: eta must lie in 0..1; 0 takes nothing back")
 
@@ -25,7 +25,7 @@ class Capped:
     eta: float = 0.008
 
     def __post_init__(self) -> None:
-        check_share(self.eta, self)
+        _check_eta(self.eta, self)
 
     def sigma(self, most: Tensor, window: Window, psi: Tensor) -> Tensor:
         """Probability (b, k), given the largest that is allowed (b, 1)."""
@@ -39,7 +39,7 @@ class Rescaled:
     eta: float = 0.015
 
     def __post_init__(self) -> None:
-        check_share(self.eta, self)
+        _check_eta(self.eta, self)
 
     def sigma(self, most: Tensor, window: Window, psi: Tensor) -> Tensor:
         return (self.eta * most).expand(psi.shape)
@@ -55,7 +55,7 @@ class ByConfidence:
     """
 
     def sigma(self, most: Tensor, window: Window, psi: Tensor) -> Tensor:
-        here = decided(window)
+        here = decided_slots(window)
         weight = torch.where(here, (-psi.double()).exp(), 0)
         return (most * weight / weight.sum(1, keepdim=True).clamp(min=1e-300)).to(psi.dtype)
 
@@ -89,7 +89,7 @@ class RemaskLoop:
 
 
 @dataclass(frozen=True)
-class ReMDM(Revising):
+class ReMDM(RevisingPolicy):
     """In every step commit each pending slot with one probability and revoke each decided one with another, such that a
     share alpha(t) is decided at time t, however much is revoked.
 
@@ -142,7 +142,7 @@ class ReMDM(Revising):
         commit = (then - (1 - sigma) * now) / (1 - now)
         last = (window.step >= self.steps - 1).unsqueeze(1)
         accept = window.pending & ((guess.noise < commit) | last)
-        revoke = decided(window) & (guess.noise < sigma) & ~last
+        revoke = decided_slots(window) & (guess.noise < sigma) & ~last
         state = window.put(state, guess.confidence, window.pending)
         rest = ~last.squeeze(1)
         hold = rest & window.valid.any(1) & (getattr(self.remask, "eta", 1) > 0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.policies.prefix_rule import ScoreRule, rank
+from dllm.policies.prefix_rule import ScoreRule, rank_slots
 from dllm.policies.scores import Confidence, Score
 from dllm.types import Guess, State, Verdict, Window
 
@@ -38,15 +38,15 @@ class RunHierarchy(ScoreRule):
 
     def step(self, guess: Guess, window: Window, state: State, /) -> tuple[Verdict, State]:
         score = self.score(guess, window)
-        place = rank(score, window.pending).rank
-        run = runs(window)
+        place = rank_slots(score, window.pending).rank
+        run = _pending_runs(window)
         none = torch.full((len(place), place.shape[1] + 1), place.shape[1], device=place.device)
         first = none.scatter_reduce(1, run, place, "amin").gather(1, run)
         best = (place == first) & (score > self.low)
         return Verdict(((score > self.tau) | best) & window.pending, score), state
 
 
-def runs(window: Window) -> Tensor:
+def _pending_runs(window: Window) -> Tensor:
     """Which run of adjacent pending columns, counted from 1, a slot (b, k) is in; 0 where it is not pending."""
     pending, columns = window.pending, window.columns
     joined = pending[:, 1:] & pending[:, :-1] & (columns[:, 1:] == columns[:, :-1] + 1)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.policies.prefix_rule import rank
-from dllm.policies.revising import Revising, decided, lowest, unfinished
+from dllm.policies.prefix_rule import rank_slots
+from dllm.policies.revising import RevisingPolicy, decided_slots, lowest_slots, rows_still_pending
 from dllm.types import Canvas, Guess, Signal, Verdict, Window
 
 
-class Trail(NamedTuple):
+class SaberState(NamedTuple):
     """What each column showed.
 
     last     (b, t) float32  its candidate's confidence in the last step that looked at it, decided or not; 0 before
@@ -26,7 +26,7 @@ class Trail(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Saber(Revising):
+class Saber(RevisingPolicy):
     """Commit every pending slot surer than the row's commits so far were on average, at least the best `n`; then revoke
     those decided slots whose candidate lost most confidence since the step before.
 
@@ -52,19 +52,19 @@ class Saber(Revising):
     def needs(self) -> Signal:
         return Signal.CURRENT
 
-    def init(self, canvas: Canvas, /) -> Trail:
+    def init(self, canvas: Canvas, /) -> SaberState:
         zeros = torch.zeros(canvas.tokens.shape, device=canvas.tokens.device)
-        return Trail(zeros, zeros - 1)
+        return SaberState(zeros, zeros - 1)
 
-    def step(self, guess: Guess, window: Window, state: Trail, /) -> tuple[Verdict, Trail]:
+    def step(self, guess: Guess, window: Window, state: SaberState, /) -> tuple[Verdict, SaberState]:
         sure, pending = guess.confidence, window.pending
-        above = pending & (sure > usual(state.written).unsqueeze(1))
-        best = pending & (rank(sure, pending).rank < self.n)
+        above = pending & (sure > _mean_commit_confidence(state.written).unsqueeze(1))
+        best = pending & (rank_slots(sure, pending).rank < self.n)
         accept = torch.where((above.sum(1) >= self.n).unsqueeze(1), above, best)
-        answer = decided(window) | pending
-        revoke = lowest(sure - window.take(state.last), answer & (accept | ~pending), self.back(accept, pending))
-        state = Trail(window.put(state.last, sure, answer), window.put(state.written, sure, accept))
-        return Verdict(accept, sure, revoke=revoke, hold=unfinished(window, accept, revoke)), state
+        answer = decided_slots(window) | pending
+        revoke = lowest_slots(sure - window.take(state.last), answer & (accept | ~pending), self.back(accept, pending))
+        state = SaberState(window.put(state.last, sure, answer), window.put(state.written, sure, accept))
+        return Verdict(accept, sure, revoke=revoke, hold=rows_still_pending(window, accept, revoke)), state
 
     def back(self, accept: Tensor, pending: Tensor) -> Tensor:
         """How many (b,) to revoke of what is decided after a step."""
@@ -73,7 +73,7 @@ class Saber(Revising):
         return torch.where((pending & ~accept).any(1), count, 0)
 
 
-def usual(written: Tensor) -> Tensor:
+def _mean_commit_confidence(written: Tensor) -> Tensor:
     """Mean (b,) of the confidences with which columns were committed; 1 where none was. In double precision, in which
     sums of so few numbers are exact, so that the order in which they are added up, and with it a row's neighbours,
     cannot matter."""

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from dllm.errors import ConfigError
 from dllm.policies.pace import Pace
-from dllm.policies.prefix_rule import rank
+from dllm.policies.prefix_rule import rank_slots
 from dllm.policies.scores import Confidence, Score
 from dllm.types import Canvas, Guess, Signal, Verdict, Window
 
 
-class Progress(NamedTuple):
+class TopKState(NamedTuple):
     """opened (b,) int64 slots pending when the range was opened · left (b,) int64 budget not used so far."""
 
     opened: Tensor
@@ -56,18 +56,18 @@ class TopK:
     def paced(self) -> bool:
         return self.pace is not None
 
-    def init(self, canvas: Canvas, /) -> Progress:
-        return start(canvas)
+    def init(self, canvas: Canvas, /) -> TopKState:
+        return _initial_top_k_state(canvas)
 
-    def step(self, guess: Guess, window: Window, state: Progress, /) -> tuple[Verdict, Progress]:
-        state = reopen(state, window)
+    def step(self, guess: Guess, window: Window, state: TopKState, /) -> tuple[Verdict, TopKState]:
+        state = _count_opened_slots(state, window)
         score = self.score(guess, window)
         if self.pace is None:
             quota, rest = torch.full_like(state.opened, self.k or 1), None
         else:
             quota = self.pace.quota(window, state.opened)
             rest = (quota == 0) if self.pace.rests else None
-        accept = (rank(score, window.pending).rank < quota.unsqueeze(1)) & window.pending
+        accept = (rank_slots(score, window.pending).rank < quota.unsqueeze(1)) & window.pending
         if self.tau is not None:
             sure = (guess.confidence > self.tau) & window.pending
             accept = torch.where((sure.sum(1) >= quota.clamp(min=1)).unsqueeze(1), sure, accept)
@@ -98,27 +98,27 @@ class BudgetedThreshold:
     def needs(self) -> Signal:
         return self.score.needs
 
-    def init(self, canvas: Canvas, /) -> Progress:
-        return start(canvas)
+    def init(self, canvas: Canvas, /) -> TopKState:
+        return _initial_top_k_state(canvas)
 
-    def step(self, guess: Guess, window: Window, state: Progress, /) -> tuple[Verdict, Progress]:
-        state = reopen(state, window)
+    def step(self, guess: Guess, window: Window, state: TopKState, /) -> tuple[Verdict, TopKState]:
+        state = _count_opened_slots(state, window)
         assert window.steps is not None
         share = state.opened // window.steps + (window.step < state.opened % window.steps)
         budget = torch.where(window.step < window.steps, share, 0) + state.left
         score = self.score(guess, window)
-        place = rank(score, window.pending).rank
+        place = rank_slots(score, window.pending).rank
         accept = (place < budget.unsqueeze(1)) & window.pending & ((score >= self.tau) | (place == 0))
         used = accept.sum(1)
         return Verdict(accept, score), state._replace(left=(budget - used).clamp(min=0))
 
 
-def start(canvas: Canvas) -> Progress:
+def _initial_top_k_state(canvas: Canvas) -> TopKState:
     zeros = torch.zeros(len(canvas.tokens), dtype=torch.int64, device=canvas.tokens.device)
-    return Progress(zeros, zeros)
+    return TopKState(zeros, zeros)
 
 
-def reopen(state: Progress, window: Window) -> Progress:
+def _count_opened_slots(state: TopKState, window: Window) -> TopKState:
     """Count the pending slots of rows whose range was just opened."""
     opening = window.step == 0
-    return Progress(torch.where(opening, window.pending.sum(1), state.opened), torch.where(opening, 0, state.left))
+    return TopKState(torch.where(opening, window.pending.sum(1), state.opened), torch.where(opening, 0, state.left))

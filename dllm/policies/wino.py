@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.policies.prefix_rule import rank
-from dllm.policies.revising import Revising, decided, lowest, unfinished
+from dllm.policies.prefix_rule import rank_slots
+from dllm.policies.revising import RevisingPolicy, decided_slots, lowest_slots, rows_still_pending
 from dllm.policies.scores import Confidence, Score
 from dllm.types import Canvas, Guess, Signal, Verdict, Window
 
 
 @dataclass(frozen=True)
-class WINO(Revising):
+class WINO(RevisingPolicy):
     """Commit every pending slot whose score is above `tau`, and revoke the decided ones whose token has a probability
     below `verify` when it is predicted without looking at it (`Signal.SHADOW`).
 
@@ -62,10 +62,10 @@ class WINO(Revising):
         score, left = self.score(guess, window), window.pending.sum(1)
         cap = (7 * left // 10).clamp(self.least, self.most)
         draft = window.pending & (score > self.tau)
-        accept = draft & (rank(score, window.pending).rank < cap.unsqueeze(1))
-        weak = decided(window) & (guess.shadow < self.verify)
+        accept = draft & (rank_slots(score, window.pending).rank < cap.unsqueeze(1))
+        weak = decided_slots(window) & (guess.shadow < self.verify)
         count = torch.minimum(weak.sum(1), last - 1)
-        revoke = lowest(guess.shadow, weak, torch.where(accept.sum(1) > 1, count, 0))
-        hold = unfinished(window, accept, revoke) & (self.verify > 0)
+        revoke = lowest_slots(guess.shadow, weak, torch.where(accept.sum(1) > 1, count, 0))
+        hold = rows_still_pending(window, accept, revoke) & (self.verify > 0)
         last = torch.where(left > 0, accept.sum(1).clamp(min=1), last)
         return Verdict(accept, score, revoke=revoke, hold=hold), last

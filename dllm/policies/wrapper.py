@@ -7,7 +7,7 @@ from torch import Tensor
 from dllm.types import Policy, Signal
 
 
-class Wrapper:
+class PolicyWrapper:
     """Base of the policies that wrap one: what the inner policy says of itself is true of the whole.
 
     policy  the rule; it may follow a pace, edit, or be a wrapper itself

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.processors.spelling import spell
+from dllm.processors.spelling import spell_tokens
 
 Array = np.ndarray[Any, Any]
 
@@ -63,13 +63,13 @@ MISSING = 'constraints need the package outlines-core: pip install "dllm[constra
 
 
 @functools.lru_cache(maxsize=16)
-def compiled(pattern: str, tokenizer: Any, vocabulary: int, mask_id: int | None) -> Automaton:
+def compile_automaton(pattern: str, tokenizer: Any, vocabulary: int, mask_id: int | None) -> Automaton:
     """The automaton of a pattern over a tokenizer's tokens, made once."""
-    return over_tokens(*over_bytes(pattern), spell(tokenizer, vocabulary), mask_id)
+    return build_token_automaton(*compile_byte_automaton(pattern), spell_tokens(tokenizer, vocabulary), mask_id)
 
 
 @functools.lru_cache(maxsize=16)
-def over_bytes(pattern: str) -> tuple[Array, int, Array]:
+def compile_byte_automaton(pattern: str) -> tuple[Array, int, Array]:
     """The automaton of a pattern over bytes: where each state (s,) leads by each byte (s + 1, 256), s meaning nowhere;
     the first state; and in which the text may end (s,).
 
@@ -79,8 +79,8 @@ def over_bytes(pattern: str) -> tuple[Array, int, Array]:
     another such state: `(ab)*` then matches nothing but the empty text. So the pattern is compiled with one more
     character behind it, after which nothing comes: U+10FFFF, which is no character and which no text may hold.
     """
-    index_of(pattern)
-    index = index_of(f"(?:{pattern}){LAST}")
+    _build_outlines_index(pattern)
+    index = _build_outlines_index(f"(?:{pattern}){LAST}")
     edges, stops = index.get_transitions(), index.get_final_states()
     states = sorted({index.get_initial_state(), *edges} - stops)
     place = {state: i for i, state in enumerate(states)}
@@ -96,7 +96,7 @@ def over_bytes(pattern: str) -> tuple[Array, int, Array]:
     return table, place[index.get_initial_state()], final
 
 
-def index_of(pattern: str) -> Any:
+def _build_outlines_index(pattern: str) -> Any:
     """The library's index of a pattern over bytes. Raises ConfigError."""
     try:
         from outlines_core import Index, Vocabulary
@@ -113,14 +113,14 @@ def index_of(pattern: str) -> Any:
         raise ConfigError(f"regular expression {pattern!r}: {reason}") from None
 
 
-def over_tokens(
+def build_token_automaton(
     table: Array, begin: int, final: Array, spelled: Sequence[bytes | None], mask_id: int | None
 ) -> Automaton:
     """The automaton over tokens from the one over bytes, with the states that a whole text can pass through."""
     writes = [i for i, word in enumerate(spelled) if word and i != mask_id]
-    leads, which = read(table, [spelled[i] or b"" for i in writes])
+    leads, which = _word_transitions(table, [spelled[i] or b"" for i in writes])
     leads = leads[:, :-1]
-    useful = on_the_way(leads, begin, final)
+    useful = _find_useful_states(leads, begin, final)
     useful[begin] = True
     n = int(useful.sum())
     if n > MOST:
@@ -130,7 +130,7 @@ def over_tokens(
         )
     renamed = np.where(useful, np.cumsum(useful) - 1, n + 1)
     leads = np.concatenate([renamed, [n + 1]])[leads[:, useful]]
-    leads, again = distinct(leads)
+    leads, again = _unique_rows(leads)
 
     kinds = np.full(len(spelled), NOTHING)
     kinds[writes] = again[which] + NOTHING + 1
@@ -154,7 +154,7 @@ def over_tokens(
     )
 
 
-def read(table: Array, words: Sequence[bytes]) -> tuple[Array, Array]:
+def _word_transitions(table: Array, words: Sequence[bytes]) -> tuple[Array, Array]:
     """What each word does to every state, as rows of a table (m, s + 1) and each word's row in it (w,).
 
     All words are read at once, a byte at a time; those that have done the same so far share a row.
@@ -168,13 +168,13 @@ def read(table: Array, words: Sequence[bytes]) -> tuple[Array, Array]:
         pairs, pair = np.unique(which[open_] * 256 + letter, return_inverse=True)
         after = table[maps[pairs // 256], (pairs % 256)[:, None]]
         which[open_] = len(maps) + pair
-        maps, merged = distinct(np.concatenate([maps, after]))
+        maps, merged = _unique_rows(np.concatenate([maps, after]))
         which = merged[which]
     used, which = np.unique(which, return_inverse=True)
     return maps[used], which
 
 
-def distinct(rows: Array) -> tuple[Array, Array]:
+def _unique_rows(rows: Array) -> tuple[Array, Array]:
     """Rows without repetition, and where each row is among them."""
     rows = np.ascontiguousarray(rows)
     if not len(rows):
@@ -184,17 +184,17 @@ def distinct(rows: Array) -> tuple[Array, Array]:
     return rows[first], place
 
 
-def on_the_way(leads: Array, begin: int, final: Array) -> Array:
+def _find_useful_states(leads: Array, begin: int, final: Array) -> Array:
     """States (s,) that lie on a way from the first state to one in which the text may end; `leads` (m, s)."""
     size = len(final)
     state = np.broadcast_to(np.arange(size), leads.shape)
     there = leads < size
     pairs = np.unique(state[there] * size + leads[there])
     source, target = pairs // size, pairs % size
-    return spread_along(source, target, np.arange(size) == begin) & spread_along(target, source, final)
+    return _reachable_states(source, target, np.arange(size) == begin) & _reachable_states(target, source, final)
 
 
-def spread_along(source: Array, target: Array, reached: Array) -> Array:
+def _reachable_states(source: Array, target: Array, reached: Array) -> Array:
     """All that can be reached along edges."""
     while True:
         more = reached.copy()

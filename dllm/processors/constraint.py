@@ -10,12 +10,12 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import ConfigError, RequestError
-from dllm.processors.automaton import END, NOTHING, Automaton, compiled
-from dllm.processors.paths import PENDING, Paths, all_paths, ended, together
+from dllm.processors.automaton import END, NOTHING, Automaton, compile_automaton
+from dllm.processors.paths import PENDING, AutomatonPaths, classify_tokens, compute_paths, select_compatible_slots
 from dllm.types import LEAST, Canvas, Guess, Where, Window
 
 
-class Progress(NamedTuple):
+class ConstraintState(NamedTuple):
     """How far the rows are.
 
     paths      by row (host)
@@ -24,7 +24,7 @@ class Progress(NamedTuple):
     automaton  of all rows
     """
 
-    paths: Paths
+    paths: AutomatonPaths
     stops: Tensor
     kinds: Tensor
     automaton: Automaton
@@ -58,17 +58,17 @@ class Constraint:
         """What the whole text must match."""
         raise NotImplementedError
 
-    def init(self, canvas: Canvas, model: Any, /) -> Progress:
-        automaton = compiled(self.regex, model.tokenizer, model.vocabulary, model.mask_id)
+    def init(self, canvas: Canvas, model: Any, /) -> ConstraintState:
+        automaton = compile_automaton(self.regex, model.tokenizer, model.vocabulary, model.mask_id)
         rows = canvas.rows
-        stops = rows.stops if rows.stops is not None else default_stops(canvas, model)
+        stops = rows.stops if rows.stops is not None else _default_stop_ids(canvas, model)
         self.check_stops(stops, automaton)
         tokens, t = canvas.tokens.cpu(), canvas.tokens.shape[1]
-        kinds = torch.where(canvas.pending.cpu(), PENDING, ended(automaton.kinds, tokens, stops))
+        kinds = torch.where(canvas.pending.cpu(), PENDING, classify_tokens(automaton.kinds, tokens, stops))
         ends = torch.where((stops >= 0).any(1), rows.text + 1, t + 1)
-        paths = all_paths(automaton, kinds, rows.prompt, rows.limit, ends)
+        paths = compute_paths(automaton, kinds, rows.prompt, rows.limit, ends)
         self.check_length(paths, automaton)
-        return Progress(paths, stops, automaton.kinds.to(canvas.tokens.device), automaton)
+        return ConstraintState(paths, stops, automaton.kinds.to(canvas.tokens.device), automaton)
 
     def check_stops(self, stops: Tensor, automaton: Automaton) -> None:
         """Raise ConfigError for an end token that is text, since it would cut what the constraint completes."""
@@ -80,7 +80,7 @@ class Constraint:
                 "give special tokens only as end tokens"
             )
 
-    def check_length(self, paths: Paths, automaton: Automaton) -> None:
+    def check_length(self, paths: AutomatonPaths, automaton: Automaton) -> None:
         """Raise RequestError for a row that no text fits."""
         bad = (~paths.right[torch.arange(len(paths.start)), paths.start, automaton.begin]).nonzero().flatten().tolist()
         if not bad:
@@ -98,9 +98,11 @@ class Constraint:
             why = f"no text that matches has exactly {columns} tokens, and no end token may follow a shorter one"
         raise RequestError(f"{self}: {why}")
 
-    def step(self, logits: Tensor, where: Where, canvas: Canvas, state: Progress, /) -> tuple[Tensor, Progress]:
+    def step(
+        self, logits: Tensor, where: Where, canvas: Canvas, state: ConstraintState, /
+    ) -> tuple[Tensor, ConstraintState]:
         row, column = where.row.cpu(), where.column.cpu()
-        state = follow(state, canvas, row.unique(), int(column.max()))
+        state = _advance_paths(state, canvas, row.unique(), int(column.max()))
         paths = state.paths
         held = where.pending.cpu() & (column >= paths.start[row]) & (column < paths.limit[row])
         slots = held.nonzero().flatten()
@@ -116,7 +118,7 @@ class Constraint:
         return logits.index_copy(0, there, logits[there].clamp(min=LEAST).masked_fill(~ends, -torch.inf)), state
 
     def settle(
-        self, canvas: Canvas, window: Window, guess: Guess, commit: Tensor, score: Tensor, state: Progress, /
+        self, canvas: Canvas, window: Window, guess: Guess, commit: Tensor, score: Tensor, state: ConstraintState, /
     ) -> Tensor:
         """What can stand together of what a policy commits."""
         b, t = canvas.tokens.shape
@@ -124,13 +126,13 @@ class Constraint:
         several = (chosen.sum(1) > 1).nonzero().flatten()
         if not len(several):
             return commit
-        columns, kinds = window.columns.cpu(), ended(state.automaton.kinds, guess.tokens.cpu(), state.stops)
+        columns, kinds = window.columns.cpu(), classify_tokens(state.automaton.kinds, guess.tokens.cpu(), state.stops)
         plane = torch.where(chosen, columns, t)
 
         def spread(values: Tensor) -> Tensor:
             return torch.zeros(b, t + 1, dtype=values.dtype).scatter(1, plane, values)[several, :t]
 
-        kept = together(
+        kept = select_compatible_slots(
             state.automaton, state.paths.pick(several), spread(chosen), spread(kinds), spread(score.cpu().float())
         )
         full = torch.zeros(b, t + 1, dtype=torch.bool)
@@ -139,19 +141,19 @@ class Constraint:
         return kept.to(commit.device)
 
 
-def default_stops(canvas: Canvas, model: Any) -> Tensor:
+def _default_stop_ids(canvas: Canvas, model: Any) -> Tensor:
     """The model's own end tokens (b, s) for every row."""
     ids = torch.tensor(model.stop_ids, dtype=torch.int64)
     return rearrange(ids, "s -> 1 s").repeat(len(canvas.tokens), 1)
 
 
-def follow(state: Progress, canvas: Canvas, rows: Tensor, upto: int) -> Progress:
+def _advance_paths(state: ConstraintState, canvas: Canvas, rows: Tensor, upto: int) -> ConstraintState:
     """Progress with what some rows have decided since, the ways from the left known up to a column."""
     paths = state.paths.pick(rows)
     there = rows.to(canvas.tokens.device)
     tokens, pending = canvas.tokens[there].cpu(), canvas.pending[there].cpu()
     new = (paths.kinds == PENDING) & ~pending
-    paths = paths.decide(new, ended(state.automaton.kinds, tokens, state.stops[rows]))
+    paths = paths.decide(new, classify_tokens(state.automaton.kinds, tokens, state.stops[rows]))
     if bool(new.any()):
         last = int(new.any(0).nonzero().max())
         head = int(torch.where(pending, torch.arange(pending.shape[1]), pending.shape[1]).amin())

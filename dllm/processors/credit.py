@@ -17,7 +17,7 @@ SMALLEST = 2.0**-23
 """Credit beside which 1 is still 1 in float32: what is smaller is forgotten."""
 
 
-class Credits(NamedTuple):
+class CreditDecodingState(NamedTuple):
     """What a column was predicted to hold so far, in s places; tokens of no credit are not kept.
 
     tokens   (b, t, s) int32
@@ -71,16 +71,18 @@ class CreditDecoding:
             return t
         return min(t, math.ceil(math.log(SMALLEST * (1 - self.beta)) / math.log(self.beta)))
 
-    def init(self, canvas: Canvas, model: Any, /) -> Credits:
+    def init(self, canvas: Canvas, model: Any, /) -> CreditDecodingState:
         b, t = canvas.tokens.shape
         tokens = torch.zeros(b, t, self.places(t), dtype=torch.int32, device=canvas.tokens.device)
-        return Credits(tokens, torch.zeros_like(tokens, dtype=torch.float32), model.mask_id)
+        return CreditDecodingState(tokens, torch.zeros_like(tokens, dtype=torch.float32), model.mask_id)
 
-    def step(self, logits: Tensor, where: Where, canvas: Canvas, state: Credits, /) -> tuple[Tensor, Credits]:
+    def step(
+        self, logits: Tensor, where: Where, canvas: Canvas, state: CreditDecodingState, /
+    ) -> tuple[Tensor, CreditDecodingState]:
         known = state.tokens[where.row, where.column].long()
         before = state.credit[where.row, where.column]
-        p, best = likeliest(logits, state.mask_id)
-        tokens, credit = earn(known, before * self.beta, best, p**self.gamma)
+        p, best = _likeliest_token(logits, state.mask_id)
+        tokens, credit = _add_credit(known, before * self.beta, best, p**self.gamma)
         pending = rearrange(where.pending, "n -> n 1")
         raise_by = torch.where(pending, self.alpha * torch.log1p(credit), 0)
         after = logits.scatter_add(1, tokens, raise_by)
@@ -91,7 +93,7 @@ class CreditDecoding:
         )
 
 
-def likeliest(logits: Tensor, mask_id: int | None) -> tuple[Tensor, Tensor]:
+def _likeliest_token(logits: Tensor, mask_id: int | None) -> tuple[Tensor, Tensor]:
     """The likeliest token (n,) but for the mask, and its probability (n,) among all."""
     norm = logits.logsumexp(-1)
     if mask_id is not None:
@@ -100,7 +102,7 @@ def likeliest(logits: Tensor, mask_id: int | None) -> tuple[Tensor, Tensor]:
     return (top - norm).exp(), best
 
 
-def earn(tokens: Tensor, credit: Tensor, best: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
+def _add_credit(tokens: Tensor, credit: Tensor, best: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens and credit (n, s) once `best` (n,) has earned `amount` (n,), in its place or that of least credit."""
     same = (tokens == rearrange(best, "n -> n 1")) & (credit > 0)
     place = torch.where(same, torch.inf, -credit).argmax(-1, keepdim=True)

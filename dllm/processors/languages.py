@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from dllm.errors import ConfigError
-from dllm.processors.automaton import MISSING, over_bytes
+from dllm.processors.automaton import MISSING, compile_byte_automaton
 from dllm.processors.constraint import Constraint
 
 
@@ -23,7 +23,7 @@ class Regex(Constraint):
     pattern: str
 
     def __post_init__(self) -> None:
-        over_bytes(self.pattern)
+        compile_byte_automaton(self.pattern)
 
     @property
     def regex(self) -> str:
@@ -50,7 +50,7 @@ class JsonSchema(Constraint):
             raise ConfigError(f"JsonSchema: the schema is not JSON ({error})") from None
         if not isinstance(found, dict | bool):
             raise ConfigError(f"JsonSchema: the schema is a {type(found).__name__}; it must be a JSON object")
-        over_bytes(self.regex)
+        compile_byte_automaton(self.regex)
 
     @property
     def regex(self) -> str:

@@ -18,7 +18,7 @@ from dllm.processors.automaton import END, Automaton
 PENDING = -1
 
 
-class Paths(NamedTuple):
+class AutomatonPaths(NamedTuple):
     """What is known of each row (host).
 
     left   (b, t+1, n+1) bool   exact up to the boundary `known`
@@ -38,25 +38,25 @@ class Paths(NamedTuple):
     limit: Tensor
     ends: Tensor
 
-    def pick(self, rows: Tensor) -> Paths:
-        return Paths(*(x[rows] for x in self))
+    def pick(self, rows: Tensor) -> AutomatonPaths:
+        return AutomatonPaths(*(x[rows] for x in self))
 
-    def put(self, rows: Tensor, values: Paths) -> Paths:
-        return Paths(*(x.index_copy(0, rows, new) for x, new in zip(self, values, strict=True)))
+    def put(self, rows: Tensor, values: AutomatonPaths) -> AutomatonPaths:
+        return AutomatonPaths(*(x.index_copy(0, rows, new) for x, new in zip(self, values, strict=True)))
 
-    def decide(self, slots: Tensor, kinds: Tensor) -> Paths:
+    def decide(self, slots: Tensor, kinds: Tensor) -> AutomatonPaths:
         """The same with tokens of these kinds (b, t) where `slots` (b, t); both ways are still those from before."""
         first = torch.where(slots, torch.arange(slots.shape[1]), slots.shape[1]).amin(1)
         return self._replace(kinds=torch.where(slots, kinds, self.kinds), known=torch.minimum(self.known, first))
 
-    def from_left(self, automaton: Automaton, upto: int) -> Paths:
+    def from_left(self, automaton: Automaton, upto: int) -> AutomatonPaths:
         """The ways from the left made exact up to a boundary."""
         left = self.left.clone()
         for j in range(int(self.known.min()), upto):
             left[:, j + 1] = self.gate(j + 1, self.across(automaton, left[:, j], j))
         return self._replace(left=left, known=self.known.clamp(min=upto))
 
-    def from_right(self, automaton: Automaton, first: int, last: int) -> Paths:
+    def from_right(self, automaton: Automaton, first: int, last: int) -> AutomatonPaths:
         """The ways from the right made exact at the boundaries first to last, being so right of them."""
         right = self.right.clone()
         for j in range(last, first - 1, -1):
@@ -104,7 +104,7 @@ class Paths(NamedTuple):
         return joined | (column < self.start) | (column >= self.limit)
 
 
-def all_paths(automaton: Automaton, kinds: Tensor, start: Tensor, limit: Tensor, ends: Tensor) -> Paths:
+def compute_paths(automaton: Automaton, kinds: Tensor, start: Tensor, limit: Tensor, ends: Tensor) -> AutomatonPaths:
     """Both ways of rows whose columns are these kinds (b, t)."""
     b, t = kinds.shape
     n = automaton.end
@@ -112,12 +112,14 @@ def all_paths(automaton: Automaton, kinds: Tensor, start: Tensor, limit: Tensor,
     left[..., automaton.begin] = True
     right = torch.zeros_like(left)
     right[:, :, :n], right[:, :, n] = automaton.final, True
-    paths = Paths(left, right, kinds, torch.zeros_like(start), start, limit, ends)
+    paths = AutomatonPaths(left, right, kinds, torch.zeros_like(start), start, limit, ends)
     right[:, t] = paths.gate(t, right[:, t])
     return paths.from_right(automaton, 0, t - 1).from_left(automaton, t)
 
 
-def together(automaton: Automaton, paths: Paths, slots: Tensor, kinds: Tensor, score: Tensor) -> Tensor:
+def select_compatible_slots(
+    automaton: Automaton, paths: AutomatonPaths, slots: Tensor, kinds: Tensor, score: Tensor
+) -> Tensor:
     """Which of the slots (b, t) may hold tokens of these kinds at once: in order of score, whatever fits what is kept.
 
     The first is always kept, since each may be written on its own. Of equal scores the leftmost comes first.
@@ -131,12 +133,12 @@ def together(automaton: Automaton, paths: Paths, slots: Tensor, kinds: Tensor, s
     bad = (~fits).nonzero().flatten()
     if not len(bad):
         return slots
-    picked = one_by_one(automaton, paths.pick(bad), slots[bad], kinds[bad], score[bad], first, last)
+    picked = _select_slots_in_order(automaton, paths.pick(bad), slots[bad], kinds[bad], score[bad], first, last)
     return slots.index_copy(0, bad, picked)
 
 
-def one_by_one(
-    automaton: Automaton, paths: Paths, slots: Tensor, kinds: Tensor, score: Tensor, first: int, last: int
+def _select_slots_in_order(
+    automaton: Automaton, paths: AutomatonPaths, slots: Tensor, kinds: Tensor, score: Tensor, first: int, last: int
 ) -> Tensor:
     """`together` for rows in which not all of the slots fit."""
     order = score.masked_fill(~slots, -torch.inf).sort(dim=1, descending=True, stable=True).indices
@@ -153,7 +155,7 @@ def one_by_one(
     return kept
 
 
-def ended(kinds: Tensor, tokens: Tensor, stops: Tensor) -> Tensor:
+def classify_tokens(kinds: Tensor, tokens: Tensor, stops: Tensor) -> Tensor:
     """Kinds (b, k) of tokens (b, k), those that end their row (b, s) included."""
     stop = (rearrange(tokens, "b k -> b k 1") == rearrange(stops, "b s -> b 1 s")).any(2)
     return torch.where(stop, END, kinds[tokens])

@@ -11,7 +11,7 @@ from dllm.errors import ConfigError
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
-def spell(tokenizer: Any, vocabulary: int) -> list[bytes | None]:
+def spell_tokens(tokenizer: Any, vocabulary: int) -> list[bytes | None]:
     """The bytes of each of the `vocabulary` ids; None where a token adds nothing to a text (special, or no token).
 
     Knows the two ways that language models spell: bytes as letters (GPT-2, Qwen, Llama 3), and pieces in which a low
@@ -20,11 +20,11 @@ def spell(tokenizer: Any, vocabulary: int) -> list[bytes | None]:
     if tokenizer is None:
         raise ConfigError("a constraint on text needs a tokenizer, and this checkpoint has none")
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    kinds = decoders(None if backend is None else json.loads(backend.to_str())["decoder"])
+    kinds = _decoder_types(None if backend is None else json.loads(backend.to_str())["decoder"])
     if "ByteLevel" in kinds:
-        read = from_letters
+        read = _bytes_from_letters
     elif kinds & {"Metaspace", "Replace", "ByteFallback"} and "WordPiece" not in kinds:
-        read = from_pieces
+        read = _bytes_from_piece
     else:
         raise ConfigError(
             f"a constraint on text needs the bytes of every token, and how {type(tokenizer).__name__} spells them "
@@ -41,14 +41,14 @@ def spell(tokenizer: Any, vocabulary: int) -> list[bytes | None]:
     return found
 
 
-def decoders(part: Any) -> set[str]:
+def _decoder_types(part: Any) -> set[str]:
     """Names of the steps by which a tokenizer turns tokens into text."""
     if part is None:
         return set()
-    return {part["type"]}.union(*(decoders(inner) for inner in part.get("decoders", ())))
+    return {part["type"]}.union(*(_decoder_types(inner) for inner in part.get("decoders", ())))
 
 
-def from_letters(piece: str) -> bytes | None:
+def _bytes_from_letters(piece: str) -> bytes | None:
     """Bytes written as letters; None where a character is none of these."""
     try:
         return bytes(BYTES[letter] for letter in piece)
@@ -56,17 +56,17 @@ def from_letters(piece: str) -> bytes | None:
         return None
 
 
-def from_pieces(piece: str) -> bytes:
+def _bytes_from_piece(piece: str) -> bytes:
     """A piece of text, or a single byte."""
     byte = BYTE.fullmatch(piece)
     return bytes([int(byte[1], 16)]) if byte else piece.replace("▁", " ").encode()
 
 
-def letters() -> dict[str, int]:
+def _byte_alphabet() -> dict[str, int]:
     """The letter of each byte in GPT-2's alphabet: itself where it prints, else the next one from 256 on."""
     prints = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in prints]
     return {chr(byte): byte for byte in prints} | {chr(256 + i): byte for i, byte in enumerate(rest)}
 
 
-BYTES = letters()
+BYTES = _byte_alphabet()

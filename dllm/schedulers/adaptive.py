@@ -10,12 +10,19 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.schedulers.base import bounds, finished, look, narrow, open_window, work
-from dllm.schedulers.blocks import size_of_blocks
+from dllm.schedulers.base import (
+    build_row_ranges,
+    copy_pending_to_host,
+    finished_rows,
+    narrow_window,
+    open_window,
+    window_bounds,
+)
+from dllm.schedulers.blocks import resolve_block_size
 from dllm.types import Bidirectional, Canvas, Geometry, Guess, Model, Window
 
 
-class Plan(NamedTuple):
+class AdaptiveBlocksState(NamedTuple):
     """Where adaptive blocks stand, row by row (host, but for `end`).
 
     geometry    how columns attend
@@ -77,15 +84,15 @@ class AdaptiveBlocks:
         if not self.delimiters or isinstance(self.delimiters, str):
             raise ConfigError(f"{self}: delimiters must be texts or token ids in brackets, such as ('\\n',)")
 
-    def init(self, canvas: Canvas, model: Model, /) -> Plan:
+    def init(self, canvas: Canvas, model: Model, /) -> AdaptiveBlocksState:
         rows = canvas.rows
         zeros = torch.zeros_like(rows.prompt)
         ids = [self.token(text, model) for text in self.delimiters]
         origin = zeros if model.geometry.aligned else rows.prompt
-        return Plan(
+        return AdaptiveBlocksState(
             geometry=model.geometry,
             delimiters=torch.tensor(ids, device=canvas.tokens.device),
-            size=size_of_blocks(self, self.size, model),
+            size=resolve_block_size(self, self.size, model),
             share=(self.search * (rows.limit - rows.prompt)).long(),
             search=zeros,
             frame=zeros - 1,
@@ -108,13 +115,13 @@ class AdaptiveBlocks:
             raise ConfigError(f"{self}: {text!r} is {len(ids)} tokens in this vocabulary; a delimiter is one token")
         return int(ids[0])
 
-    def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
-        sight = look(canvas)
+    def step(self, canvas: Canvas, plan: AdaptiveBlocksState, /) -> tuple[Window | None, AdaptiveBlocksState]:
+        sight = copy_pending_to_host(canvas)
         end = plan.end.cpu()  # written by the step that look() has waited for
         stay = (sight.head < end) & (plan.start >= 0)
         stay = stay if sight.held is None else stay | sight.held
-        low, high = bounds(plan.geometry, torch.where(stay, plan.start, sight.head), canvas.rows.length)
-        done = finished(canvas, sight, low != plan.frame)
+        low, high = window_bounds(plan.geometry, torch.where(stay, plan.start, sight.head), canvas.rows.length)
+        done = finished_rows(canvas, sight, low != plan.frame)
         if bool(done.all()):
             return None, plan
         entered = ~stay
@@ -126,11 +133,11 @@ class AdaptiveBlocks:
 
         step = torch.where(entered, 0, plan.step + 1)
         both = isinstance(plan.geometry, Bidirectional)
-        where = work(done, start, end, start if both else low, end if both else high, entered, step)
+        where = build_row_ranges(done, start, end, start if both else low, end if both else high, entered, step)
         now = plan._replace(frame=torch.where(done, plan.frame, low), search=search, start=start, step=step)
         return open_window(canvas, sight.pending, where, None), now
 
-    def refine(self, guess: Guess, window: Window, plan: Plan, /) -> tuple[Window, Plan]:
+    def refine(self, guess: Guess, window: Window, plan: AdaptiveBlocksState, /) -> tuple[Window, AdaptiveBlocksState]:
         """The window without what lies behind the block's end, in rows that open one."""
         device = window.columns.device
         place = torch.arange(window.columns.shape[1], device=device)
@@ -143,4 +150,4 @@ class AdaptiveBlocks:
         keep = window.valid & (~opening | (place < torch.where(found, best + 1, plan.size)))
         start = window.start.to(device, non_blocking=True)
         end = torch.where(opening.squeeze(1), start + keep.sum(1), plan.end)
-        return narrow(window, keep), plan._replace(end=end)
+        return narrow_window(window, keep), plan._replace(end=end)

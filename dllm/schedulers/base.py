@@ -12,7 +12,7 @@ from torch import Tensor
 from dllm.types import Bidirectional, Canvas, Geometry, Rows, Window
 
 
-class Range(NamedTuple):
+class RowRanges(NamedTuple):
     """Where each row works, all (b,) and host; see `Window` for the meaning."""
 
     start: Tensor
@@ -27,7 +27,7 @@ class Range(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class HostView:
     """What a scheduler sees of the canvas, on the host.
 
     pending  (b, t) bool
@@ -48,12 +48,12 @@ class Sight:
         return new if self.held is None else torch.where(self.held, old, new)
 
 
-def look(canvas: Canvas) -> Sight:
+def copy_pending_to_host(canvas: Canvas) -> HostView:
     """Copy what is pending to the host: the only point of a step at which the host waits for the device."""
-    return Sight(canvas.pending.cpu(), None if canvas.held is None else canvas.held.cpu())
+    return HostView(canvas.pending.cpu(), None if canvas.held is None else canvas.held.cpu())
 
 
-def bounds(geometry: Geometry, column: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+def window_bounds(geometry: Geometry, column: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
     """First column, and the one past the last, within which a window around `column` (b,) may lie: the attention block,
     or where there is none the whole row of `length` (b,)."""
     if isinstance(geometry, Bidirectional):
@@ -62,7 +62,7 @@ def bounds(geometry: Geometry, column: Tensor, length: Tensor) -> tuple[Tensor, 
     return end - geometry.size, torch.minimum(end, length)
 
 
-def finished(canvas: Canvas, sight: Sight, entering: Tensor) -> Tensor:
+def finished_rows(canvas: Canvas, sight: HostView, entering: Tensor) -> Tensor:
     """Rows (b,) with nothing left to do. A block is entered only if it holds a column of the requested output that is
     still pending; once entered it is finished to its end, also past the requested output."""
     rows = canvas.rows
@@ -70,19 +70,19 @@ def finished(canvas: Canvas, sight: Sight, entering: Tensor) -> Tensor:
     return done if sight.held is None else done & ~sight.held
 
 
-def work(
+def build_row_ranges(
     done: Tensor, start: Tensor, end: Tensor, block_start: Tensor, block_end: Tensor, entered: Tensor, step: Tensor
-) -> Range:
+) -> RowRanges:
     """The ranges of a step that stores no finished block; rows that are done have none."""
     never = torch.zeros_like(done)
     start, end, block_start, block_end = (
         torch.where(done, 0, column) for column in (start, end, block_start, block_end)
     )
-    return Range(start, end, block_start, block_end, entered & ~done, never, never, step, done)
+    return RowRanges(start, end, block_start, block_end, entered & ~done, never, never, step, done)
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class OpenedWindow:
     """A window that was opened, with what is needed to work on it again.
 
     facts    the rows' facts; others mean that rows were given to other requests, or have other lengths
@@ -97,7 +97,7 @@ class Opened:
     columns: Tensor
     valid: Tensor | None
 
-    def again(self, canvas: Canvas, sight: Sight, step: Tensor) -> Window | None:
+    def again(self, canvas: Canvas, sight: HostView, step: Tensor) -> Window | None:
         """The same range in a later step, number `step` (b,) of each row (host); None where some row leaves it.
 
         A row stays while something is pending in its range, left of which nothing is. A range in which something had to
@@ -114,7 +114,7 @@ class Opened:
         device = self.window.columns.device
         return self.window._replace(
             pending=here.to(device, non_blocking=True),
-            slots=slots(here).to(device, non_blocking=True),
+            slots=_pending_slots(here).to(device, non_blocking=True),
             entered=self.window.commit,  # nobody is, as nobody commits
             first=here.select(1, 0),
             step=step.to(device, non_blocking=True),
@@ -122,22 +122,26 @@ class Opened:
         )
 
 
-def open_window(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -> Window:
+def open_window(canvas: Canvas, pending: Tensor, where: RowRanges, steps: int | None) -> Window:
     """The window over the ranges `where` of a canvas whose pending columns (host) are given."""
-    window, _, _ = laid_out(canvas, pending, where, steps)
+    window, _, _ = _lay_out_window(canvas, pending, where, steps)
     return window
 
 
-def opened(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -> tuple[Window, Opened | None]:
+def open_reusable_window(
+    canvas: Canvas, pending: Tensor, where: RowRanges, steps: int | None
+) -> tuple[Window, OpenedWindow | None]:
     """Likewise, and how to work on it again; None if that cannot be, as something has to be decided."""
-    window, places, valid = laid_out(canvas, pending, where, steps)
+    window, places, valid = _lay_out_window(canvas, pending, where, steps)
     if any(where.forced.tolist()):
         return window, None
     rows = tuple(row for row, closed in enumerate(where.closed.tolist()) if not closed)
-    return window, Opened(window, canvas.rows, rows, places, None if bool(valid.all()) else valid)
+    return window, OpenedWindow(window, canvas.rows, rows, places, None if bool(valid.all()) else valid)
 
 
-def laid_out(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -> tuple[Window, Tensor, Tensor]:
+def _lay_out_window(
+    canvas: Canvas, pending: Tensor, where: RowRanges, steps: int | None
+) -> tuple[Window, Tensor, Tensor]:
     """The window, and on the host the column (b, k) of each slot, with the last one where a slot is not valid, and
     which are (b, k)."""
     device = canvas.tokens.device
@@ -155,7 +159,7 @@ def laid_out(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -
         columns=move(torch.where(valid, columns, t)),
         valid=move(valid),
         pending=move(here),
-        slots=move(slots(here)),
+        slots=move(_pending_slots(here)),
         start=where.start,
         end=where.end,
         block_start=where.block_start,
@@ -172,12 +176,12 @@ def laid_out(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -
     return window, places, valid
 
 
-def slots(pending: Tensor) -> Tensor:
+def _pending_slots(pending: Tensor) -> Tensor:
     """The slots (n,) of a window that get logits: flat indices of what is pending (b, k)."""
     return pending.view(-1).nonzero().view(-1)
 
 
-def narrow(window: Window, keep: Tensor) -> Window:
+def narrow_window(window: Window, keep: Tensor) -> Window:
     """The window with no other slots than `keep` (b, k), of those that it has."""
     assert window.undecided is not None, "open_window says what is undecided"
     return window._replace(

@@ -9,13 +9,20 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.schedulers.base import Opened, Range, Sight, finished, look, opened
+from dllm.schedulers.base import (
+    HostView,
+    OpenedWindow,
+    RowRanges,
+    copy_pending_to_host,
+    finished_rows,
+    open_reusable_window,
+)
 from dllm.types import BlockCausal, Canvas, Model, Scheduler, Window
 
 DEFAULT_SIZE = 32
 
 
-class Plan(NamedTuple):
+class BlocksState(NamedTuple):
     """Where a block scheduler stands, row by row (host).
 
     size    columns of a block
@@ -35,7 +42,7 @@ class Plan(NamedTuple):
     stored: Tensor
     range: Tensor
     step: Tensor
-    last: Opened | None = None
+    last: OpenedWindow | None = None
 
 
 @dataclass(frozen=True)
@@ -72,26 +79,26 @@ class Blocks:
         if self.steps is not None and not 1 <= self.steps <= limit:
             raise ConfigError(f"{self}: steps must lie in 1..{limit}; every step commits at least one token")
 
-    def init(self, canvas: Canvas, model: Model, /) -> Plan:
-        size = size_of_blocks(self, self.size, model)
+    def init(self, canvas: Canvas, model: Model, /) -> BlocksState:
+        size = resolve_block_size(self, self.size, model)
         if self.commit and not isinstance(model.geometry, BlockCausal):
             raise ConfigError(
                 f"{self}: commit stores finished blocks, which attention in both directions never is done with; "
                 "use commit=False"
             )
-        return begin(canvas, model, size)
+        return initial_blocks_state(canvas, model, size)
 
-    def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
-        sight = look(canvas)
-        if (found := again(canvas, sight, plan)) is not None:
+    def step(self, canvas: Canvas, plan: BlocksState, /) -> tuple[Window | None, BlocksState]:
+        sight = copy_pending_to_host(canvas)
+        if (found := _reuse_window(canvas, sight, plan)) is not None:
             return found
         block = plan.origin + torch.div(sight.head - plan.origin, plan.size, rounding_mode="floor") * plan.size
         block = sight.move(plan.block, block)
-        where, plan = advance(self, canvas, sight, block, block + plan.size, plan)
+        where, plan = plan_row_ranges(self, canvas, sight, block, block + plan.size, plan)
         steps = self.steps
         if steps is not None and self.sub_block is not None:
             steps = max(1, steps * self.sub_block // plan.size)
-        return anew(canvas, sight, where, steps, plan)
+        return _open_next_window(canvas, sight, where, steps, plan)
 
 
 @dataclass(frozen=True)
@@ -109,19 +116,21 @@ class Whole:
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"Whole(steps={self.steps}): steps must be at least 1")
 
-    def init(self, canvas: Canvas, model: Model, /) -> Plan:
-        return begin(canvas, model, model.geometry.size if isinstance(model.geometry, BlockCausal) else 1)
+    def init(self, canvas: Canvas, model: Model, /) -> BlocksState:
+        return initial_blocks_state(
+            canvas, model, model.geometry.size if isinstance(model.geometry, BlockCausal) else 1
+        )
 
-    def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
-        sight = look(canvas)
-        if (found := again(canvas, sight, plan)) is not None:
+    def step(self, canvas: Canvas, plan: BlocksState, /) -> tuple[Window | None, BlocksState]:
+        sight = copy_pending_to_host(canvas)
+        if (found := _reuse_window(canvas, sight, plan)) is not None:
             return found
         first = plan.origin + torch.div(canvas.rows.prompt - plan.origin, plan.size, rounding_mode="floor") * plan.size
-        where, plan = advance(Blocks(), canvas, sight, first, canvas.rows.length, plan)
-        return anew(canvas, sight, where, self.steps, plan)
+        where, plan = plan_row_ranges(Blocks(), canvas, sight, first, canvas.rows.length, plan)
+        return _open_next_window(canvas, sight, where, self.steps, plan)
 
 
-def size_of_blocks(scheduler: Scheduler, size: int | None, model: Model) -> int:
+def resolve_block_size(scheduler: Scheduler, size: int | None, model: Model) -> int:
     """Columns of a block where a scheduler asks for `size`, or for None. Raises `ConfigError` where attention has other
     blocks."""
     if not isinstance(model.geometry, BlockCausal):
@@ -133,11 +142,11 @@ def size_of_blocks(scheduler: Scheduler, size: int | None, model: Model) -> int:
     return model.geometry.size
 
 
-def begin(canvas: Canvas, model: Model, size: int) -> Plan:
+def initial_blocks_state(canvas: Canvas, model: Model, size: int) -> BlocksState:
     """The plan before the first step."""
     prompt = canvas.rows.prompt
     zeros = torch.zeros_like(prompt)
-    return Plan(
+    return BlocksState(
         size=size,
         origin=zeros if model.geometry.aligned else prompt,
         shift=model.needs_left > 0,
@@ -148,7 +157,7 @@ def begin(canvas: Canvas, model: Model, size: int) -> Plan:
     )
 
 
-def again(canvas: Canvas, sight: Sight, plan: Plan) -> tuple[Window, Plan] | None:
+def _reuse_window(canvas: Canvas, sight: HostView, plan: BlocksState) -> tuple[Window, BlocksState] | None:
     """The next window where every row stays in its range: most steps, and much cheaper than to find out anew."""
     if plan.last is None:
         return None
@@ -157,21 +166,21 @@ def again(canvas: Canvas, sight: Sight, plan: Plan) -> tuple[Window, Plan] | Non
     return None if window is None else (window, plan._replace(step=step))
 
 
-def anew(
-    canvas: Canvas, sight: Sight, where: Range | None, steps: int | None, plan: Plan
-) -> tuple[Window | None, Plan]:
+def _open_next_window(
+    canvas: Canvas, sight: HostView, where: RowRanges | None, steps: int | None, plan: BlocksState
+) -> tuple[Window | None, BlocksState]:
     """The next window over the ranges `where`; None when all rows are done."""
-    window, last = (None, None) if where is None else opened(canvas, sight.pending, where, steps)
+    window, last = (None, None) if where is None else open_reusable_window(canvas, sight.pending, where, steps)
     return window, plan._replace(last=last)
 
 
-def advance(
-    how: Blocks, canvas: Canvas, sight: Sight, block: Tensor, block_end: Tensor, plan: Plan
-) -> tuple[Range | None, Plan]:
+def plan_row_ranges(
+    how: Blocks, canvas: Canvas, sight: HostView, block: Tensor, block_end: Tensor, plan: BlocksState
+) -> tuple[RowRanges | None, BlocksState]:
     """Where each row works next, given the block it works in; None when all rows are done."""
     head, rows = sight.head, canvas.rows
     entering = block != plan.block
-    done = finished(canvas, sight, entering)
+    done = finished_rows(canvas, sight, entering)
     over = done.tolist()
     if all(over):
         return None, plan
@@ -207,7 +216,7 @@ def advance(
         plan = plan._replace(stored=torch.where(commit, block, plan.stored))
     if any(over):
         start, end, block, block_end = (torch.where(done, 0, column) for column in (start, end, block, block_end))
-    where = Range(
+    where = RowRanges(
         start=start,
         end=end,
         block_start=block,

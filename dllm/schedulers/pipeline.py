@@ -10,12 +10,12 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.schedulers.base import Sight, finished, look, open_window, work
-from dllm.schedulers.blocks import size_of_blocks
+from dllm.schedulers.base import HostView, build_row_ranges, copy_pending_to_host, finished_rows, open_window
+from dllm.schedulers.blocks import resolve_block_size
 from dllm.types import Canvas, Model, Window
 
 
-class Plan(NamedTuple):
+class PipelineState(NamedTuple):
     """Where the pipeline stands, row by row (host); blocks are numbered from `origin`.
 
     size    columns of a block
@@ -66,18 +66,18 @@ class Pipeline:
         if not self.add > 0 or not self.activate >= 0:
             raise ConfigError(f"{self}: add must be above 0 and activate 0 or more; they are shares of a block")
 
-    def init(self, canvas: Canvas, model: Model, /) -> Plan:
+    def init(self, canvas: Canvas, model: Model, /) -> PipelineState:
         zeros = torch.zeros_like(canvas.rows.prompt)
         origin = zeros if model.geometry.aligned else canvas.rows.prompt
-        return Plan(size_of_blocks(self, self.size, model), origin, zeros - 1, zeros - 1, zeros)
+        return PipelineState(resolve_block_size(self, self.size, model), origin, zeros - 1, zeros - 1, zeros)
 
-    def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
-        sight = look(canvas)
+    def step(self, canvas: Canvas, plan: PipelineState, /) -> tuple[Window | None, PipelineState]:
+        sight = copy_pending_to_host(canvas)
         rows = canvas.rows
         first = torch.div(sight.head - plan.origin, plan.size, rounding_mode="floor")
         first = sight.move(plan.first, first)
         entering = first != plan.first
-        done = finished(canvas, sight, entering)
+        done = finished_rows(canvas, sight, entering)
         if bool(done.all()):
             return None, plan
         filled = self.filled(canvas, sight, plan)
@@ -89,13 +89,13 @@ class Pipeline:
         start = plan.origin + first * plan.size
         end = torch.minimum(plan.origin + (last + 1) * plan.size, rows.length)
         step = torch.where(entering | (last != plan.last), 0, plan.step + 1)
-        where = work(done, start, end, start, end, entering, step)
+        where = build_row_ranges(done, start, end, start, end, entering, step)
         window = open_window(canvas, sight.pending, where, None)
         groups = self.groups(filled, window, first, plan).to(window.columns.device, non_blocking=True)
         first, last = torch.where(done, plan.first, first), torch.where(done, plan.last, last)
         return window._replace(groups=groups), plan._replace(first=first, last=last, step=step)
 
-    def filled(self, canvas: Canvas, sight: Sight, plan: Plan) -> Tensor:
+    def filled(self, canvas: Canvas, sight: HostView, plan: PipelineState) -> Tensor:
         """Share (b, n) of each block that is decided, of the columns that are not given; 1 where there are none."""
         given, length = canvas.rows.given, rearrange(canvas.rows.length, "b -> b 1")
         column = torch.arange(given.shape[1])
@@ -106,7 +106,7 @@ class Pipeline:
         left = blank.scatter_add(1, block, own * sight.pending)
         return torch.where(total > 0, (total - left).double() / total.clamp(min=1), 1.0)
 
-    def groups(self, filled: Tensor, window: Window, first: Tensor, plan: Plan) -> Tensor:
+    def groups(self, filled: Tensor, window: Window, first: Tensor, plan: PipelineState) -> Tensor:
         """The active block (b, k) of each slot, from 0; -1 in those that are not fully active (host)."""
         block = torch.arange(window.columns.shape[1]) // plan.size
         left = rearrange(first, "b -> b 1") + block - 1

@@ -10,11 +10,11 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.schedulers.base import bounds, finished, look, open_window, work
+from dllm.schedulers.base import build_row_ranges, copy_pending_to_host, finished_rows, open_window, window_bounds
 from dllm.types import Bidirectional, Canvas, Geometry, Model, Window
 
 
-class Plan(NamedTuple):
+class SlidingBlockState(NamedTuple):
     """Where a sliding block stands, row by row (host).
 
     geometry  how columns attend
@@ -68,16 +68,16 @@ class SlidingBlock:
         if self.longest is not None and self.longest < self.window:
             raise ConfigError(f"{self}: longest must be at least window, {self.window}, or None")
 
-    def init(self, canvas: Canvas, model: Model, /) -> Plan:
+    def init(self, canvas: Canvas, model: Model, /) -> SlidingBlockState:
         zeros = torch.zeros_like(canvas.rows.prompt)
-        return Plan(model.geometry, zeros - 1, zeros, zeros, zeros, zeros, zeros)
+        return SlidingBlockState(model.geometry, zeros - 1, zeros, zeros, zeros, zeros, zeros)
 
-    def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
-        sight = look(canvas)
+    def step(self, canvas: Canvas, plan: SlidingBlockState, /) -> tuple[Window | None, SlidingBlockState]:
+        sight = copy_pending_to_host(canvas)
         start = sight.move(plan.start, sight.head)
-        low, high = bounds(plan.geometry, start, canvas.rows.length)
+        low, high = window_bounds(plan.geometry, start, canvas.rows.length)
         entering = low != plan.frame
-        done = finished(canvas, sight, entering)
+        done = finished_rows(canvas, sight, entering)
         if bool(done.all()):
             return None, plan
         end = self.front(sight.pending, start, high)
@@ -91,7 +91,7 @@ class SlidingBlock:
         anchor = torch.where(entered, start, plan.anchor)
         left = torch.where(entered, left, plan.left)
         both = isinstance(plan.geometry, Bidirectional)
-        where = work(done, start, end, anchor if both else low, end if both else high, entered, step)
+        where = build_row_ranges(done, start, end, anchor if both else low, end if both else high, entered, step)
         frame = torch.where(done, plan.frame, low)
         now = plan._replace(frame=frame, anchor=anchor, left=left, start=start, end=end, step=step)
         return open_window(canvas, sight.pending, where, None), now

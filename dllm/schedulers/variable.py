@@ -10,14 +10,13 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.lengths import move
 from dllm.schedulers import blocks
-from dllm.schedulers.base import look, narrow, open_window
-from dllm.schedulers.blocks import Blocks, advance, size_of_blocks
-from dllm.types import Bidirectional, Canvas, Geometry, Guess, Model, Window, text_start
+from dllm.schedulers.base import copy_pending_to_host, narrow_window, open_window
+from dllm.schedulers.blocks import Blocks, plan_row_ranges, resolve_block_size
+from dllm.types import Bidirectional, Canvas, Geometry, Guess, Model, Window, move_columns, text_start
 
 
-class Plan(NamedTuple):
+class VariableLengthState(NamedTuple):
     """Where rows of variable length stand.
 
     blocks    the block that each row works in
@@ -104,17 +103,17 @@ class VariableLength:
         if self.ends == ():
             raise ConfigError(f"{self}: ends must hold an id; None takes those of the checkpoint")
 
-    def init(self, canvas: Canvas, model: Model, /) -> Plan:
+    def init(self, canvas: Canvas, model: Model, /) -> VariableLengthState:
         ids = model.stop_ids if self.ends is None else self.ends
         if not ids:
             raise ConfigError(f"{self}: the checkpoint names no end token; give ends")
         device = canvas.tokens.device
-        size = size_of_blocks(self, self.size, model)
+        size = resolve_block_size(self, self.size, model)
         zeros = torch.zeros_like(canvas.rows.limit)
         none = torch.zeros(len(zeros), dtype=torch.bool)
         here = zeros.to(device)
-        return Plan(
-            blocks=blocks.begin(canvas, model, size),
+        return VariableLengthState(
+            blocks=blocks.initial_blocks_state(canvas, model, size),
             geometry=model.geometry,
             blank=model.mask_id if model.mask_id is not None else 0,
             ends=torch.tensor(ids, device=device),
@@ -130,11 +129,11 @@ class VariableLength:
             insert=none.to(device),
         )
 
-    def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
-        sight, rows, size = look(canvas), canvas.rows, plan.blocks.size
+    def step(self, canvas: Canvas, plan: VariableLengthState, /) -> tuple[Window | None, VariableLengthState]:
+        sight, rows, size = copy_pending_to_host(canvas), canvas.rows, plan.blocks.size
         block = plan.blocks.origin + torch.div(sight.head - plan.blocks.origin, size, rounding_mode="floor") * size
         block = sight.move(plan.blocks.block, block)
-        where, now = advance(Blocks(), canvas, sight, block, block + size, plan.blocks)
+        where, now = plan_row_ranges(Blocks(), canvas, sight, block, block + size, plan.blocks)
         if where is None:
             return None, plan
         stop = where.end
@@ -158,15 +157,17 @@ class VariableLength:
         )
         return open_window(canvas, sight.pending, where, None), plan
 
-    def refine(self, guess: Guess, window: Window, plan: Plan, /) -> tuple[Window, Plan]:
+    def refine(self, guess: Guess, window: Window, plan: VariableLengthState, /) -> tuple[Window, VariableLengthState]:
         """The window without what lies behind the block, and without anything in rows that are still to grow."""
         sure, seen = self.confidence(guess, window, plan)
         grow = plan.growing & seen & (sure < self.enough) & (plan.room > 0)
         keep = window.valid & (window.columns < rearrange(plan.stop, "b -> b 1")) & ~rearrange(grow, "b -> b 1")
         growing = plan.growing & (grow | ~seen)
-        return narrow(window, keep), plan._replace(growing=growing, grow=grow, insert=seen & (sure < self.certain))
+        return narrow_window(window, keep), plan._replace(
+            growing=growing, grow=grow, insert=seen & (sure < self.certain)
+        )
 
-    def confidence(self, guess: Guess, window: Window, plan: Plan) -> tuple[Tensor, Tensor]:
+    def confidence(self, guess: Guess, window: Window, plan: VariableLengthState) -> tuple[Tensor, Tensor]:
         """How sure it is that the text ends within the row (b,), and whether its end was seen."""
         floor, limit = rearrange(plan.floor, "b -> b 1"), rearrange(plan.limit, "b -> b 1")
         region = window.valid & (window.columns >= floor) & (window.columns < limit)
@@ -177,13 +178,13 @@ class VariableLength:
         return sure.sum(1) / columns.clamp(1, self.tail), columns > 0
 
     def arrange(
-        self, canvas: Canvas, guess: Guess | None, window: Window | None, plan: Plan, /
-    ) -> tuple[Canvas, Tensor | None, Plan]:
+        self, canvas: Canvas, guess: Guess | None, window: Window | None, plan: VariableLengthState, /
+    ) -> tuple[Canvas, Tensor | None, VariableLengthState]:
         """Shorten rows before the first step, and make them longer after the others."""
         rows = canvas.rows
         if guess is None or window is None:
             limit = torch.minimum(plan.most, plan.geometry.extent(rows.text + self.initial))
-            return shorten(canvas, limit, plan.geometry.extent(limit)), None, plan
+            return shorten_rows(canvas, limit, plan.geometry.extent(limit)), None, plan
         none = torch.zeros_like(plan.moved)
         if not bool((plan.most > rows.limit).any()):
             return canvas, None, plan._replace(moved=none)
@@ -199,28 +200,30 @@ class VariableLength:
         canvas, moved = self.lengthen(canvas, at, more, plan)
         return canvas, moved, plan._replace(moved=more > 0)
 
-    def lengthen(self, canvas: Canvas, at: Tensor, more: Tensor, plan: Plan) -> tuple[Canvas, Tensor]:
+    def lengthen(self, canvas: Canvas, at: Tensor, more: Tensor, plan: VariableLengthState) -> tuple[Canvas, Tensor]:
         """The canvas with `more` (b,) new columns before the columns `at` (b,), as far as there is room."""
         rows = canvas.rows
         gap = torch.minimum(more, plan.most - rows.limit)
         limit = torch.where(more > 0, torch.minimum(plan.most, plan.geometry.extent(rows.limit + gap)), rows.limit)
         length = plan.geometry.extent(limit)
         gap = torch.where(at == rows.length, length - rows.length, gap)
-        moved = shift(canvas.tokens.shape[1], at, gap, rows.length, length).to(canvas.tokens.device, non_blocking=True)
-        given = move(rows.given, moved, False)
+        moved = _source_columns(canvas.tokens.shape[1], at, gap, rows.length, length).to(
+            canvas.tokens.device, non_blocking=True
+        )
+        given = move_columns(rows.given, moved, False)
         rows = rows._replace(limit=limit, length=length, given=given, text=text_start(given))
-        tokens, pending = move(canvas.tokens, moved, plan.blank), move(canvas.pending, moved, True)
+        tokens, pending = move_columns(canvas.tokens, moved, plan.blank), move_columns(canvas.pending, moved, True)
         return canvas._replace(tokens=tokens, pending=pending, rows=rows), moved
 
 
-def shorten(canvas: Canvas, limit: Tensor, length: Tensor) -> Canvas:
+def shorten_rows(canvas: Canvas, limit: Tensor, length: Tensor) -> Canvas:
     """The canvas with shorter rows."""
     there = torch.arange(canvas.tokens.shape[1]) < rearrange(length, "b -> b 1")
     pending = canvas.pending & there.to(canvas.pending.device)
     return canvas._replace(pending=pending, rows=canvas.rows._replace(limit=limit, length=length))
 
 
-def shift(t: int, at: Tensor, gap: Tensor, before: Tensor, after: Tensor) -> Tensor:
+def _source_columns(t: int, at: Tensor, gap: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """Where each column (b, t) comes from once `gap` new ones are put before the column `at` (all (b,)) of rows that
     were `before` long and then are `after`; -1 for new ones."""
     at, gap, before, after = (rearrange(x, "b -> b 1") for x in (at, gap, before, after))

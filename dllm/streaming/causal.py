@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from dllm.baseline import Autoregressive, generate
+from dllm.engine.autoregressive import Autoregressive, generate_autoregressively
+from dllm.engine.results import Result, split_into_batches
+from dllm.engine.stop import Stopper, resolve_stop_ids
 from dllm.requests import Request
-from dllm.results import Result, batches
-from dllm.stopping import Stopper, stop_ids
 from dllm.streaming.delta import Delta
-from dllm.streaming.text import Growing
+from dllm.streaming.final_text import GrowingText
 
 
-class Abandoned(Exception):  # noqa: N818 nothing failed
+class _StreamAbandoned(Exception):  # noqa: N818 nothing failed
     """Nobody listens any more."""
 
 
-class Ear:
+class _TokenStreamer:
     """A streamer, as `transformers` has them, that passes tokens on as (request, token).
 
     first      the request of its first row
@@ -35,7 +35,7 @@ class Ear:
 
     def put(self, value: Any) -> None:
         if self.abandoned.is_set():
-            raise Abandoned
+            raise _StreamAbandoned
         if not self.prompt:
             for row, token in enumerate(value.flatten().tolist()):
                 self.told.put((self.first + row, token))
@@ -45,7 +45,7 @@ class Ear:
         pass
 
 
-class Overheard:
+class _StreamingModel:
     """An `AutoregressiveModel` whose tokens are heard while it generates."""
 
     def __init__(self, model: Any, first: int, told: SimpleQueue[Any], abandoned: Event) -> None:
@@ -55,22 +55,22 @@ class Overheard:
         return getattr(self.model, name)
 
     def generate(self, prompts: Sequence[Sequence[int]], *how: Any) -> list[list[int]]:
-        ear = Ear(self.place, self.told, self.abandoned)
+        ear = _TokenStreamer(self.place, self.told, self.abandoned)
         self.place += len(prompts)
         return self.model.generate(prompts, *how, streamer=ear)
 
 
-def causally(
+def stream_causal_deltas(
     model: Any, requests: Sequence[Request], plan: Autoregressive, batch_size: int | None, drafts: bool
 ) -> Iterator[Delta]:
     """The deltas of requests in order, a batch at a time; a batch's last deltas come together, behind it."""
-    ids = stop_ids(model, requests, plan.stopping)
+    ids = resolve_stop_ids(model, requests, plan.stopping)
     stopper = Stopper.of(ids, plan.stopping, model.tokenizer, torch.device("cpu"))
-    growing = [Growing(stopper, place) for place in range(len(requests))]
+    growing = [GrowingText(stopper, place) for place in range(len(requests))]
     nothing = ("", ()) if drafts else (None, None)
     first = 0
-    for batch in batches(requests, batch_size):
-        for heard in overhear(model, batch, plan, first):
+    for batch in split_into_batches(requests, batch_size):
+        for heard in _stream_batch_tokens(model, batch, plan, first):
             if isinstance(heard, Result):
                 told = growing[first]
                 yield Delta.last(first, heard, told.text, len(told.tail), drafts)
@@ -80,7 +80,7 @@ def causally(
                 yield Delta(heard[0], text, tuple(new), False, None, *nothing)
 
 
-def overhear(
+def _stream_batch_tokens(
     model: Any, batch: Sequence[Request], plan: Autoregressive, first: int
 ) -> Iterator[tuple[int, int] | Result]:
     """The tokens (request, token) of a batch that begins with the request `first`, then its results."""
@@ -89,7 +89,7 @@ def overhear(
 
     def work() -> None:
         try:
-            told.put(generate(Overheard(model, first, told, abandoned), batch, plan))
+            told.put(generate_autoregressively(_StreamingModel(model, first, told, abandoned), batch, plan))
         except BaseException as error:
             told.put(error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dllm.results import Result
+from dllm.engine.results import Result
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dllm.baseline import Autoregressive
+from dllm.compose.recipes import default_strategy
+from dllm.engine.autoregressive import Autoregressive
+from dllm.engine.loop import steps
+from dllm.engine.results import Collector
 from dllm.errors import ConfigError
-from dllm.prompts import Prompt, to_requests
-from dllm.recipes import default_strategy
+from dllm.prompts import Prompt, make_requests
 from dllm.requests import Request
-from dllm.results import Collector
-from dllm.sampler import steps
 from dllm.strategy import Strategy
-from dllm.streaming.causal import causally
+from dllm.streaming.causal import stream_causal_deltas
 from dllm.streaming.delta import Delta
-from dllm.streaming.drafts import drafted
-from dllm.streaming.text import Growing
+from dllm.streaming.final_text import GrowingText
+from dllm.streaming.provisional_text import render_draft
 from dllm.types import Step
 
 
@@ -38,14 +38,14 @@ class Deltas:
         self.collector = Collector(model, requests, strategy)
         self.requests, self.drafts = list(requests), drafts
         self.edits = bool(getattr(strategy.policy, "edits", False))
-        self.texts: dict[int, Growing] = {}
+        self.texts: dict[int, GrowingText] = {}
         self.told: dict[int, int] = {}
         self.bound: dict[int, int] = {}
 
     def add(self, step: Step) -> list[Delta]:
         """What a step made final; the requests that it found finished come first."""
         found = [self.last(place) for place in self.collector.add(step)]
-        view = View.of(step, self.edits)
+        view = _HostCanvas.of(step, self.edits)
         busy = ((step.window.end > step.window.start) | step.window.commit).tolist()
         for row, place in enumerate(step.place.tolist()):
             if not busy[row]:
@@ -54,7 +54,7 @@ class Deltas:
             if self.drafts:
                 growing = self.texts[place]
                 pending = () if growing.ended else view.draft(row, self.bound[place], growing.stops)
-                found.append(Delta(place, text, ids, draft=drafted(growing, pending), pending=pending))
+                found.append(Delta(place, text, ids, draft=render_draft(growing, pending), pending=pending))
             elif text or ids:
                 found.append(Delta(place, text, ids))
         return found
@@ -66,11 +66,11 @@ class Deltas:
             self.collector.results()
         return [self.last(place) for place in left]
 
-    def grow(self, place: int, row: int, view: View) -> tuple[str, tuple[int, ...]]:
+    def grow(self, place: int, row: int, view: _HostCanvas) -> tuple[str, tuple[int, ...]]:
         """What a step made final in a row: text, and tokens that were not given."""
         request = self.requests[place]
         if place not in self.texts:
-            self.texts[place] = Growing(self.collector.stopper, place)
+            self.texts[place] = GrowingText(self.collector.stopper, place)
             self.bound[place], self.told[place] = 0 if request.holes else request.start, 0
         first, bound = self.bound[place], view.bound[row]
         if bound <= first:
@@ -88,7 +88,7 @@ class Deltas:
         return Delta.last(place, self.collector.found[place], said, self.told.get(place, 0), self.drafts)
 
 
-class View(NamedTuple):
+class _HostCanvas(NamedTuple):
     """A step's canvas on the host: everything (b, t), and by row where its text begins, its end, and how far it is
     final."""
 
@@ -100,7 +100,7 @@ class View(NamedTuple):
     bound: list[int]
 
     @classmethod
-    def of(cls, step: Step, edits: bool) -> View:
+    def of(cls, step: Step, edits: bool) -> _HostCanvas:
         canvas = step.canvas
         pending, limit = canvas.pending.cpu(), canvas.rows.limit
         t = pending.shape[1]
@@ -145,13 +145,13 @@ def stream(
 
     Raises `RequestError` or `ConfigError` before any forward, `NumericsError` if the model gives no numbers.
     """
-    requests = to_requests(model, prompts, max_new_tokens, seed)
+    requests = make_requests(model, prompts, max_new_tokens, seed)
     causal = hasattr(model, "generate")
     plan = strategy if strategy is not None else Autoregressive() if causal else default_strategy(model)
     if not requests:
         return
     if causal and isinstance(plan, Autoregressive):
-        yield from causally(model, requests, plan, batch_size, drafts)
+        yield from stream_causal_deltas(model, requests, plan, batch_size, drafts)
     elif not causal and isinstance(plan, Strategy):
         deltas = Deltas(model, requests, plan, drafts)
         for step in steps(model, requests, plan, batch_size=batch_size):

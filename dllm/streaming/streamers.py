@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from dllm.api import stream
+from dllm.engine.results import Result
 from dllm.errors import ConfigError
-from dllm.prompts import Prompt, to_requests
-from dllm.results import Result
+from dllm.prompts import Prompt, make_requests
 from dllm.strategy import Strategy
-from dllm.streaming.deltas import Delta, stream
+from dllm.streaming.deltas import Delta
 
 
 def stream_to(
@@ -35,9 +36,9 @@ def stream_to(
 
     Raises `ConfigError` for streamers that do not match the prompts, and what `decode` raises.
     """
-    requests = to_requests(model, prompts, max_new_tokens, seed)
+    requests = make_requests(model, prompts, max_new_tokens, seed)
     listeners = list(streamers) if isinstance(streamers, list | tuple) else [streamers]
-    check(listeners, len(requests))
+    _check_streamers(listeners, len(requests))
     drafts = any(hasattr(listener, "put_draft") for listener in listeners)
     blank = getattr(model, "mask_id", None) or 0
     open_ones = dict(enumerate(listeners))
@@ -46,7 +47,7 @@ def stream_to(
         for listener, request in zip(listeners, requests, strict=True) if not prompts_told else ():
             listener.put(torch.tensor([request.prompt]))
         for delta in stream(model, requests, strategy, batch_size=batch_size, drafts=drafts):
-            tell(listeners[delta.request], delta, blank)
+            _send_delta(listeners[delta.request], delta, blank)
             if delta.result is not None:
                 results[delta.request] = delta.result
                 open_ones.pop(delta.request).end()
@@ -56,7 +57,7 @@ def stream_to(
     return [results[place] for place in range(len(requests))]
 
 
-def check(listeners: Sequence[Any], count: int) -> None:
+def _check_streamers(listeners: Sequence[Any], count: int) -> None:
     """Raise ConfigError for streamers that cannot follow so many prompts."""
     if len(listeners) != count:
         raise ConfigError(
@@ -69,7 +70,7 @@ def check(listeners: Sequence[Any], count: int) -> None:
             )
 
 
-def tell(listener: Any, delta: Delta, blank: int) -> None:
+def _send_delta(listener: Any, delta: Delta, blank: int) -> None:
     """What became final, and the draft behind it for those that show one."""
     if delta.ids:
         listener.put(torch.tensor(delta.ids))

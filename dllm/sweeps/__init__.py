@@ -1,33 +1,33 @@
 """Grids of strategies × prompts × models: read from a file, decoded by cells, kept in a table, drawn and tuned."""
 
-from dllm.sweeps.cells import Cell, Checkpoint
-from dllm.sweeps.checks import CHECKS, Check
-from dllm.sweeps.front import front
+from dllm.sweeps.answer_checks import CHECKS, Check
+from dllm.sweeps.cells import Cell, SweepCheckpoint
 from dllm.sweeps.grid import Sweep, read_sweep
-from dllm.sweeps.questions import SOURCES, Question, Questions, read_questions
-from dllm.sweeps.running import Begun, Decoded, Ended, Failed, run
-from dllm.sweeps.table import Table, read_table
-from dllm.sweeps.tuning import Choice, tune
+from dllm.sweeps.pareto import pareto_front
+from dllm.sweeps.questions import SOURCES, Question, QuestionSet, read_questions
+from dllm.sweeps.running import CellFailed, CellFinished, CellRowDecoded, CellStarted, run_sweep
+from dllm.sweeps.table import SweepTable, read_table
+from dllm.sweeps.tuning import StrategyChoice, choose_strategy
 
 __all__ = [
     "CHECKS",
     "SOURCES",
-    "Begun",
     "Cell",
+    "CellFailed",
+    "CellFinished",
+    "CellRowDecoded",
+    "CellStarted",
     "Check",
-    "Checkpoint",
-    "Choice",
-    "Decoded",
-    "Ended",
-    "Failed",
     "Question",
-    "Questions",
+    "QuestionSet",
+    "StrategyChoice",
     "Sweep",
-    "Table",
-    "front",
+    "SweepCheckpoint",
+    "SweepTable",
+    "choose_strategy",
+    "pareto_front",
     "read_questions",
     "read_sweep",
     "read_table",
-    "run",
-    "tune",
+    "run_sweep",
 ]

@@ -11,16 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dllm.compose.options import Options
 from dllm.errors import CheckpointError, ConfigError, DllmError
-from dllm.jobs import Job, Outline, Row
-from dllm.options import Options
-from dllm.sweeps.questions import Questions
+from dllm.jobs import Job, ModelOutline, PromptRow
+from dllm.sweeps.questions import QuestionSet
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class SweepCheckpoint:
     """A model of a sweep, and how it is loaded; see `dllm.load`.
 
     label  what tables call it: by default its name
@@ -46,19 +46,19 @@ class Checkpoint:
         """Arguments of `dllm.load` besides the name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "label")}
 
-    def outline(self) -> Outline:
+    def outline(self) -> ModelOutline:
         """What is known before weights are read. Raises ConfigError where there is no such checkpoint."""
         try:
-            return Outline.of(self.name, self.family)
+            return ModelOutline.of(self.name, self.family)
         except CheckpointError as error:
             raise ConfigError(f"model {error}") from None
 
     def record(self) -> dict[str, Any]:
         """What decides its results and their speed, as JSON; a folder by its full path."""
-        return self.loading() | {"model": placed(self.name), "adapter": placed(self.adapter)}
+        return self.loading() | {"model": _resolve_folder(self.name), "adapter": _resolve_folder(self.adapter)}
 
 
-def placed(name: str | None) -> str | None:
+def _resolve_folder(name: str | None) -> str | None:
     """A checkpoint by a name that does not depend on the working folder."""
     return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name
 
@@ -72,8 +72,8 @@ class Cell:
     job    strategy, length, seed, batch size
     """
 
-    checkpoint: Checkpoint
-    questions: Questions
+    checkpoint: SweepCheckpoint
+    questions: QuestionSet
     label: str
     given: Mapping[str, Any]
     job: Job
@@ -106,28 +106,28 @@ class Cell:
         return replace(self, job=replace(self.job, **changes))
 
 
-def check(cells: Sequence[Cell]) -> list[str]:
+def check_cells(cells: Sequence[Cell]) -> list[str]:
     """What is wrong with cells, all of it, before any weights are read; reads every file of questions once."""
-    outlines: dict[Checkpoint, Outline | None] = {}
-    rows: dict[Questions, list[Row] | None] = {}
+    outlines: dict[SweepCheckpoint, ModelOutline | None] = {}
+    rows: dict[QuestionSet, list[PromptRow] | None] = {}
     problems: list[str] = []
     for cell in cells:
         checkpoint, questions = cell.checkpoint, cell.questions
         if checkpoint not in outlines:
-            outlines[checkpoint] = attempt(checkpoint.outline, problems)
+            outlines[checkpoint] = _call_noting_problems(checkpoint.outline, problems)
         if questions not in rows:
-            rows[questions] = attempt(partial(rows_of, questions), problems)
+            rows[questions] = _call_noting_problems(partial(_read_question_rows, questions), problems)
         outline, asked = outlines[checkpoint], rows[questions]
         if outline is not None and asked is not None:
-            attempt(partial(cell.job.check, outline, asked), problems, f"{cell}: ")
+            _call_noting_problems(partial(cell.job.check, outline, asked), problems, f"{cell}: ")
     return problems
 
 
-def rows_of(questions: Questions) -> list[Row]:
+def _read_question_rows(questions: QuestionSet) -> list[PromptRow]:
     return [question.row for question in questions.read()]
 
 
-def attempt(make: Callable[[], T], problems: list[str], where: str = "") -> T | None:
+def _call_noting_problems(make: Callable[[], T], problems: list[str], where: str = "") -> T | None:
     """What it makes; None, and a problem more, where it cannot."""
     try:
         return make()

@@ -19,17 +19,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from dllm.compose.options import Options
 from dllm.errors import ConfigError
 from dllm.jobs import Job, check_length, check_seed
-from dllm.options import Options
-from dllm.registry import like
-from dllm.sweeps.cells import Cell, Checkpoint, check
-from dllm.sweeps.questions import SOURCES, Questions, source
+from dllm.registry import suggest_name
+from dllm.sweeps.cells import Cell, SweepCheckpoint, check_cells
+from dllm.sweeps.questions import SOURCES, QuestionSet, find_source
 
 LISTS = ("processor", "stop", "stop_ids")
 """Options whose value is a list itself: only a list of lists makes a grid of them."""
 STRATEGY = {**get_type_hints(Options), "name": str | None, "only": str | None, "guidance": float | None}
-CHECKPOINT = {name: kind for name, kind in get_type_hints(Checkpoint).items() if name != "label"} | {
+CHECKPOINT = {name: kind for name, kind in get_type_hints(SweepCheckpoint).items() if name != "label"} | {
     "model": str, "name": str | None,
 }  # fmt: skip
 QUESTIONS = {
@@ -58,7 +58,7 @@ class Sweep:
 
     def check(self) -> None:
         """Raise ConfigError that names every cell which cannot work, before any work is done."""
-        if problems := check(self.cells) or twins(self.cells):
+        if problems := check_cells(self.cells) or _find_duplicate_cells(self.cells):
             more = f" (and {len(problems) - 8} more)" if len(problems) > 8 else ""
             raise ConfigError("; ".join(dict.fromkeys(problems[:8])) + more)
 
@@ -90,19 +90,23 @@ def read_yaml(path: Path) -> Any:
 
 def make_sweep(found: Any, folder: Path = Path()) -> Sweep:
     """The sweep that a mapping describes; relative files are under `folder`. Raises ConfigError."""
-    given = fields_of("a sweep", found, SWEEP, SETTINGS)
+    given = check_fields("a sweep", found, SWEEP, SETTINGS)
     for name in ("prompts", "strategies"):
         if name not in given:
             raise ConfigError(f"{name}: not given; a sweep has models, prompts and strategies")
     shared: dict[str, Any] = {name: given[name] for name in ("dtype", "device") if name in given}
-    models = [c for entry in listed(given.get("models", ["embedded"])) for c in checkpoints(entry, folder, shared)]
-    prompts = [questions(entry, folder, given.get("limit")) for entry in listed(given["prompts"])]
-    strategies = [s for entry in listed(given["strategies"]) for s in expand(entry)]
+    models = [
+        c
+        for entry in _wrap_in_list(given.get("models", ["embedded"]))
+        for c in _expand_checkpoints(entry, folder, shared)
+    ]
+    prompts = [_make_question_set(entry, folder, given.get("limit")) for entry in _wrap_in_list(given["prompts"])]
+    strategies = [s for entry in _wrap_in_list(given["strategies"]) for s in _expand_strategies(entry)]
     settings = [dict(zip(SETTINGS, values, strict=True)) for values in product(*(
-        listed(given.get(name, default)) for name, default in (("max_new_tokens", 128), ("seed", 0), ("batch_size", 8))
+        _wrap_in_list(given.get(name, default)) for name, default in (("max_new_tokens", 128), ("seed", 0), ("batch_size", 8))
     ))]  # fmt: skip
     cells = [
-        make_cell(checkpoint, asked, strategy, setting | {"chat": not given.get("raw", False)})
+        _make_cell(checkpoint, asked, strategy, setting | {"chat": not given.get("raw", False)})
         for checkpoint in models
         for asked in prompts
         for setting in settings
@@ -117,7 +121,9 @@ def make_sweep(found: Any, folder: Path = Path()) -> Sweep:
     return Sweep(tuple(cells))
 
 
-def make_cell(checkpoint: Checkpoint, asked: Questions, strategy: Mapping[str, Any], settings: dict[str, Any]) -> Cell:
+def _make_cell(
+    checkpoint: SweepCheckpoint, asked: QuestionSet, strategy: Mapping[str, Any], settings: dict[str, Any]
+) -> Cell:
     try:
         check_length(settings["max_new_tokens"])
         check_seed(settings["seed"])
@@ -129,7 +135,7 @@ def make_cell(checkpoint: Checkpoint, asked: Questions, strategy: Mapping[str, A
     return Cell(checkpoint, asked, strategy["label"], shown, job)
 
 
-def twins(cells: tuple[Cell, ...]) -> list[str]:
+def _find_duplicate_cells(cells: tuple[Cell, ...]) -> list[str]:
     """Which cells are the same."""
     seen: dict[str, Cell] = {}
     return [
@@ -139,81 +145,83 @@ def twins(cells: tuple[Cell, ...]) -> list[str]:
     ]
 
 
-def checkpoints(entry: Any, folder: Path, shared: Mapping[str, Any]) -> Iterator[Checkpoint]:
+def _expand_checkpoints(entry: Any, folder: Path, shared: Mapping[str, Any]) -> Iterator[SweepCheckpoint]:
     """The checkpoints of one entry: a name, or a mapping with `model` whose lists make a grid."""
-    given = fields_of("a model", {"model": entry} if isinstance(entry, str) else entry, CHECKPOINT, CHECKPOINT)
+    given = check_fields("a model", {"model": entry} if isinstance(entry, str) else entry, CHECKPOINT, CHECKPOINT)
     if "model" not in given:
         raise ConfigError(f"models: {entry}: no model; say model: NAME")
-    for values in grid(given):
+    for values in _expand_lists(given):
         name = values.pop("model")
-        label = values.pop("name", None) or shown(name, {k: v for k, v in values.items() if isinstance(given[k], list)})
+        label = values.pop("name", None) or _format_label(
+            name, {k: v for k, v in values.items() if isinstance(given[k], list)}
+        )
         if (folder / name).is_dir():
             name = str(folder / name)
-        yield Checkpoint(name, label, **(dict(shared) | values))
+        yield SweepCheckpoint(name, label, **(dict(shared) | values))
 
 
-def questions(entry: Any, folder: Path, limit: int | None) -> Questions:
+def _make_question_set(entry: Any, folder: Path, limit: int | None) -> QuestionSet:
     """A set of questions: the name of one that the package brings, a file, or a mapping with `source` or `file`."""
     if isinstance(entry, str):
         entry = {"source" if entry in SOURCES else "file": entry}
-    given = fields_of("a set of prompts", entry, QUESTIONS)
+    given = check_fields("a set of prompts", entry, QUESTIONS)
     if ("file" in given) == ("source" in given):
         raise ConfigError(f"prompts: {entry}: give one of file and source ({', '.join(SOURCES)})")
-    path = folder / given["file"] if "file" in given else source(given["source"])
+    path = folder / given["file"] if "file" in given else find_source(given["source"])
     if path is None:
         raise ConfigError(
-            f"source: {given['source']!r}{like(given['source'], SOURCES)}: choose from {', '.join(SOURCES)}"
+            f"source: {given['source']!r}{suggest_name(given['source'], SOURCES)}: choose from {', '.join(SOURCES)}"
         )
     if given.get("check") is not None:
-        from dllm.sweeps.checks import find
+        from dllm.sweeps.answer_checks import find_check
 
-        find(given["check"])
+        find_check(given["check"])
     most = given.get("limit", limit)
     if most is not None and most < 1:
         raise ConfigError(f"limit: {most}: must be at least 1")
-    return Questions(given.get("name") or path.stem, path, most, given.get("template"), given.get("check"))
+    return QuestionSet(given.get("name") or path.stem, path, most, given.get("template"), given.get("check"))
 
 
-def expand(entry: Any) -> Iterator[dict[str, Any]]:
+def _expand_strategies(entry: Any) -> Iterator[dict[str, Any]]:
     """The strategies of one entry, each with a `label`: a recipe or expression, or a mapping with lists."""
     if isinstance(entry, str):
         entry = {"recipe": entry}
     if isinstance(entry, Mapping) and "strategy" in entry:
         entry = {("recipe" if name == "strategy" else name): value for name, value in entry.items()}
-    given = fields_of("a strategy", entry, STRATEGY, STRATEGY)
-    for values in grid(given):
+    given = check_fields("a strategy", entry, STRATEGY, STRATEGY)
+    for values in _expand_lists(given):
         told = {name: value for name, value in values.items() if name not in ("name", "only")}
         name = values.get("name")
-        varied = {key: value for key, value in told.items() if many(key, given[key])}
-        yield values | {"label": shown(name or "", varied if name else told) or "default"}
+        varied = {key: value for key, value in told.items() if _is_grid_axis(key, given[key])}
+        yield values | {"label": _format_label(name or "", varied if name else told) or "default"}
 
 
-def grid(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _expand_lists(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every combination of the values of lists; for an option that is a list, of the lists in it."""
-    choices = [value if many(name, value) else [value] for name, value in given.items()]
+    choices = [value if _is_grid_axis(name, value) else [value] for name, value in given.items()]
     for values in product(*choices):
         yield {k: tuple(v) if isinstance(v, list) else v for k, v in zip(given, values, strict=True)}
 
 
-def many(name: str, value: Any) -> bool:
+def _is_grid_axis(name: str, value: Any) -> bool:
     """Whether a value stands for several."""
     if not isinstance(value, list):
         return False
     return name not in LISTS or (bool(value) and all(isinstance(one, list) for one in value))
 
 
-def shown(name: str, values: Mapping[str, Any]) -> str:
+def _format_label(name: str, values: Mapping[str, Any]) -> str:
     """A label: a name, and what sets it apart."""
     main = ("recipe", "policy")
     first = [str(values[key]) for key in main if key in values]
     return " ".join(filter(None, [name, *first, *(f"{k}={v}" for k, v in values.items() if k not in main)]))
 
 
-def listed(value: Any) -> list[Any]:
+def _wrap_in_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def fields_of(what: str, entry: Any, known: Mapping[str, Any], lists: Any = ()) -> dict[str, Any]:
+def check_fields(what: str, entry: Any, known: Mapping[str, Any], lists: Any = ()) -> dict[str, Any]:
     """The fields of a mapping, each of its kind; `-` and `_` in names are the same. Raises ConfigError.
 
     lists  fields that may hold a list of values instead
@@ -224,17 +232,17 @@ def fields_of(what: str, entry: Any, known: Mapping[str, Any], lists: Any = ()) 
     for key, value in entry.items():
         name = str(key).replace("-", "_")
         if name not in known:
-            raise ConfigError(f"{key}: no field of {what}{like(str(key), known)}; it has {', '.join(known)}")
+            raise ConfigError(f"{key}: no field of {what}{suggest_name(str(key), known)}; it has {', '.join(known)}")
         if isinstance(value, list) and name in lists and name not in LISTS:
             if not value:
                 raise ConfigError(f"{key}: []: give at least one value")
-            found[name] = [of_kind(name, one, known[name]) for one in value]
+            found[name] = [_convert_value(name, one, known[name]) for one in value]
         else:
-            found[name] = of_kind(name, value, known[name])
+            found[name] = _convert_value(name, value, known[name])
     return found
 
 
-def texts(name: str, value: Any) -> Any:
+def _check_list_option(name: str, value: Any) -> Any:
     """The value of an option that is a list itself, or a list of such. Raises ConfigError."""
     entries = value if isinstance(value, list) else [value]
     flat = [one for part in entries for one in (part if isinstance(part, list) else [part])]
@@ -244,11 +252,11 @@ def texts(name: str, value: Any) -> Any:
     return entries
 
 
-def of_kind(name: str, value: Any, kind: Any) -> Any:
+def _convert_value(name: str, value: Any, kind: Any) -> Any:
     """A value as its field has it. Raises ConfigError. YAML reads 1e-3 as a text."""
     kinds = [k for k in get_args(kind) or (kind,)]
     if kind is list or name in LISTS:
-        return value if kind is list else texts(name, value)
+        return value if kind is list else _check_list_option(name, value)
     if value is None and type(None) in kinds:
         return None
     if float in kinds and isinstance(value, str | int | float) and not isinstance(value, bool):

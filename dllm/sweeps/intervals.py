@@ -11,7 +11,7 @@ DRAWS = 10_000
 """Random draws behind a probability: its error is half a point."""
 
 
-def wilson(correct: int, total: int, z: float = Z) -> tuple[float, float]:
+def wilson_interval(correct: int, total: int, z: float = Z) -> tuple[float, float]:
     """The interval of a binomial share (Wilson 1927); (0, 1) where nothing was counted."""
     if not total:
         return 0.0, 1.0
@@ -21,14 +21,14 @@ def wilson(correct: int, total: int, z: float = Z) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def reaches(correct: int, total: int, target: float) -> float:
+def probability_of_reaching(correct: int, total: int, target: float) -> float:
     """Probability that the true share is at least `target`, all shares being as likely beforehand (Jeffreys)."""
     draws = Random(0)
     hits = sum(draws.betavariate(correct + 0.5, total - correct + 0.5) >= target for _ in range(DRAWS))
     return hits / DRAWS
 
 
-def holds(gained: int, lost: int, total: int, tolerance: float) -> float:
+def probability_of_keeping(gained: int, lost: int, total: int, tolerance: float) -> float:
     """Probability that the true share fell by at most `tolerance`, from a comparison question by question.
 
     gained, lost  questions that only the new way, only the old way answers; the posterior of the two shares and of the

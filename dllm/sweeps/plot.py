@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dllm.errors import ConfigError
-from dllm.sweeps.front import front
+from dllm.sweeps.pareto import pareto_front
 
 Row = Mapping[str, Any]
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#8a8a8a")
@@ -19,42 +19,42 @@ INK, FAINT = "#010203", "#040506"
 SPEEDS = {"tokens_per_forward": "generated tokens per forward", "tokens_per_second": "generated tokens per second"}
 
 
-def part(row: Row, name: str) -> str:
+def _find_part_class(row: Row, name: str) -> str:
     """The class of a part of a row's strategy: "Threshold"; of a plain causal model's plan "Autoregressive"."""
     found = re.search(rf"\b{name}=(\w+)", row["strategy"])
     return found.group(1) if found else row["strategy"].partition("(")[0]
 
 
-def series(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+def _choose_series(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
     """What colours and what shapes tell of each row: of several models the model, else policy and cache."""
-    caches = [part(row, "cache") for row in rows]
+    caches = [_find_part_class(row, "cache") for row in rows]
     if len({row["model"] for row in rows}) > 1:
         return [row["model"] for row in rows], caches
-    return [part(row, "policy") for row in rows], caches
+    return [_find_part_class(row, "policy") for row in rows], caches
 
 
-def fronts(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def find_fronts(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The Pareto front of each measure of speed, slowest first."""
     scored = [row for row in rows if row["accuracy"] is not None]
-    return {speed: front(scored, lambda r: r[speed], lambda r: r["accuracy"]) for speed in SPEEDS}  # noqa: B023
+    return {speed: pareto_front(scored, lambda r: r[speed], lambda r: r["accuracy"]) for speed in SPEEDS}  # noqa: B023
 
 
-def draw(rows: Sequence[Row], numbers: Sequence[int]) -> Any:
+def _draw_figure(rows: Sequence[Row], numbers: Sequence[int]) -> Any:
     """A matplotlib figure: a panel for each measure of speed; points of a front carry their numbers.
 
     rows  with known accuracy, at least one
     """
-    plt = pyplot()
+    plt = _import_pyplot()
     style = {
         "svg.fonttype": "none", "text.parse_math": False, "font.size": 10, "font.family": "sans-serif",
         "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": FAINT,
     }  # fmt: skip
     with plt.rc_context(style):
         figure, panels = plt.subplots(1, len(SPEEDS), figsize=(11, 4.6), sharey=True, layout="constrained")
-        colours, shapes = series(rows)
+        colours, shapes = _choose_series(rows)
         look = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(colours))}
         mark = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(dict.fromkeys(shapes))}
-        best = fronts(rows)
+        best = find_fronts(rows)
         for panel, (speed, label) in zip(panels, SPEEDS.items(), strict=True):
             line = best[speed]
             panel.plot([r[speed] for r in line], [r["accuracy"] for r in line], color=FAINT, zorder=1)
@@ -71,7 +71,9 @@ def draw(rows: Sequence[Row], numbers: Sequence[int]) -> Any:
             panel.grid(color=FAINT, alpha=0.25)
             panel.spines[["top", "right"]].set_visible(False)
         panels[0].set_ylabel("accuracy (share answered right)")
-        handles = legend(plt, look, "o") + (legend(plt, mark, None) if len(mark) > 1 else [])
+        handles = _make_legend_handles(plt, look, "o") + (
+            _make_legend_handles(plt, mark, None) if len(mark) > 1 else []
+        )
         figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
         for panel in panels:
             panel.patch.set_visible(False)
@@ -79,7 +81,7 @@ def draw(rows: Sequence[Row], numbers: Sequence[int]) -> Any:
     return figure
 
 
-def legend(plt: Any, names: Mapping[str, str], marker: str | None) -> list[Any]:
+def _make_legend_handles(plt: Any, names: Mapping[str, str], marker: str | None) -> list[Any]:
     """Keys for colours (with `marker`), or for shapes."""
     return [
         plt.Line2D([], [], linestyle="", marker=marker or value, color=value if marker else INK, label=name)
@@ -87,7 +89,7 @@ def legend(plt: Any, names: Mapping[str, str], marker: str | None) -> list[Any]:
     ]
 
 
-def pyplot() -> Any:
+def _import_pyplot() -> Any:
     """matplotlib's drawing functions, without a window. Raises ConfigError where it is not installed."""
     try:
         import matplotlib
@@ -99,9 +101,9 @@ def pyplot() -> Any:
     return plt
 
 
-def svg(figure: Any, salt: str) -> str:
+def _render_svg(figure: Any, salt: str) -> str:
     """A figure as an SVG element whose text and lines take the page's colours. `salt` keeps ids of figures apart."""
-    plt = pyplot()
+    plt = _import_pyplot()
     file = io.StringIO()
     with plt.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none", "text.parse_math": False}):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -115,11 +117,11 @@ def svg(figure: Any, salt: str) -> str:
     return re.sub(r'\bid="([A-Za-z0-9.]+_\d+)"', rf'id="\1-{salt}"', element)
 
 
-def plots(groups: Iterable[tuple[str, Sequence[Row], Sequence[int]]]) -> dict[str, str]:
+def render_plots(groups: Iterable[tuple[str, Sequence[Row], Sequence[int]]]) -> dict[str, str]:
     """The SVG of each named group of rows with their numbers; of groups without any known accuracy none."""
     found = {}
     for i, (name, rows, numbers) in enumerate(groups):
         kept = [(row, number) for row, number in zip(rows, numbers, strict=True) if row["accuracy"] is not None]
         if kept:
-            found[name] = svg(draw([row for row, _ in kept], [number for _, number in kept]), f"g{i}")
+            found[name] = _render_svg(_draw_figure([row for row, _ in kept], [number for _, number in kept]), f"g{i}")
     return found

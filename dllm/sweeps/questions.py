@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dllm.errors import ConfigError, RequestError
-from dllm.jobs import Problem, Row
-from dllm.jobs.rows import PROMPTS, identified, read_row
-from dllm.sweeps import checks
+from dllm.jobs import PromptRow, RowProblem
+from dllm.jobs.rows import PROMPTS, parse_row, register_row_id
 
 DATA = Path(__file__).parent / "data"
 SOURCES = {
@@ -29,7 +28,7 @@ SOURCES = {
 class Question(NamedTuple):
     """One row with what is known of its answer; check and answer are None where nothing is."""
 
-    row: Row
+    row: PromptRow
     check: str | None = None
     answer: str | None = None
 
@@ -41,7 +40,7 @@ class Question(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Questions:
+class QuestionSet:
     """Where questions come from.
 
     name      what tables call the set
@@ -72,47 +71,47 @@ class Questions:
         return {"sha256": digest, "limit": self.limit, "template": self.template, "check": self.check}
 
 
-def source(name: str) -> Path | None:
+def find_source(name: str) -> Path | None:
     """The file of a set that the package brings; None for another name."""
     return DATA / f"{name}.jsonl" if name in SOURCES else None
 
 
-def read_questions(given: Questions) -> tuple[list[Question], list[Problem]]:
+def read_questions(given: QuestionSet) -> tuple[list[Question], list[RowProblem]]:
     """The questions of a file, and what is wrong with other lines. Raises ConfigError where it cannot be read."""
     try:
         lines = given.path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
         raise ConfigError(f"prompts {given.path}: {error.strerror}") from None
     found: list[Question] = []
-    problems: list[Problem] = []
+    problems: list[RowProblem] = []
     seen: dict[tuple[type, str | int], int] = {}
     place = 0
     for number, line in enumerate(lines, start=1):
         if not line.strip() or place == given.limit:
             continue
         try:
-            question = read_question(line, number, place, given)
-            identified(question.row, seen)
+            question = _parse_question(line, number, place, given)
+            register_row_id(question.row, seen)
             found.append(question)
         except (RequestError, ConfigError) as error:
-            problems.append(Problem(number, str(error)))
+            problems.append(RowProblem(number, str(error)))
         place += 1
     return found, problems
 
 
-def read_question(line: bytes, number: int, place: int, given: Questions) -> Question:
+def _parse_question(line: bytes, number: int, place: int, given: QuestionSet) -> Question:
     """One line. Raises RequestError or ConfigError."""
-    row = read_row(line if given.template is None else templated(line, given.template), number, place)
+    row = parse_row(line if given.template is None else _fill_template(line, given.template), number, place)
     fields = json.loads(line)
     if fields.get("answer") is None:
         return Question(row)
-    answer = checks.as_answer(fields["answer"])
-    check = str(fields.get("check") or given.check or checks.usual(answer))
-    checks.test(check, answer)
+    answer = checks.convert_answer_to_text(fields["answer"])
+    check = str(fields.get("check") or given.check or checks.infer_check_name(answer))
+    checks.check_answer(check, answer)
     return Question(row, check, answer)
 
 
-def templated(line: bytes, template: str) -> bytes:
+def _fill_template(line: bytes, template: str) -> bytes:
     """The line with the prompt that a template makes of its fields. Raises RequestError."""
     try:
         fields = json.loads(line)

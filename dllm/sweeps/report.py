@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm.errors import ConfigError
-from dllm.sweeps.plot import fronts, plots
+from dllm.sweeps.plot import find_fronts, render_plots
 
 Row = Mapping[str, Any]
 SETTINGS = ("model", "max_new_tokens", "seed", "batch_size", "device", "dtype")
@@ -52,12 +52,12 @@ HOW = (
 )
 
 
-def page(rows: Sequence[Row], title: str) -> str:
+def render_sweep_page(rows: Sequence[Row], title: str) -> str:
     """The page of a table's rows, at least one. Raises ConfigError where there are none, or without matplotlib."""
     if not rows:
         raise ConfigError("the table is empty: no cell is done yet")
     groups = [(name, [r for r in rows if r["prompts"] == name]) for name in dict.fromkeys(r["prompts"] for r in rows)]
-    drawn = plots((name, group, range(1, len(group) + 1)) for name, group in groups)
+    drawn = render_plots((name, group, range(1, len(group) + 1)) for name, group in groups)
     policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     return "\n".join(
         (
@@ -68,15 +68,15 @@ def page(rows: Sequence[Row], title: str) -> str:
             f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
             f"<h1>{escape(title)}</h1>",
             f'<p class="note">{escape(HOW)}</p>',
-            *(section(name, group, drawn.get(name, "")) for name, group in groups),
+            *(_render_section(name, group, drawn.get(name, "")) for name, group in groups),
             f"<script>{SCRIPT}</script></body></html>\n",
         )
     )
 
 
-def section(name: str, rows: Sequence[Row], drawn: str) -> str:
+def _render_section(name: str, rows: Sequence[Row], drawn: str) -> str:
     """One set of prompts: its plot, its table, and what every strategy is in full."""
-    leading = [row for line in fronts(rows).values() for row in line]
+    leading = [row for line in find_fronts(rows).values() for row in line]
     varied = [key for key in SETTINGS if len({str(row.get(key)) for row in rows}) > 1]
     same = [f"{key.replace('_', ' ')} {rows[0].get(key)}" for key in SETTINGS if key not in varied]
     heads = "".join(
@@ -87,7 +87,8 @@ def section(name: str, rows: Sequence[Row], drawn: str) -> str:
         )
     )  # fmt: skip
     body = "".join(
-        line(number, row, varied, any(row is one for one in leading)) for number, row in enumerate(rows, start=1)
+        _render_table_row(number, row, varied, any(row is one for one in leading))
+        for number, row in enumerate(rows, start=1)
     )
     spelled = "".join(
         f"<li><code>{escape(strategy)}</code></li>" for strategy in dict.fromkeys(row["strategy"] for row in rows)
@@ -101,21 +102,21 @@ def section(name: str, rows: Sequence[Row], drawn: str) -> str:
     )
 
 
-def line(number: int, row: Row, varied: Sequence[str], leads: bool) -> str:
+def _render_table_row(number: int, row: Row, varied: Sequence[str], leads: bool) -> str:
     """A row of the table."""
     cells = [f'<td data-value="{number}">{number}</td>']
     cells += [f'<td class="text">{escape(str(row.get(key)))}</td>' for key in varied]
     cells.append(f'<td class="text">{escape(row["name"])}</td>')
-    cells += [f'<td data-value="{value(row, key)}">{figure(row, key)}</td>' for key in FIGURES]
+    cells += [f'<td data-value="{_make_sort_key(row, key)}">{_format_figure(row, key)}</td>' for key in FIGURES]
     return f"<tr{' class=front' if leads else ''}>{''.join(cells)}</tr>"
 
 
-def value(row: Row, key: str) -> float:
+def _make_sort_key(row: Row, key: str) -> float:
     """What a column is sorted by."""
     return -1.0 if row[key] is None else float(row[key])
 
 
-def figure(row: Row, key: str) -> str:
+def _format_figure(row: Row, key: str) -> str:
     """A figure as it is shown."""
     if row[key] is None:
         return "–"
@@ -126,7 +127,7 @@ def figure(row: Row, key: str) -> str:
     return f"{row[key]:.1f}" if key == "tokens_per_second" else f"{row[key]:.2f}"
 
 
-def write_page(text: str, path: Path) -> None:
+def write_sweep_page(text: str, path: Path) -> None:
     """Write a page beside its place and move it there, so that it is never half there. Raises OSError."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

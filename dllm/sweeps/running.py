@@ -16,19 +16,19 @@ from typing import Any, NamedTuple
 
 from dllm import jobs
 from dllm.errors import DllmError
-from dllm.jobs import Engine, Journal, Problem, Task
+from dllm.jobs import DecodeTask, JobEngine, Journal, RowProblem
 from dllm.metrics import certified_share, tokens_per_forward, tokens_per_second
-from dllm.sweeps.cells import Cell, Checkpoint
+from dllm.sweeps.cells import Cell, SweepCheckpoint
 from dllm.sweeps.grid import Sweep
-from dllm.sweeps.intervals import wilson
+from dllm.sweeps.intervals import wilson_interval
 from dllm.sweeps.questions import Question
-from dllm.sweeps.table import NAME, Table
+from dllm.sweeps.table import NAME, SweepTable
 
 SAMPLES = "samples"
 """The folder of the cells' own files, beside the table."""
 
 
-class Begun(NamedTuple):
+class CellStarted(NamedTuple):
     """A cell is begun: of its rows so many are in its file already."""
 
     cell: Cell
@@ -36,32 +36,32 @@ class Begun(NamedTuple):
     kept: int
 
 
-class Decoded(NamedTuple):
+class CellRowDecoded(NamedTuple):
     """A row of a cell is in its file."""
 
     cell: Cell
     more: dict[str, Any]
 
 
-class Ended(NamedTuple):
+class CellFinished(NamedTuple):
     """A cell's row is in the table; its rows that could not be decoded count as wrong."""
 
     cell: Cell
     row: dict[str, Any]
-    problems: list[Problem]
+    problems: list[RowProblem]
 
 
-class Failed(NamedTuple):
+class CellFailed(NamedTuple):
     """A cell could not be decoded and is not in the table."""
 
     cell: Cell
     error: DllmError
 
 
-Event = Begun | Decoded | Ended | Failed
+Event = CellStarted | CellRowDecoded | CellFinished | CellFailed
 
 
-def run(sweep: Sweep, folder: Path, engine: Callable[[Checkpoint], Engine]) -> Iterator[Event]:
+def run_sweep(sweep: Sweep, folder: Path, engine: Callable[[SweepCheckpoint], JobEngine]) -> Iterator[Event]:
     """Decode the cells that are not in the table of `folder` yet.
 
     engine  opens a checkpoint, once for all cells that need it; it is not opened for none
@@ -69,34 +69,34 @@ def run(sweep: Sweep, folder: Path, engine: Callable[[Checkpoint], Engine]) -> I
     Raises ConfigError before any work where a cell cannot work or the folder holds something else.
     """
     sweep.check()
-    with Table(folder / NAME) as table:
+    with SweepTable(folder / NAME) as table:
         (folder / SAMPLES).mkdir(exist_ok=True)
         todo = [cell for cell in sweep.cells if cell.key not in table]
         for checkpoint, cells in groupby(todo, key=lambda cell: cell.checkpoint):
-            yield from run_checkpoint(list(cells), folder, table, engine(checkpoint))
+            yield from _run_checkpoint(list(cells), folder, table, engine(checkpoint))
 
 
-def run_checkpoint(cells: list[Cell], folder: Path, table: Table, engine: Engine) -> Iterator[Event]:
+def _run_checkpoint(cells: list[Cell], folder: Path, table: SweepTable, engine: JobEngine) -> Iterator[Event]:
     """Decode cells of one checkpoint; one that fails does not keep the others from being decoded."""
     warm = False
     with ExitStack() as stack:
         try:
             stack.enter_context(engine)
         except DllmError as error:
-            yield from (Failed(cell, error) for cell in cells)
+            yield from (CellFailed(cell, error) for cell in cells)
             return
         for cell in cells:
             try:
-                for event in run_cell(cell, folder, engine, warm):
-                    if isinstance(event, Ended):
+                for event in _run_cell(cell, folder, engine, warm):
+                    if isinstance(event, CellFinished):
                         table.append(event.row)
                     yield event
                 warm = True
             except DllmError as error:
-                yield Failed(cell, error)
+                yield CellFailed(cell, error)
 
 
-def run_cell(cell: Cell, folder: Path, engine: Engine, warm: bool) -> Iterator[Event]:
+def _run_cell(cell: Cell, folder: Path, engine: JobEngine, warm: bool) -> Iterator[Event]:
     """Decode what is missing of a cell, and count it."""
     questions = {question.row.place: question for question in cell.questions.read()}
     path = folder / SAMPLES / cell.file
@@ -105,24 +105,24 @@ def run_cell(cell: Cell, folder: Path, engine: Engine, warm: bool) -> Iterator[E
         if not tasks:
             raise DllmError(f"no row can be decoded; line {problems[0].line}: {problems[0].message}")
         todo = journal.resume(tasks)
-        yield Begun(cell, len(questions), len(tasks) - len(todo))
+        yield CellStarted(cell, len(questions), len(tasks) - len(todo))
         if todo and not warm:
             engine.warm(cell.job, todo[0])
         last = time.perf_counter()
         for event in engine.decode(cell.job, todo):
-            if isinstance(event, jobs.Done):
+            if isinstance(event, jobs.RowDone):
                 now = time.perf_counter()
-                more = answered(questions[event.task.row.place], event) | {"wall_seconds": now - last}
+                more = _score_sample(questions[event.task.row.place], event) | {"wall_seconds": now - last}
                 journal.write(event, more)
                 last = time.perf_counter()
-                yield Decoded(cell, more)
-            elif isinstance(event, jobs.Failed):
-                problems.append(Problem(event.task.row.line, str(event.error)))
+                yield CellRowDecoded(cell, more)
+            elif isinstance(event, jobs.RowFailed):
+                problems.append(RowProblem(event.task.row.line, str(event.error)))
         lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-    yield Ended(cell, summary(cell, lines, tasks, list(questions.values())), problems)
+    yield CellFinished(cell, _summarize_cell(cell, lines, tasks, list(questions.values())), problems)
 
 
-def answered(question: Question, done: jobs.Done) -> dict[str, Any]:
+def _score_sample(question: Question, done: jobs.RowDone) -> dict[str, Any]:
     """What a sample's line says of its answer."""
     return {
         "answer": question.answer,
@@ -131,8 +131,8 @@ def answered(question: Question, done: jobs.Done) -> dict[str, Any]:
     }
 
 
-def summary(
-    cell: Cell, lines: Sequence[Mapping[str, Any]], tasks: Sequence[Task], questions: Sequence[Question]
+def _summarize_cell(
+    cell: Cell, lines: Sequence[Mapping[str, Any]], tasks: Sequence[DecodeTask], questions: Sequence[Question]
 ) -> dict[str, Any]:
     """The cell's row of the table, from the lines of its file.
 
@@ -140,7 +140,7 @@ def summary(
     """
     scored = sum(question.check is not None for question in questions)
     correct = sum(line["correct"] is True for line in lines)
-    low, high = wilson(correct, scored) if scored else (None, None)
+    low, high = wilson_interval(correct, scored) if scored else (None, None)
     tokens, nfe = sum(len(line["output_ids"]) for line in lines), sum(line["nfe"] for line in lines)
     parallel = sum(line["parallel"] for line in lines)
     certified = round(sum((line["certified"] or 0) * line["parallel"] for line in lines))

@@ -12,7 +12,7 @@ from dllm.errors import ConfigError
 NAME = "table.jsonl"
 
 
-class Table:
+class SweepTable:
     """The rows of a table file, to which more are appended. Use it as a context manager.
 
     rows  as they are in the file; the result of a kill within a write, a last line cut short, is removed from it
@@ -26,14 +26,14 @@ class Table:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            lock(self.file, path)
-            self.rows = parse(path)
+            _lock_table(self.file, path)
+            self.rows = _read_table_rows(path)
             os.ftruncate(self.file, path.read_bytes().rfind(b"\n") + 1)
         except BaseException:
             os.close(self.file)
             raise
 
-    def __enter__(self) -> Table:
+    def __enter__(self) -> SweepTable:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,7 +56,7 @@ class Table:
         self.rows.append(row)
 
 
-def lock(file: int, path: Path) -> None:
+def _lock_table(file: int, path: Path) -> None:
     """Only one sweep at a time writes to the file. Where the system has no such lock, the user sees to that."""
     try:
         import fcntl
@@ -76,22 +76,22 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     """The rows of a table: a file, or the folder of a sweep. Raises ConfigError where it is none."""
     file = path / NAME if path.is_dir() else path
     try:
-        return parse(file)
+        return _read_table_rows(file)
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}; a sweep writes it (dllm sweep)") from None
 
 
-def parse(path: Path) -> list[dict[str, Any]]:
+def _read_table_rows(path: Path) -> list[dict[str, Any]]:
     """Its whole lines. Raises ConfigError for one that is no cell."""
     *lines, rest = path.read_bytes().split(b"\n")
-    found = [read_row(line) for line in lines]
+    found = [_parse_table_line(line) for line in lines]
     if None in found or (rest and not rest.startswith(b'{"cell": "'[: len(rest)])):
         number = found.index(None) + 1 if None in found else len(found) + 1
         raise ConfigError(f"{path}: line {number} is not a cell of a sweep; choose another file, or move it away")
     return found  # type: ignore[return-value]
 
 
-def read_row(line: bytes) -> dict[str, Any] | None:
+def _parse_table_line(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
     except ValueError:

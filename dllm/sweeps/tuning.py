@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm.errors import ConfigError
-from dllm.sweeps.intervals import holds, reaches
+from dllm.sweeps.intervals import probability_of_keeping, probability_of_reaching
 
 SEQUENTIAL = {"name": "sequential", "policy": "top-k", "k": 1, "cache": "none"}
 """What others are compared with: one token a step, the most confident, nothing reused."""
@@ -25,7 +25,7 @@ MISSING = "no cell of the strategy that the others are compared with"
 
 
 @dataclass(frozen=True)
-class Choice:
+class StrategyChoice:
     """A strategy that was chosen on questions with known answers.
 
     row       its row of the table
@@ -49,7 +49,7 @@ class Choice:
         return self.row["tokens_per_second"] / before if before else None
 
 
-def tune(
+def choose_strategy(
     folder: Path,
     rows: Sequence[Mapping[str, Any]],
     *,
@@ -58,7 +58,7 @@ def tune(
     speed: str = SPEEDS[0],
     confidence: float = 0.0,
     baseline: str = "sequential",
-) -> Choice:
+) -> StrategyChoice:
     """The fastest of the rows that is accurate enough.
 
     folder      where their samples are
@@ -82,8 +82,8 @@ def tune(
     first = next((row for row in found if row["name"] == baseline), None)
     if first is None and tolerance is not None:
         raise ConfigError(f"{MISSING} ({baseline})")
-    choices = [judge(folder, row, first, tolerance, target, len(found)) for row in found]
-    fit = [c for c in choices if accurate(c, first, tolerance, target) and c.chance >= confidence]
+    choices = [_assess_row(folder, row, first, tolerance, target, len(found)) for row in found]
+    fit = [c for c in choices if _is_accurate_enough(c, first, tolerance, target) and c.chance >= confidence]
     if not fit:
         best = max(choices, key=lambda c: c.row["accuracy"])
         asked = f"accuracy {target}" if tolerance is None else f"within {tolerance} of {first['accuracy']:.3f}"  # type: ignore[index]
@@ -95,7 +95,9 @@ def tune(
     return max(fit, key=lambda c: (c.row[speed], c.row["accuracy"]))
 
 
-def accurate(choice: Choice, first: Mapping[str, Any] | None, tolerance: float | None, target: float | None) -> bool:
+def _is_accurate_enough(
+    choice: StrategyChoice, first: Mapping[str, Any] | None, tolerance: float | None, target: float | None
+) -> bool:
     """Whether the counts alone say that it is accurate enough."""
     if target is not None:
         return bool(choice.row["accuracy"] >= target)
@@ -103,32 +105,32 @@ def accurate(choice: Choice, first: Mapping[str, Any] | None, tolerance: float |
     return bool(choice.row["accuracy"] >= first["accuracy"] - tolerance - 1e-12)
 
 
-def judge(
+def _assess_row(
     folder: Path,
     row: Mapping[str, Any],
     first: Mapping[str, Any] | None,
     tolerance: float | None,
     target: float | None,
     tried: int,
-) -> Choice:
+) -> StrategyChoice:
     """A row with what is known of its accuracy."""
-    gained, lost = (0, 0) if first is None else compare(folder, row, first)
+    gained, lost = (0, 0) if first is None else _count_gained_and_lost(folder, row, first)
     if target is not None:
-        chance = reaches(row["correct"], row["scored"], target)
+        chance = probability_of_reaching(row["correct"], row["scored"], target)
     else:
-        chance = 1.0 if row is first else holds(gained, lost, row["scored"], tolerance or 0.0)
-    return Choice(row, first, chance, gained, lost, tried)
+        chance = 1.0 if row is first else probability_of_keeping(gained, lost, row["scored"], tolerance or 0.0)
+    return StrategyChoice(row, first, chance, gained, lost, tried)
 
 
-def compare(folder: Path, row: Mapping[str, Any], first: Mapping[str, Any]) -> tuple[int, int]:
+def _count_gained_and_lost(folder: Path, row: Mapping[str, Any], first: Mapping[str, Any]) -> tuple[int, int]:
     """Questions that only `row`, and that only `first` answers."""
-    one, other = answers(folder / row["samples"]), answers(folder / first["samples"])
+    one, other = _read_correctness(folder / row["samples"]), _read_correctness(folder / first["samples"])
     gained = sum(right and not other.get(name, False) for name, right in one.items())
     lost = sum(right and not one.get(name, False) for name, right in other.items())
     return gained, lost
 
 
-def answers(path: Path) -> dict[tuple[str, str], bool]:
+def _read_correctness(path: Path) -> dict[tuple[str, str], bool]:
     """Whether each sample of a cell's file is right."""
     try:
         found = [json.loads(line) for line in path.read_bytes().splitlines()]
@@ -137,16 +139,16 @@ def answers(path: Path) -> dict[tuple[str, str], bool]:
     return {(type(r["id"]).__name__, str(r["id"])): r["correct"] is True for r in found}
 
 
-def command(row: Mapping[str, Any], model: str, raw: bool = False) -> str:
+def format_decode_command(row: Mapping[str, Any], model: str, raw: bool = False) -> str:
     """The `dllm decode` command that decodes as a row of a table says."""
     words = ["dllm", "decode", "…", "--model", model]
     for name, value in row["options"].items():
-        words += flag(name, value)
+        words += format_flag(name, value)
     words += ["--max-new-tokens", str(row["max_new_tokens"]), *(["--raw"] if raw else [])]
     return shlex.join(words)
 
 
-def flag(name: str, value: Any) -> list[str]:
+def format_flag(name: str, value: Any) -> list[str]:
     """An option as the command line has it."""
     if name == "stop_ids":
         return [word for one in value for word in ("--stop-id", str(one))] or ["--ignore-eos"]

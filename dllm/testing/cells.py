@@ -9,16 +9,15 @@ from itertools import product
 from typing import Any
 
 from dllm.caches import DualCache, NoCache, PrefixCache
+from dllm.compose.expressions import read_part
+from dllm.compose.names import METHODS, TABLES, implements_kind
+from dllm.engine.loop import match_block_size
 from dllm.errors import ConfigError
-from dllm.expressions import read
-from dllm.parts import METHODS, TABLES, fits
 from dllm.policies import KLASS, CertaintyPrior, EarlyCommit, EqualSplit, NegativeEntropy, Threshold, TimeSchedule, TopK
-from dllm.requests import Request, lay_out
-from dllm.sampler import fit
-from dllm.sampling import Sampling
+from dllm.requests import Request, make_canvas
 from dllm.schedulers import Blocks, Whole
-from dllm.strategy import Strategy
-from dllm.testing.tiny import GEOMETRIES, STOP, model
+from dllm.strategy import Sampling, Strategy
+from dllm.testing.tiny import GEOMETRIES, STOP, tiny_model
 from dllm.types import Cache, Policy, Scheduler
 
 Cell = tuple[str, Strategy]
@@ -61,32 +60,32 @@ CACHES: list[Cache] = [
 PARTNERS: dict[str, Sequence[Any]] = {"policy": POLICIES, "scheduler": SCHEDULERS, "cache": CACHES}
 
 
-def cells(part: Any) -> list[Cell]:
+def make_cells(part: Any) -> list[Cell]:
     """Every cell of a part, given as an object or as an expression; those that a part refuses are left out.
 
     Raises ConfigError where nothing is left, or where the part is of no kind that we know.
     """
-    part = made(part)
-    kind = kind_of(part)
+    part = resolve_part(part)
+    kind = find_part_kind(part)
     sampling = Sampling(processors=(part,)) if kind == "processor" else Sampling()
-    axes = PARTNERS | worn(part, kind)
+    axes = PARTNERS | _choose_axis(part, kind)
     found = [
-        (geometry, Strategy(policy, with_steps(scheduler, policy), cache, sampling))
+        (geometry, Strategy(policy, _add_needed_steps(scheduler, policy), cache, sampling))
         for geometry, policy, scheduler, cache in product(GEOMETRIES, *(axes[name] for name in PARTNERS))
-        if can_follow(scheduler, policy)
+        if _can_combine(scheduler, policy)
     ]
-    possible = [cell for cell in found if refusal(cell) is None]
+    possible = [cell for cell in found if find_refusal(cell) is None]
     if not possible:
-        raise ConfigError(f"{part} refuses every model and every part, for example: {refusal(found[0])}")
+        raise ConfigError(f"{part} refuses every model and every part, for example: {find_refusal(found[0])}")
     return possible
 
 
-def made(part: Any) -> Any:
+def resolve_part(part: Any) -> Any:
     """The part that an expression describes; an object as it is."""
-    return read(part, Any) if isinstance(part, str) else part
+    return read_part(part, Any) if isinstance(part, str) else part
 
 
-def worn(part: Any, kind: str) -> dict[str, Sequence[Any]]:
+def _choose_axis(part: Any, kind: str) -> dict[str, Sequence[Any]]:
     """Who stands for the axis of a part: it alone, or policies that it is a field of."""
     if kind in PARTNERS:
         return {kind: [part]}
@@ -97,36 +96,38 @@ def worn(part: Any, kind: str) -> dict[str, Sequence[Any]]:
     return {"policy": [EarlyCommit(TopK(k=1), part)] if kind == "curve" else POLICIES}
 
 
-def kind_of(part: Any) -> str:
+def find_part_kind(part: Any) -> str:
     """The kind of a part: that of the table that has its class or a base of it, or else of the method it has."""
     for made, table in product(type(part).__mro__, TABLES.values()):
         if table.name_of(made) is not None:
             return table.kind
     for kind in METHODS:
-        if fits(kind, type(part)) and (kind != "cache" or "logits" not in inspect.signature(part.step).parameters):
+        if implements_kind(kind, type(part)) and (
+            kind != "cache" or "logits" not in inspect.signature(part.step).parameters
+        ):
             return kind
     raise ConfigError(f"{part!r} is no part: it has none of the methods that dllm.parts.METHODS lists")
 
 
-def with_steps(scheduler: Scheduler, policy: Policy) -> Scheduler:
+def _add_needed_steps(scheduler: Scheduler, policy: Policy) -> Scheduler:
     """The scheduler with the steps that a policy with a pace needs."""
     if getattr(policy, "paced", False) and getattr(scheduler, "steps", 0) is None:
         return replace(scheduler, steps=4)  # type: ignore[type-var]
     return scheduler
 
 
-def can_follow(scheduler: Scheduler, policy: Policy) -> bool:
+def _can_combine(scheduler: Scheduler, policy: Policy) -> bool:
     """Whether one has steps where the other has a pace, or neither."""
-    planned = getattr(with_steps(scheduler, policy), "steps", None)
+    planned = getattr(_add_needed_steps(scheduler, policy), "steps", None)
     return getattr(policy, "paced", False) == (planned is not None)
 
 
-def refusal(cell: Cell) -> ConfigError | None:
+def find_refusal(cell: Cell) -> ConfigError | None:
     """Why a cell cannot be: what its parts say when they meet the model."""
     geometry, strategy = cell
     try:
-        adapted = fit(model(geometry), strategy)
-        canvas = lay_out(adapted, REQUESTS)
+        adapted = match_block_size(tiny_model(geometry), strategy)
+        canvas = make_canvas(adapted, REQUESTS)
         strategy.policy.init(canvas)
         strategy.scheduler.init(canvas, adapted)
         strategy.cache.init(canvas, adapted)
@@ -135,16 +136,16 @@ def refusal(cell: Cell) -> ConfigError | None:
     return None
 
 
-def rests(part: Any) -> bool:
+def can_rest(part: Any) -> bool:
     """Whether a part, or one within it, has a quota of zero at some steps."""
-    return any(bool(getattr(inner, "rests", False)) for inner in within(part))
+    return any(bool(getattr(inner, "rests", False)) for inner in iterate_parts(part))
 
 
-def within(part: Any) -> Iterable[Any]:
+def iterate_parts(part: Any) -> Iterable[Any]:
     """A part and all the parts that are its fields."""
     yield part
     values = part if isinstance(part, tuple) else ()
     if is_dataclass(part) and not isinstance(part, type):
         values = tuple(getattr(part, field.name) for field in fields(part))
     for value in values:
-        yield from within(value)
+        yield from iterate_parts(value)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from dllm.testing.cells import Cell, cells
+from dllm.testing.cells import Cell, make_cells
 from dllm.testing.suite import Laws
 
 
 class TestParts(Laws):
     def chosen(self, config: Any) -> list[Cell]:
-        return [cell for part in config.getoption("--dllm-laws") for cell in cells(part)]
+        return [cell for part in config.getoption("--dllm-laws") for cell in make_cells(part)]

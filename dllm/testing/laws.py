@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm.lengths import arrange, move
-from dllm.requests import Request, lay_out
-from dllm.results import Collector, Result
-from dllm.sampler import fit, steps
+from dllm.engine.loop import match_block_size, steps
+from dllm.engine.resize import resize_canvas
+from dllm.engine.results import Collector, Result
+from dllm.requests import Request, make_canvas
 from dllm.strategy import Strategy
-from dllm.types import Canvas, Query, Step
+from dllm.types import Canvas, Query, Step, move_columns
 
 
-def run(model: Any, requests: Sequence[Request], strategy: Strategy) -> tuple[list[Step], list[Result]]:
+def run_batch(model: Any, requests: Sequence[Request], strategy: Strategy) -> tuple[list[Step], list[Result]]:
     """All steps of a batch and its results."""
     collector = Collector(model, requests, strategy)
     stream = []
@@ -29,25 +29,25 @@ def run(model: Any, requests: Sequence[Request], strategy: Strategy) -> tuple[li
     return stream, collector.results()
 
 
-def start(model: Any, requests: Sequence[Request], strategy: Strategy) -> Canvas:
+def make_first_canvas(model: Any, requests: Sequence[Request], strategy: Strategy) -> Canvas:
     """The canvas before the first step."""
-    model = fit(model, strategy)
-    canvas = lay_out(model, requests)
-    return arrange(strategy.scheduler, canvas, None, None, strategy.scheduler.init(canvas, model))[0]
+    model = match_block_size(model, strategy)
+    canvas = make_canvas(model, requests)
+    return resize_canvas(strategy.scheduler, canvas, None, None, strategy.scheduler.init(canvas, model))[0]
 
 
-def finishes(
+def rows_finish_in_time(
     model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step], allowance: int = 0
 ) -> None:
     """No row needs more forwards than it has columns to decide, commits and resting steps (`allowance`) aside.
 
     A policy that edits may take its bound besides, for every range that was opened, or that has become wider.
     """
-    wanted = start(model, requests, strategy).pending.sum(1)
+    wanted = make_first_canvas(model, requests, strategy).pending.sum(1)
     allowed = torch.zeros_like(wanted)
     for step in stream:
         wanted = wanted if step.moved is None else wanted + (step.moved < 0).sum(1)
-        bound = revisions(strategy, step)
+        bound = _count_allowed_revisions(strategy, step)
         allowed = torch.where(step.window.step.cpu() == 0, 0, allowed)
         wanted = wanted + (bound - allowed).clamp(min=0)
         allowed = torch.maximum(allowed, bound)
@@ -55,7 +55,7 @@ def finishes(
     assert (nfe <= wanted + allowance).all(), f"{nfe.tolist()} forwards for {wanted.tolist()} columns"
 
 
-def revisions(strategy: Strategy, step: Step) -> Tensor:
+def _count_allowed_revisions(strategy: Strategy, step: Step) -> Tensor:
     """Steps (b,) that a policy which edits may take more, in the ranges of this step."""
     columns = step.window.end - step.window.start
     if not getattr(strategy.policy, "edits", False):
@@ -64,7 +64,7 @@ def revisions(strategy: Strategy, step: Step) -> Tensor:
     return torch.where(columns > 0, bound, 0)
 
 
-def moves_forward(stream: list[Step], may_rest: bool = False) -> None:
+def every_step_progresses(stream: list[Step], may_rest: bool = False) -> None:
     """Every step decides something in every row that has something pending in its window."""
     for step in stream:
         stuck = step.window.pending.any(1) & ~step.commit.any(1)
@@ -76,7 +76,7 @@ def decided_stays(model: Any, requests: Sequence[Request], strategy: Strategy, s
 
     A policy that edits may change and revoke answers in its window, and says so in the step.
     """
-    before = start(model, requests, strategy)
+    before = make_first_canvas(model, requests, strategy)
     edits = getattr(strategy.policy, "edits", False)
     for step in stream:
         assert edits or step.revoke is None, f"step {step.number} revokes, and its policy does not say that it edits"
@@ -87,9 +87,9 @@ def decided_stays(model: Any, requests: Sequence[Request], strategy: Strategy, s
             reopened = step.window.put(reopened, True, step.revoke)
         given = before.rows.given
         assert not ((touched | reopened) & given).any(), f"step {step.number} touched what was given"
-        before = follow(before, step)
+        before = _move_canvas(before, step)
         if step.moved is not None:
-            touched, reopened, given = (move(plane, step.moved) for plane in (touched, reopened, given))
+            touched, reopened, given = (move_columns(plane, step.moved) for plane in (touched, reopened, given))
         changed = before.tokens != step.canvas.tokens
         assert not (changed & ~before.pending & ~(touched | reopened)).any(), (
             f"step {step.number} changed a decided token"
@@ -101,21 +101,21 @@ def decided_stays(model: Any, requests: Sequence[Request], strategy: Strategy, s
         before = step.canvas
 
 
-def follow(canvas: Canvas, step: Step) -> Canvas:
+def _move_canvas(canvas: Canvas, step: Step) -> Canvas:
     """The canvas from before a step with its columns where they are after it; new ones pending."""
     if step.moved is None:
         return canvas
-    tokens, pending = move(canvas.tokens, step.moved), move(canvas.pending, step.moved, True)
+    tokens, pending = move_columns(canvas.tokens, step.moved), move_columns(canvas.pending, step.moved, True)
     return canvas._replace(tokens=tokens, pending=pending, rows=step.canvas.rows)
 
 
 def windows_tile(model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step]) -> None:
     """Every column of the requested output is decided, and exactly once unless the policy edits (rows that stopped
     early aside)."""
-    times = torch.zeros_like(start(model, requests, strategy).tokens)
+    times = torch.zeros_like(make_first_canvas(model, requests, strategy).tokens)
     for step in stream:
         times = times + step.window.put(torch.zeros_like(times), 1, step.commit)
-        times = times if step.moved is None else move(times, step.moved)
+        times = times if step.moved is None else move_columns(times, step.moved)
     assert getattr(strategy.policy, "edits", False) or times.max() <= 1, "a column was decided twice"
     canvas = stream[-1].canvas
     for row, request in enumerate(requests):
@@ -129,7 +129,7 @@ def windows_tile(model: Any, requests: Sequence[Request], strategy: Strategy, st
 def rows_are_independent(model: Any, requests: Sequence[Request], strategy: Strategy, results: list[Result]) -> None:
     """A row decoded alone gives the same tokens in the same number of forwards as in company."""
     for i, request in enumerate(requests):
-        _, (alone,) = run(model, [request], strategy)
+        _, (alone,) = run_batch(model, [request], strategy)
         together = results[i]
         assert alone.output_ids == together.output_ids, f"row {i} writes something else in company"
         assert alone.nfe == together.nfe, f"row {i}: {alone.nfe} forwards alone, {together.nfe} in company"
@@ -138,12 +138,12 @@ def rows_are_independent(model: Any, requests: Sequence[Request], strategy: Stra
 
 def fresh_is_exact(model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step]) -> None:
     """Where a step says that nothing stale was read, its predictions are those of a forward over everything."""
-    model = fit(model, strategy)
-    before = start(model, requests, strategy)
+    model = match_block_size(model, strategy)
+    before = make_first_canvas(model, requests, strategy)
     for step in stream:
         for row in (step.fresh & (step.window.end > step.window.start)).nonzero().flatten().tolist():
             end = before.rows.length[row] if not hasattr(model.geometry, "size") else step.window.block_end[row]
-            logits = everything(model, before, row, int(end))
+            logits = _compute_whole_row_logits(model, before, row, int(end))
             slots = step.window.pending[row]
             outputs = (step.window.columns[row, slots] - model.needs_left).clamp(min=0)
             p1 = logits.softmax(-1).index_fill(-1, torch.tensor([model.mask_id]), 0).amax(-1)[outputs]
@@ -152,7 +152,7 @@ def fresh_is_exact(model: Any, requests: Sequence[Request], strategy: Strategy, 
 
 
 @torch.inference_mode()
-def everything(model: Any, canvas: Canvas, row: int, end: int) -> Tensor:
+def _compute_whole_row_logits(model: Any, canvas: Canvas, row: int, end: int) -> Tensor:
     """Logits (end, v) of one row run whole and alone, with the dense mask that the geometry means."""
     columns = torch.arange(end).unsqueeze(0)
     reach = model.geometry.reach(columns, canvas.rows.length[row : row + 1])

@@ -19,13 +19,12 @@ from typing import Any, ClassVar
 import torch
 
 from dllm.caches import DualCache, NoCache, PrefixCache
+from dllm.compose.expressions import read_part
 from dllm.errors import ConfigError
-from dllm.expressions import read
-from dllm.sampling import Sampling
-from dllm.strategy import Strategy
+from dllm.strategy import Sampling, Strategy
 from dllm.testing import laws
-from dllm.testing.cells import REQUESTS, Cell, cells, kind_of, made, rests, within
-from dllm.testing.tiny import model
+from dllm.testing.cells import REQUESTS, Cell, can_rest, find_part_kind, iterate_parts, make_cells, resolve_part
+from dllm.testing.tiny import tiny_model
 
 SAMPLINGS = (Sampling(1.0), Sampling(0.7, top_k=5, tempered=True), Sampling(1.3, top_p=0.8))
 COMMITS, RESTS = 4, 4 * 4
@@ -52,11 +51,11 @@ class Laws:
 
     def chosen(self, config: Any) -> list[Cell]:
         """The cells to test, under a configuration of pytest."""
-        return [*self.cells, *(cell for part in self.parts for cell in cells(part))]
+        return [*self.cells, *(cell for part in self.parts for cell in make_cells(part))]
 
     def refreshed(self) -> list[Any]:
         """Caches that refresh at every step: those under test, or else ours."""
-        own = [part for part in map(made, self.parts) if kind_of(part) == "cache"]
+        own = [part for part in map(resolve_part, self.parts) if find_part_kind(part) == "cache"]
         ours = [] if own else [PrefixCache(), DualCache()]
         return [replace(cache, refresh=1) for cache in (*own, *ours) if hasattr(cache, "refresh")]
 
@@ -68,63 +67,63 @@ class Laws:
         found = self.chosen(metafunc.config)
         if not found:
             raise ConfigError(f"{type(self).__name__} tests nothing: give it parts = (…,)")
-        metafunc.parametrize(subset, SUBSETS[subset](found), ids=label)
+        metafunc.parametrize(subset, SUBSETS[subset](found), ids=_format_cell)
 
     def test_laws(self, cell: Cell) -> None:
         geometry, strategy = cell
-        m, loose = model(geometry), rests(strategy)
-        stream, results = laws.run(m, REQUESTS, strategy)
-        laws.finishes(m, REQUESTS, strategy, stream, allowance=RESTS if loose else COMMITS)
-        laws.moves_forward(stream, loose)
+        m, loose = tiny_model(geometry), can_rest(strategy)
+        stream, results = laws.run_batch(m, REQUESTS, strategy)
+        laws.rows_finish_in_time(m, REQUESTS, strategy, stream, allowance=RESTS if loose else COMMITS)
+        laws.every_step_progresses(stream, loose)
         laws.decided_stays(m, REQUESTS, strategy, stream)
         laws.windows_tile(m, REQUESTS, strategy, stream)
         laws.rows_are_independent(m, REQUESTS, strategy, results)
-        known = {type(part).__name__: type(part) for part in within(strategy) if is_dataclass(part)}
-        assert read(repr(strategy), Strategy, known) == strategy, "its repr is not its record"
+        known = {type(part).__name__: type(part) for part in iterate_parts(strategy) if is_dataclass(part)}
+        assert read_part(repr(strategy), Strategy, known) == strategy, "its repr is not its record"
 
     def test_what_is_fresh_is_exact(self, fresh_cell: Cell) -> None:
         geometry, strategy = fresh_cell
-        stream, _ = laws.run(model(geometry), REQUESTS, strategy)
-        laws.fresh_is_exact(model(geometry), REQUESTS, strategy, stream)
+        stream, _ = laws.run_batch(tiny_model(geometry), REQUESTS, strategy)
+        laws.fresh_is_exact(tiny_model(geometry), REQUESTS, strategy, stream)
 
     def test_a_cache_refreshed_at_every_step_is_no_cache(self, uncached_cell: Cell) -> None:
         geometry, strategy = uncached_cell
-        _, want = laws.run(model(geometry), REQUESTS, strategy)
+        _, want = laws.run_batch(tiny_model(geometry), REQUESTS, strategy)
         for cache in self.refreshed():
-            _, got = laws.run(model(geometry), REQUESTS, replace(strategy, cache=cache))
+            _, got = laws.run_batch(tiny_model(geometry), REQUESTS, replace(strategy, cache=cache))
             assert [r.output_ids for r in got] == [r.output_ids for r in want]
             assert [r.when for r in got] == [r.when for r in want] or getattr(strategy.scheduler, "commit", False)
 
     def test_block_causal_prefix_cache_is_exact(self, exact_cell: Cell) -> None:
         geometry, strategy = exact_cell
-        _, want = laws.run(model(geometry), REQUESTS, strategy)
-        _, got = laws.run(model(geometry), REQUESTS, replace(strategy, cache=PrefixCache()))
+        _, want = laws.run_batch(tiny_model(geometry), REQUESTS, strategy)
+        _, got = laws.run_batch(tiny_model(geometry), REQUESTS, replace(strategy, cache=PrefixCache()))
         assert [r.output_ids for r in got] == [r.output_ids for r in want]
 
     def test_sampled_rows_depend_on_their_seed_alone(self, sampled_cell: Cell) -> None:
         geometry, strategy = sampled_cell
-        _, results = laws.run(model(geometry), REQUESTS, strategy)
-        laws.rows_are_independent(model(geometry), REQUESTS, strategy, results)
+        _, results = laws.run_batch(tiny_model(geometry), REQUESTS, strategy)
+        laws.rows_are_independent(tiny_model(geometry), REQUESTS, strategy, results)
         reseeded = (
-            laws.run(model(geometry), [replace(r, seed=seed) for r in REQUESTS], strategy)[1]
+            laws.run_batch(tiny_model(geometry), [replace(r, seed=seed) for r in REQUESTS], strategy)[1]
             for seed in range(100, 120)
         )
         drawn = [r.output_ids for r in results]
         assert any([r.output_ids for r in other] != drawn for other in reseeded), "twenty other seeds draw the same"
 
 
-def judges(found: list[Cell]) -> list[Cell]:
+def _keep_distinct_policies(found: list[Cell]) -> list[Cell]:
     """Cells of the first policy and of the first that rests: what is predicted does not depend on who judges it.
 
     Without those whose processors change the prediction by what they remember: for them, results are compared instead.
     """
     found = [cell for cell in found if not cell[1].sampling.processors]
     policies = [strategy.policy for _, strategy in found]
-    kept = [*policies[:1], *[p for p in policies if rests(p)][:1]]
+    kept = [*policies[:1], *[p for p in policies if can_rest(p)][:1]]
     return [cell for cell in found if cell[1].policy in kept]
 
 
-def sampled(found: list[Cell]) -> list[Cell]:
+def _vary_sampling(found: list[Cell]) -> list[Cell]:
     """A cell of every 29, with each way of sampling."""
     return [
         (geometry, replace(s, sampling=replace(how, processors=s.sampling.processors)))
@@ -133,26 +132,26 @@ def sampled(found: list[Cell]) -> list[Cell]:
     ]
 
 
-def uncached(found: list[Cell]) -> list[Cell]:
+def _drop_caches(found: list[Cell]) -> list[Cell]:
     """The cells without their cache."""
     return list(dict.fromkeys((geometry, replace(s, cache=NoCache())) for geometry, s in found))
 
 
-def exact(found: list[Cell]) -> list[Cell]:
+def _keep_exact_cells(found: list[Cell]) -> list[Cell]:
     """Those that had none to begin with, with block-causal models."""
     return [cell for cell in found if cell[0].startswith("block-causal") and isinstance(cell[1].cache, NoCache)]
 
 
 SUBSETS: dict[str, Callable[[list[Cell]], list[Cell]]] = {
     "cell": list,
-    "fresh_cell": judges,
-    "uncached_cell": uncached,
-    "exact_cell": exact,
-    "sampled_cell": sampled,
+    "fresh_cell": _keep_distinct_policies,
+    "uncached_cell": _drop_caches,
+    "exact_cell": _keep_exact_cells,
+    "sampled_cell": _vary_sampling,
 }
 
 
-def label(cell: Cell) -> str:
+def _format_cell(cell: Cell) -> str:
     geometry, s = cell
     drawn = "" if s.sampling == Sampling() else f"-{s.sampling}"
     return f"{geometry}-{s.policy}-{s.scheduler}-{s.cache}{drawn}"

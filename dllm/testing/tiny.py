@@ -24,7 +24,7 @@ GEOMETRIES: dict[str, tuple[Geometry, int]] = {
 
 
 @functools.cache
-def network(shift: int) -> torch.nn.Module:
+def tiny_network(shift: int) -> torch.nn.Module:
     """A random two-layer decoder whose predictions are neither flat nor certain."""
     kind: Any
     kind, config = (Qwen2ForCausalLM, Qwen2Config) if shift else (LlamaForCausalLM, LlamaConfig)
@@ -46,7 +46,7 @@ def network(shift: int) -> torch.nn.Module:
 
 
 @functools.cache
-def model(geometry: str) -> TransformerModel:
+def tiny_model(geometry: str) -> TransformerModel:
     """A tiny model of a named geometry. No token ends a text unless a request says so."""
     kind, shift = GEOMETRIES[geometry]
-    return TransformerModel(network(shift), kind, needs_left=shift, mask_id=MASK)
+    return TransformerModel(tiny_network(shift), kind, needs_left=shift, mask_id=MASK)

@@ -25,7 +25,7 @@ class TraceError(DllmError):
 
 
 @dataclass
-class Run:
+class TraceRun:
     """Requests that were decoded together.
 
     strategy  repr of all parts
@@ -52,31 +52,31 @@ class Trace:
     """
 
     header: dict[str, Any]
-    runs: list[Run]
+    runs: list[TraceRun]
     pieces: dict[int, str]
 
 
-def read(path: str | Path) -> Trace:
+def read_trace(path: str | Path) -> Trace:
     """The trace in a file. Raises OSError, and TraceError that names the line for anything but a whole trace."""
     with Path(path).open("rb") as file:
-        return parse(file, str(path))
+        return _parse_trace(file, str(path))
 
 
-def parse(lines: Iterable[bytes], name: str) -> Trace:
+def _parse_trace(lines: Iterable[bytes], name: str) -> Trace:
     """The trace that some lines are."""
     found: Trace | None = None
     ended: int | None = None
     for number, line in enumerate(lines, start=1):
         where = f"{name}:{number}"
-        value = decoded(line, where)
+        value = _decode_line(line, where)
         if found is None:
-            found = Trace(opened(value, name), [], {})
+            found = Trace(_check_header(value, name), [], {})
         elif ended is not None:
             raise TraceError(f"{where}: comes behind the end of the trace")
         elif "end" in value:
             ended = value["end"]
         else:
-            take(found, value, where)
+            _add_line(found, value, where)
     if found is None:
         raise TraceError(f"{name} is empty: it is no trace")
     count = sum(len(run.steps) for run in found.runs)
@@ -85,7 +85,7 @@ def parse(lines: Iterable[bytes], name: str) -> Trace:
     return found
 
 
-def decoded(line: bytes, where: str) -> dict[str, Any]:
+def _decode_line(line: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -95,7 +95,7 @@ def decoded(line: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def opened(value: dict[str, Any], name: str) -> dict[str, Any]:
+def _check_header(value: dict[str, Any], name: str) -> dict[str, Any]:
     """The header, if it is one that we can read."""
     version = value.get("dllm_trace")
     if not isinstance(version, int):
@@ -105,33 +105,33 @@ def opened(value: dict[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-def take(trace: Trace, value: dict[str, Any], where: str) -> None:
+def _add_line(trace: Trace, value: dict[str, Any], where: str) -> None:
     """Add a line to a trace."""
     try:
         trace.pieces |= {int(token): str(piece) for token, piece in value.get("pieces", {}).items()}
         if "run" in value:
-            run = whole(value["run"], "run")
+            run = _require_fields(value["run"], "run")
             for request in run["requests"]:
-                whole(request, "request")
-            trace.runs.append(Run(str(run["strategy"]), int(run["columns"]), list(run["requests"])))
+                _require_fields(request, "request")
+            trace.runs.append(TraceRun(str(run["strategy"]), int(run["columns"]), list(run["requests"])))
         elif "result" in value:
-            trace.runs[-1].results.append(whole(value["result"], "result"))
+            trace.runs[-1].results.append(_require_fields(value["result"], "result"))
         else:
             for row in value["rows"]:
-                sound(whole(row, "row"), trace.runs[-1])
+                _check_row(_require_fields(row, "row"), trace.runs[-1])
             trace.runs[-1].steps.append(value)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise TraceError(f"{where}: not a line of a trace ({error!r}); the file is damaged") from None
 
 
-def whole(value: dict[str, Any], kind: str) -> dict[str, Any]:
+def _require_fields(value: dict[str, Any], kind: str) -> dict[str, Any]:
     """A part of a trace that has all its fields. Raises KeyError."""
     for name in NEEDED[kind]:
         value[name]
     return value
 
 
-def sound(row: dict[str, Any], run: Run) -> None:
+def _check_row(row: dict[str, Any], run: TraceRun) -> None:
     """Raise ValueError or IndexError for a row that points out of its run."""
     run.requests[row["request"]]
     lists = [row[name] for name in ("columns", "tokens", "p1", "p2")]

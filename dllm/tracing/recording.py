@@ -9,15 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dllm.compose.recipes import default_strategy
+from dllm.engine.loop import match_block_size, steps
+from dllm.engine.results import Collector, Result
 from dllm.errors import ConfigError
-from dllm.prompts import Prompt, to_requests
-from dllm.recipes import default_strategy
-from dllm.requests import Request, width
-from dllm.results import Collector, Result
-from dllm.sampler import fit, steps
+from dllm.prompts import Prompt, make_requests
+from dllm.requests import Request, count_canvas_columns
 from dllm.strategy import Strategy
-from dllm.tracing.rows import Rows
-from dllm.tracing.watched import watched
+from dllm.tracing.full_probabilities import request_probabilities
+from dllm.tracing.rows import TraceRowBuilder
 from dllm.types import Step
 from dllm.version import VERSION
 
@@ -40,9 +40,9 @@ class Recorder:
         self.path, self.model, self.top = Path(path), model, top
         if top < 0:
             raise ConfigError(f"top={top}: must be 0 (none) or more candidates a column")
-        check_free(self.path)
+        _check_path_free(self.path)
         self.aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        self.piece = pieces(model.tokenizer)
+        self.piece = _make_piece_decoder(model.tokenizer)
         self.shown: set[int] = set()
         self.count = 0
 
@@ -60,7 +60,7 @@ class Recorder:
                 self.write({"end": self.count})
             self.file.close()
             if kind is None:
-                check_free(self.path)
+                _check_path_free(self.path)
                 self.aside.rename(self.path)
         finally:
             self.file.close()
@@ -69,9 +69,9 @@ class Recorder:
     def begin(self, requests: Sequence[Request], strategy: Strategy) -> None:
         """Open a run; the one before it is finished, or failed."""
         self.finish()
-        model = fit(self.model, strategy)
+        model = match_block_size(self.model, strategy)
         self.collector, self.told = Collector(model, requests, strategy), set[int]()
-        self.rows = Rows(self.top, self.model.mask_id)
+        self.rows = TraceRowBuilder(self.top, self.model.mask_id)
         asked = [
             {
                 "prompt": list(request.prompt),
@@ -82,7 +82,7 @@ class Recorder:
             }
             for request in requests
         ]
-        given = {"strategy": repr(strategy), "columns": width(model, requests), "requests": asked}
+        given = {"strategy": repr(strategy), "columns": count_canvas_columns(model, requests), "requests": asked}
         self.write({"run": given, "pieces": self.spell(token for request in requests for token in request.prompt)})
 
     def add(self, step: Step) -> None:
@@ -119,18 +119,18 @@ class Recorder:
         self.file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
-def check_free(path: Path) -> None:
+def _check_path_free(path: Path) -> None:
     """Raise ConfigError where there is something already."""
     if path.exists():
         raise ConfigError(f"{path} exists already: choose another name for the trace, or move the file away")
 
 
-def pieces(tokenizer: Any) -> Callable[[int], str]:
+def _make_piece_decoder(tokenizer: Any) -> Callable[[int], str]:
     """How a token is shown on its own."""
     return (lambda token: f"{token} ") if tokenizer is None else (lambda token: tokenizer.decode([token]))
 
 
-def record(
+def record_trace(
     path: str | Path,
     model: Any,
     prompts: Prompt | Sequence[Prompt],
@@ -145,11 +145,11 @@ def record(
 
     top  likeliest candidates of each column to be kept; 0: none
     """
-    requests = to_requests(model, prompts, max_new_tokens, seed)
+    requests = make_requests(model, prompts, max_new_tokens, seed)
     plan = default_strategy(model) if strategy is None else strategy
     with Recorder(path, model, top) as recorder:
         recorder.begin(requests, plan)
-        for step in steps(model, requests, watched(plan) if top else plan, batch_size=batch_size):
+        for step in steps(model, requests, request_probabilities(plan) if top else plan, batch_size=batch_size):
             recorder.add(step)
         recorder.finish()
         assert recorder.collector is not None

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from dllm.tracing.reading import Run
+from dllm.tracing.reading import TraceRun
 
 
 @dataclass
-class Board:
+class ReplayedCanvas:
     """One request's canvas, by column.
 
     tokens     what it holds; None where pending
@@ -35,7 +35,7 @@ class Board:
     revoked: set[int] = field(default_factory=set)
 
     @classmethod
-    def blank(cls, request: dict[str, Any], columns: int) -> Board:
+    def blank(cls, request: dict[str, Any], columns: int) -> ReplayedCanvas:
         """The canvas before the first step."""
         prompt, holes = request["prompt"], set(request["holes"])
         given = [column < len(prompt) and column not in holes for column in range(columns)]
@@ -74,9 +74,9 @@ class Board:
         self.revoked = {place for place, column in enumerate(moved) if column in self.revoked}
 
 
-def boards(run: Run) -> Iterator[tuple[dict[str, Any], dict[str, Any], Board]]:
+def replay_run(run: TraceRun) -> Iterator[tuple[dict[str, Any], dict[str, Any], ReplayedCanvas]]:
     """Every row of a run in order: its step, itself, and the request's canvas after it (the same object each time)."""
-    found = [Board.blank(request, run.columns) for request in run.requests]
+    found = [ReplayedCanvas.blank(request, run.columns) for request in run.requests]
     for step in run.steps:
         for row in step["rows"]:
             found[row["request"]].apply(row)

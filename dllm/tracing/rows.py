@@ -11,7 +11,7 @@ from dllm import theory
 from dllm.types import Step
 
 
-class Rows:
+class TraceRowBuilder:
     """Makes the rows of steps; remembers the limits that it has told.
 
     top      likeliest candidates of each column to be kept
@@ -24,7 +24,7 @@ class Rows:
 
     def of(self, step: Step) -> tuple[list[dict[str, Any]], set[int]]:
         """The rows that a step worked on, and the tokens that they name."""
-        window, view = step.window, Host(step, self.top)
+        window, view = step.window, _HostStep(step, self.top)
         busy = (window.end > window.start) | window.commit
         rows, tokens = [], set[int]()
         for row in busy.nonzero().flatten().tolist():
@@ -33,12 +33,12 @@ class Rows:
             tokens |= {token for column in rows[-1].get("top", ()) for token, _ in column}
         return rows, tokens
 
-    def row(self, step: Step, view: Host, row: int) -> dict[str, Any]:
+    def row(self, step: Step, view: _HostStep, row: int) -> dict[str, Any]:
         window, place = step.window, int(step.place[row])
         slots = (view.pending[row] | view.commit[row]).nonzero().flatten()
         own = (view.commit[row] & view.pending[row]).sum() >= 2
         tokens, modes = view.tokens[row, slots].tolist(), view.mode[row, slots].tolist()
-        sure, p1 = digits(view.confidence[row, slots]), digits(view.p1[row, slots])
+        sure, p1 = _convert_to_decimals(view.confidence[row, slots]), _convert_to_decimals(view.p1[row, slots])
         found: dict[str, Any] = {
             "request": place,
             "nfe": int(step.nfe[row]),
@@ -49,7 +49,7 @@ class Rows:
             "columns": view.columns[row, slots].tolist(),
             "tokens": tokens,
             "p1": p1,
-            "p2": digits(view.p2[row, slots]),
+            "p2": _convert_to_decimals(view.p2[row, slots]),
             "commit": view.columns[row][view.commit[row]].tolist(),
             "parallel": bool(own),
             "certified": bool(view.certified[row] & own & step.fresh[row]),
@@ -69,7 +69,7 @@ class Rows:
         return found | {name: value for name, value in optional.items() if value}
 
 
-class Host:
+class _HostStep:
     """A step's tensors (b, k) on the host, each copied once."""
 
     def __init__(self, step: Step, top: int) -> None:
@@ -79,7 +79,7 @@ class Host:
         self.p1, self.p2, self.confidence = guess.p1.cpu(), guess.p2.cpu(), guess.confidence.cpu()
         self.revoke = None if step.revoke is None else step.revoke.cpu()
         self.moved = None if step.moved is None else step.moved.cpu()
-        self.certified = certain(self.tokens, self.mode, self.p1, self.p2, self.commit & self.pending)
+        self.certified = find_certified_rows(self.tokens, self.mode, self.p1, self.p2, self.commit & self.pending)
         self.likely = None
         if guess.probabilities is not None and top:
             likely = guess.probabilities.topk(min(top + 1, guess.probabilities.shape[-1]))
@@ -101,11 +101,11 @@ class Host:
         return [column[:most] for column in kept]
 
 
-def certain(tokens: Tensor, mode: Tensor, p1: Tensor, p2: Tensor, new: Tensor) -> Tensor:
+def find_certified_rows(tokens: Tensor, mode: Tensor, p1: Tensor, p2: Tensor, new: Tensor) -> Tensor:
     """Rows (b,) whose new tokens are provably what greedy joint decoding writes, if nothing stale was read."""
-    return theory.certified(p1, p2, new) & ((tokens == mode) | ~new).all(1)
+    return theory.is_certified(p1, p2, new) & ((tokens == mode) | ~new).all(1)
 
 
-def digits(values: Tensor) -> list[float]:
+def _convert_to_decimals(values: Tensor) -> list[float]:
     """Numbers of float32 with as many digits as tell them apart."""
     return [float(f"{value:.9g}") for value in values.tolist()]

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from dllm.errors import ConfigError
-from dllm.training.plan import Plan
+from dllm.training.plan import TrainingPlan
 
 
-def make_arguments(plan: Plan) -> Any:
+def make_training_arguments(plan: TrainingPlan) -> Any:
     """`TrainingArguments` of a plan; also starts the processes' group. Raises ConfigError for what cannot run here."""
     needed = ["accelerate", *(["peft"] if plan.lora else [])]
     if missing := [name for name in needed if find_spec(name) is None]:

@@ -27,7 +27,7 @@ TILE = 128
 """Columns of a tile of FlexAttention; rows of a multiple of it waste nothing."""
 
 
-class Layout(NamedTuple):
+class ColumnLayout(NamedTuple):
     """The columns of training rows, each (k,) or (b, k) int64.
 
     position  place in the sample's text: the rotary position, and what blocks are counted in
@@ -40,35 +40,37 @@ class Layout(NamedTuple):
     sample: Tensor
 
 
-def paper_layout(length: int) -> Layout:
+def make_paper_layout(length: int) -> ColumnLayout:
     """[x_t ; x_0] of one text of `length` tokens: 2 · length columns."""
     position = torch.arange(length).repeat(2)
-    return Layout(position, torch.tensor([1, CLEAN]).repeat_interleave(length), torch.zeros_like(position))
+    return ColumnLayout(position, torch.tensor([1, CLEAN]).repeat_interleave(length), torch.zeros_like(position))
 
 
-def sees(layout: Layout, block: int) -> Tensor:
+def make_visibility_mask(layout: ColumnLayout, block: int) -> Tensor:
     """(…, k, k) bool: True where the row's column (query) may look at the other column (key).
 
     Raises ValueError if `block` is below 1.
     """
-    query = Layout(*(rearrange(field, "... q -> ... q 1") for field in layout))
-    key = Layout(*(rearrange(field, "... k -> ... 1 k") for field in layout))
-    return _rule(query, key, block)
+    query = ColumnLayout(*(rearrange(field, "... q -> ... q 1") for field in layout))
+    key = ColumnLayout(*(rearrange(field, "... k -> ... 1 k") for field in layout))
+    return _apply_visibility_rules(query, key, block)
 
 
-def flex_mask(layout: Layout, block: int) -> Any:
+def make_flex_mask(layout: ColumnLayout, block: int) -> Any:
     """The same of (b, k) columns as a FlexAttention `BlockMask`, which skips tiles that nobody sees."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     rows, columns = layout.position.shape
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return _rule(Layout(*(field[b, q] for field in layout)), Layout(*(field[b, k] for field in layout)), block)
+        return _apply_visibility_rules(
+            ColumnLayout(*(field[b, q] for field in layout)), ColumnLayout(*(field[b, k] for field in layout)), block
+        )
 
     return create_block_mask(mask_mod, rows, None, columns, columns, device=str(layout.position.device))
 
 
-def _rule(query: Layout, key: Layout, block: int) -> Tensor:
+def _apply_visibility_rules(query: ColumnLayout, key: ColumnLayout, block: int) -> Tensor:
     """The three rules, of columns in any shapes that broadcast."""
     if block < 1:
         raise ValueError(f"sees(block={block}): a block holds at least one column")
@@ -77,26 +79,26 @@ def _rule(query: Layout, key: Layout, block: int) -> Tensor:
     return (query.sample == key.sample) & (own | ((mine > theirs) & (key.copy == CLEAN)))
 
 
-def block_causal(length: int, block: int) -> Tensor:
+def make_block_causal_mask(length: int, block: int) -> Tensor:
     """(t, t) bool of plain inference: a column sees earlier blocks and all of its own."""
     zeros = torch.zeros(length, dtype=torch.int64)
-    return sees(Layout(torch.arange(length), zeros, zeros), block)
+    return make_visibility_mask(ColumnLayout(torch.arange(length), zeros, zeros), block)
 
 
-def additive(allowed: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def make_additive_mask(allowed: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """(b or 1, 1, q, k) float mask for a transformers decoder: 0 where allowed, the lowest number elsewhere."""
     mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     mask = mask.masked_fill(~allowed, torch.finfo(dtype).min)
     return rearrange(mask, "q k -> 1 1 q k") if mask.ndim == 2 else rearrange(mask, "b q k -> b 1 q k")
 
 
-def mask_for(network: Any, layout: Layout, block: int) -> Any:
+def make_attention_mask(network: Any, layout: ColumnLayout, block: int) -> Any:
     """The mask of (b, k) columns as the network's attention function takes it.
 
     flex_attention takes a `BlockMask`, sdpa booleans, eager a float mask.
     """
     kind = network.config._attn_implementation
     if kind == "flex_attention":
-        return flex_mask(layout, block)
-    allowed = sees(layout, block)
-    return rearrange(allowed, "b q k -> b 1 q k") if kind == "sdpa" else additive(allowed)
+        return make_flex_mask(layout, block)
+    allowed = make_visibility_mask(layout, block)
+    return rearrange(allowed, "b q k -> b 1 q k") if kind == "sdpa" else make_additive_mask(allowed)

@@ -20,7 +20,7 @@ LEAD = 10
 """Early updates are averaged over a tenth of what there is, so that the start is soon forgotten."""
 
 
-class Average(TrainerCallback):
+class WeightAverage(TrainerCallback):
     """The average of a network's trained weights.
 
     network     whose weights change in place

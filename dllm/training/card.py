@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from dllm.training.base import Ground
-from dllm.training.encoding import Report
-from dllm.training.plan import Plan
+from dllm.training.base_model import BaseModelInfo
+from dllm.training.encoding import DataReport
+from dllm.training.plan import TrainingPlan
 from dllm.version import VERSION
 
 FACTS = (
@@ -24,7 +24,7 @@ FACTS = (
 
 
 @dataclass
-class Story:
+class ModelCard:
     """What a card tells; the run fills in `losses`, `place` and `sample` as it goes.
 
     losses  (step, held-out loss), the first before any training
@@ -33,9 +33,9 @@ class Story:
     place   device and processes
     """
 
-    plan: Plan
-    ground: Ground
-    report: Report
+    plan: TrainingPlan
+    ground: BaseModelInfo
+    report: DataReport
     samples: int
     spared: int
     steps: int
@@ -115,6 +115,6 @@ class Story:
         return "\n".join(lines)
 
 
-def command_line(arguments: list[str]) -> str:
+def format_command_line(arguments: list[str]) -> str:
     """How a command was typed, the program by its name."""
     return shlex.join([Path(arguments[0]).name, *arguments[1:]])

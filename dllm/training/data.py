@@ -25,7 +25,7 @@ ROLES = ("system", "user", "assistant", "tool")
 SHAPES = "messages; instruction and output; prompt and completion (or response); question and answer; text"
 
 
-class Record(NamedTuple):
+class DataRecord(NamedTuple):
     """One row. `messages` of a conversation, or () and the `text` of a document; `place` is file:line."""
 
     place: str
@@ -33,7 +33,7 @@ class Record(NamedTuple):
     text: str = ""
 
 
-class Problem(NamedTuple):
+class DataProblem(NamedTuple):
     """A row that is not used: where, of which kind, and what exactly is wrong."""
 
     place: str
@@ -45,7 +45,7 @@ class _BadRowError(Exception):
     """(kind, message) of a row that cannot be used."""
 
 
-def check_files(files: Iterable[str]) -> None:
+def check_data_files(files: Iterable[str]) -> None:
     """Raises ConfigError for the first file that is missing or of a kind we do not read."""
     for name in files:
         path = Path(name)
@@ -55,34 +55,34 @@ def check_files(files: Iterable[str]) -> None:
             raise ConfigError(f"data / --data {name}: no such file")
 
 
-def read_files(files: Iterable[str]) -> Iterator[Record | Problem]:
+def read_data_files(files: Iterable[str]) -> Iterator[DataRecord | DataProblem]:
     """Every row of the files, in order, as a record or as the reason why it is none."""
     for name in files:
         path = Path(name)
         if path.suffix == ".txt":
-            yield from _whole(path)
+            yield from _read_document(path)
         elif path.suffix == ".jsonl":
-            yield from (_judge(f"{name}:{line}", raw) for line, raw in enumerate(_lines(path), 1))
+            yield from (_convert_row(f"{name}:{line}", raw) for line, raw in enumerate(_read_lines(path), 1))
         else:
-            yield from _array(path)
+            yield from _read_json_list(path)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _read_lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         yield from file
 
 
-def _whole(path: Path) -> Iterator[Record | Problem]:
+def _read_document(path: Path) -> Iterator[DataRecord | DataProblem]:
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        yield Problem(str(path), "not UTF-8", f"{error.reason} at byte {error.start}")
+        yield DataProblem(str(path), "not UTF-8", f"{error.reason} at byte {error.start}")
         return
     place = f"{path}:1"
-    yield Record(place, text=text) if text.strip() else Problem(place, "empty row", "the file holds no text")
+    yield DataRecord(place, text=text) if text.strip() else DataProblem(place, "empty row", "the file holds no text")
 
 
-def _array(path: Path) -> Iterator[Record | Problem]:
+def _read_json_list(path: Path) -> Iterator[DataRecord | DataProblem]:
     """A JSON list; a file that is not one is broken as a whole."""
     try:
         rows = json.loads(path.read_bytes())
@@ -93,21 +93,21 @@ def _array(path: Path) -> Iterator[Record | Problem]:
     if not isinstance(rows, list):
         raise ConfigError(f"data / --data {path}: holds a {type(rows).__name__}; a .json file is a list of rows")
     for number, row in enumerate(rows, 1):
-        yield _judge(f"{path}:row {number}", row)
+        yield _convert_row(f"{path}:row {number}", row)
 
 
-def _judge(place: str, row: Any) -> Record | Problem:
+def _convert_row(place: str, row: Any) -> DataRecord | DataProblem:
     try:
         if isinstance(row, bytes):
-            row = _parse(row)
+            row = _parse_json_line(row)
         if not isinstance(row, dict):
             raise _BadRowError("not a row", f"a {type(row).__name__} instead of an object")
-        return _record(place, row)
+        return _make_record(place, row)
     except _BadRowError as bad:
-        return Problem(place, *bad.args)
+        return DataProblem(place, *bad.args)
 
 
-def _parse(raw: bytes) -> Any:
+def _parse_json_line(raw: bytes) -> Any:
     if not raw.strip():
         raise _BadRowError("empty row", "the line is blank")
     try:
@@ -116,41 +116,43 @@ def _parse(raw: bytes) -> Any:
         raise _BadRowError("broken JSON", str(error)) from None
 
 
-def _record(place: str, row: Mapping[str, Any]) -> Record:
+def _make_record(place: str, row: Mapping[str, Any]) -> DataRecord:
     if not row:
         raise _BadRowError("empty row", "an object without fields")
     if "messages" in row:
-        return Record(place, _messages(row["messages"]))
+        return DataRecord(place, _convert_messages(row["messages"]))
     if "instruction" in row and "output" in row:
-        asked, more = _text(row, "instruction"), _text(row, "input") if row.get("input") else ""
-        return Record(place, _pair(f"{asked}\n\n{more}" if more.strip() else asked, _text(row, "output")))
+        asked, more = _get_text(row, "instruction"), _get_text(row, "input") if row.get("input") else ""
+        return DataRecord(
+            place, _make_question_and_answer(f"{asked}\n\n{more}" if more.strip() else asked, _get_text(row, "output"))
+        )
     for asked, answered in PAIRS:
         if asked in row and answered in row:
-            return Record(place, _pair(_text(row, asked), _text(row, answered)))
+            return DataRecord(place, _make_question_and_answer(_get_text(row, asked), _get_text(row, answered)))
     if "text" in row:
-        text = _text(row, "text")
+        text = _get_text(row, "text")
         if not text.strip():
             raise _BadRowError("empty row", "text is blank")
-        return Record(place, text=text)
+        return DataRecord(place, text=text)
     missing = {"instruction": "output", "prompt": "completion", "question": "answer"}
     if found := [(key, other) for key, other in missing.items() if key in row]:
         raise _BadRowError("no response", f"has {found[0][0]!r} but no {found[0][1]!r}")
     raise _BadRowError("not a row", f"has {', '.join(map(repr, list(row)[:4]))}; a row has one of: {SHAPES}")
 
 
-def _text(row: Mapping[str, Any], key: str) -> str:
+def _get_text(row: Mapping[str, Any], key: str) -> str:
     if not isinstance(row[key], str):
         raise _BadRowError("not a row", f"{key!r} is a {type(row[key]).__name__} instead of text")
     return str(row[key])
 
 
-def _pair(asked: str, answered: str) -> tuple[Message, ...]:
+def _make_question_and_answer(asked: str, answered: str) -> tuple[Message, ...]:
     if not asked.strip():
         raise _BadRowError("empty row", "the question is blank")
-    return _answered(({"role": "user", "content": asked}, {"role": "assistant", "content": answered}))
+    return _cut_after_last_answer(({"role": "user", "content": asked}, {"role": "assistant", "content": answered}))
 
 
-def _messages(given: Any) -> tuple[Message, ...]:
+def _convert_messages(given: Any) -> tuple[Message, ...]:
     if not isinstance(given, list):
         raise _BadRowError("not a row", f"'messages' is a {type(given).__name__} instead of a list")
     if not given:
@@ -161,10 +163,10 @@ def _messages(given: Any) -> tuple[Message, ...]:
         if message["role"] not in ROLES:
             known = ", ".join(ROLES)
             raise _BadRowError("not a row", f"message {number} has role {message['role']!r}; roles are {known}")
-    return _answered(tuple({"role": m["role"], "content": m["content"]} for m in given))
+    return _cut_after_last_answer(tuple({"role": m["role"], "content": m["content"]} for m in given))
 
 
-def _answered(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def _cut_after_last_answer(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Cut behind the last answer. Refuse what has none, or a blank one."""
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:

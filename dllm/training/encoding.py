@@ -9,12 +9,12 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from dllm.errors import ConfigError
-from dllm.training.data import Message, Problem, Record
+from dllm.training.data import DataProblem, DataRecord, Message
 
 REWRITES = "earlier responses not learnt: the chat template writes them anew in each turn"
 
 
-class Sample(NamedTuple):
+class TrainingSample(NamedTuple):
     """One text: its token ids, which of them are learnt, and a digest that tells texts apart whatever their order."""
 
     tokens: list[int]
@@ -23,7 +23,7 @@ class Sample(NamedTuple):
 
 
 @dataclass
-class Report:
+class DataReport:
     """What became of the rows of the data files.
 
     rows      rows read
@@ -41,7 +41,7 @@ class Report:
     first: dict[str, str] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
 
-    def skip(self, problem: Problem) -> None:
+    def skip(self, problem: DataProblem) -> None:
         self.skipped[problem.kind] += 1
         self.first.setdefault(problem.kind, f"{problem.place}: {problem.message}")
 
@@ -53,9 +53,9 @@ class Report:
         return lines + [f"{count:,}: {note}" for note, count in self.notes.items()]
 
 
-def encode(
-    found: Iterable[Record | Problem], tokenizer: Any, *, longest: int | None, end: int, strict: bool = False
-) -> tuple[list[Sample], Report]:
+def encode_records(
+    found: Iterable[DataRecord | DataProblem], tokenizer: Any, *, longest: int | None, end: int, strict: bool = False
+) -> tuple[list[TrainingSample], DataReport]:
     """Samples of all usable rows, and a report of the others.
 
     longest  most tokens of a sample: a longer document is cut into several, a longer conversation skipped; None: any
@@ -64,17 +64,23 @@ def encode(
 
     Raises ConfigError where conversations meet a tokenizer without chat template, or where no row can be used.
     """
-    report, samples = Report(), []
+    report, samples = DataReport(), []
     for row in found:
         report.rows += 1
-        if isinstance(row, Record):
-            made = _conversation(row, tokenizer, report) if row.messages else _document(row, tokenizer, longest, end)
+        if isinstance(row, DataRecord):
+            made = (
+                _encode_conversation(row, tokenizer, report)
+                if row.messages
+                else _encode_document(row, tokenizer, longest, end)
+            )
             long = row.messages and longest is not None and len(made[0].tokens) > longest
             if not long:
                 report.pieces += len(made) if len(made) > 1 else 0
                 samples += made
                 continue
-            row = Problem(row.place, "over-long sample", f"{len(made[0].tokens)} tokens; {longest} fit a row (context)")
+            row = DataProblem(
+                row.place, "over-long sample", f"{len(made[0].tokens)} tokens; {longest} fit a row (context)"
+            )
         if strict:
             raise ConfigError(f"{row.place}: {row.kind}: {row.message}")
         report.skip(row)
@@ -84,18 +90,18 @@ def encode(
     return samples, report
 
 
-def _sample(tokens: list[int], learnt: list[bool]) -> Sample:
-    return Sample(tokens, learnt, sha256(" ".join(map(str, tokens)).encode()).hexdigest())
+def _make_sample(tokens: list[int], learnt: list[bool]) -> TrainingSample:
+    return TrainingSample(tokens, learnt, sha256(" ".join(map(str, tokens)).encode()).hexdigest())
 
 
-def _document(record: Record, tokenizer: Any, longest: int | None, end: int) -> list[Sample]:
+def _encode_document(record: DataRecord, tokenizer: Any, longest: int | None, end: int) -> list[TrainingSample]:
     tokens = [*tokenizer(record.text, add_special_tokens=False).input_ids, end]
     size = longest or len(tokens)
     parts = [tokens[start : start + size] for start in range(0, len(tokens), size)]
-    return [_sample(part, [True] * len(part)) for part in parts]
+    return [_make_sample(part, [True] * len(part)) for part in parts]
 
 
-def _conversation(record: Record, tokenizer: Any, report: Report) -> list[Sample]:
+def _encode_conversation(record: DataRecord, tokenizer: Any, report: DataReport) -> list[TrainingSample]:
     """Prompts and responses in turn, each tokenized alone, so that a prompt has the ids that decoding gives it."""
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError(
@@ -104,25 +110,25 @@ def _conversation(record: Record, tokenizer: Any, report: Report) -> list[Sample
         )
     tokens: list[int] = []
     learnt: list[bool] = []
-    for text, response in _parts(record, tokenizer, report):
+    for text, response in _split_turns(record, tokenizer, report):
         ids = tokenizer(text, add_special_tokens=False).input_ids
         tokens += ids
         learnt += [response] * len(ids)
-    return [_sample(tokens, learnt)]
+    return [_make_sample(tokens, learnt)]
 
 
-def _parts(record: Record, tokenizer: Any, report: Report) -> list[tuple[str, bool]]:
+def _split_turns(record: DataRecord, tokenizer: Any, report: DataReport) -> list[tuple[str, bool]]:
     """(text, is a response) of a rendered conversation, in order."""
     messages = list(record.messages)
-    whole = _render(record, tokenizer, messages)
+    whole = _render_messages(record, tokenizer, messages)
     parts: list[tuple[str, bool]] = []
     done = 0
     for number in (i for i, message in enumerate(messages) if message["role"] == "assistant"):
-        before = _render(record, tokenizer, messages[:number], add_generation_prompt=True)
-        after = _render(record, tokenizer, messages[: number + 1])
+        before = _render_messages(record, tokenizer, messages[:number], add_generation_prompt=True)
+        after = _render_messages(record, tokenizer, messages[: number + 1])
         last = number == len(messages) - 1
         if last and not whole.startswith(before):
-            before = _common(before, whole)
+            before = _find_common_prefix(before, whole)
         if not (whole.startswith(before) and whole.startswith(after) and done <= len(before) < len(after)):
             report.notes[REWRITES] += 1
             continue
@@ -131,12 +137,12 @@ def _parts(record: Record, tokenizer: Any, report: Report) -> list[tuple[str, bo
     return [(text, response) for text, response in parts if text]
 
 
-def _common(one: str, two: str) -> str:
+def _find_common_prefix(one: str, two: str) -> str:
     size = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
     return one[:size]
 
 
-def _render(record: Record, tokenizer: Any, messages: list[Message], **options: Any) -> str:
+def _render_messages(record: DataRecord, tokenizer: Any, messages: list[Message], **options: Any) -> str:
     from jinja2 import TemplateError
 
     try:

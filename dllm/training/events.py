@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from dllm.training.encoding import Report
+from dllm.training.encoding import DataReport
 
 
-class Prepared(NamedTuple):
+class RunPrepared(NamedTuple):
     """The run is about to start.
 
     report                what became of the data
@@ -21,7 +21,7 @@ class Prepared(NamedTuple):
     device, processes     where it runs, and on how many of them
     """
 
-    report: Report
+    report: DataReport
     samples: int
     held: int
     rows: int
@@ -34,7 +34,7 @@ class Prepared(NamedTuple):
     processes: int
 
 
-class Logged(NamedTuple):
+class LossLogged(NamedTuple):
     """Mean loss since the last such event, learning rate and gradient norm after `step` updates."""
 
     step: int
@@ -43,14 +43,14 @@ class Logged(NamedTuple):
     norm: float
 
 
-class Evaluated(NamedTuple):
+class LossEvaluated(NamedTuple):
     """Held-out loss after `step` updates."""
 
     step: int
     loss: float
 
 
-class Sampled(NamedTuple):
+class AnswerSampled(NamedTuple):
     """What the model answers to a prompt after `step` updates."""
 
     step: int
@@ -58,18 +58,18 @@ class Sampled(NamedTuple):
     answer: str
 
 
-class Saved(NamedTuple):
+class CheckpointSaved(NamedTuple):
     """A checkpoint is complete."""
 
     step: int
 
 
-class Exported(NamedTuple):
+class ModelExported(NamedTuple):
     """The trained model lies in `folder`, its adapter (LoRA) in `adapter`."""
 
     folder: Path
     adapter: Path | None
 
 
-Event = Prepared | Logged | Evaluated | Sampled | Saved | Exported
+Event = RunPrepared | LossLogged | LossEvaluated | AnswerSampled | CheckpointSaved | ModelExported
 Watch = Callable[[Event], None]

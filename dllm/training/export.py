@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm.training.base import KINDS, Ground
-from dllm.training.plan import Plan
+from dllm.training.base_model import KINDS, BaseModelInfo
+from dllm.training.plan import TrainingPlan
 
 CONFIG_KEYS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -34,7 +34,7 @@ DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 SHARD = "5GB"
 
 
-def hub_config(
+def _make_fast_dllm_config(
     config: Any, *, block: int, mask_id: int, end_id: int | list[int], pad_id: int, stock: str = "Qwen2ForCausalLM"
 ) -> dict[str, Any]:
     """The `config.json` of a stock config as Fast-dLLM v2 checkpoints name its fields."""
@@ -43,21 +43,21 @@ def hub_config(
         "architectures": [f"{kind}ForCausalLM"],
         "model_type": kind,
         "bd_size": block,
-        **_shared(config, mask_id, end_id, pad_id),
+        **_make_shared_fields(config, mask_id, end_id, pad_id),
     }
 
 
-def a2d_config(config: Any, *, mask_id: int, end_id: int | list[int], pad_id: int, stock: str) -> dict[str, Any]:
+def _make_a2d_config(config: Any, *, mask_id: int, end_id: int | list[int], pad_id: int, stock: str) -> dict[str, Any]:
     """The `config.json` of a stock config as A2D checkpoints name its fields."""
     name = stock.removesuffix("ForCausalLM")
     return {
         "architectures": [f"A2D{name}LMHeadModel"],
         "model_type": f"a2d-{name.lower()}",
-        **_shared(config, mask_id, end_id, pad_id),
+        **_make_shared_fields(config, mask_id, end_id, pad_id),
     }
 
 
-def _shared(config: Any, mask_id: int, end_id: int | list[int], pad_id: int) -> dict[str, Any]:
+def _make_shared_fields(config: Any, mask_id: int, end_id: int | list[int], pad_id: int) -> dict[str, Any]:
     rope = dict(config.rope_parameters)
     theta, kind = rope.pop("rope_theta"), rope.pop("rope_type", "default")
     return {
@@ -72,7 +72,7 @@ def _shared(config: Any, mask_id: int, end_id: int | list[int], pad_id: int) -> 
     }
 
 
-def model_to(folder: Path, network: Any, ground: Ground, plan: Plan, card: str) -> None:
+def export_model(folder: Path, network: Any, ground: BaseModelInfo, plan: TrainingPlan, card: str) -> None:
     """Write a trained network whole, adapters merged into it (the network is spent afterwards)."""
     if hasattr(network, "merge_and_unload"):
         network = network.merge_and_unload()
@@ -83,32 +83,37 @@ def model_to(folder: Path, network: Any, ground: Ground, plan: Plan, card: str) 
     ends = ground.stop_ids[0] if len(ground.stop_ids) == 1 else list(ground.stop_ids)
     ids: dict[str, Any] = {"mask_id": ground.mask_id, "end_id": ends, "pad_id": ground.pad_id, "stock": ground.stock}
     if plan.objective == "block-diffusion":
-        config = hub_config(network.config, block=plan.block, **ids)
+        config = _make_fast_dllm_config(network.config, block=plan.block, **ids)
     elif plan.objective == "full-attention":
-        config = a2d_config(network.config, **ids)
+        config = _make_a2d_config(network.config, **ids)
     else:
-        config = {**_shared(network.config, ground.mask_id, ends, ground.pad_id), **_stock(ground)}
+        config = {
+            **_make_shared_fields(network.config, ground.mask_id, ends, ground.pad_id),
+            **_make_stock_fields(ground),
+        }
     aside = folder.with_name(f".{folder.name}.new")
-    export(aside, weights, {**config, "torch_dtype": str(dtype).removeprefix("torch.")}, ground.tokenizer, card)
-    swap(aside, folder)
+    write_model_folder(
+        aside, weights, {**config, "torch_dtype": str(dtype).removeprefix("torch.")}, ground.tokenizer, card
+    )
+    replace_folder(aside, folder)
 
 
-def _stock(ground: Ground) -> dict[str, Any]:
+def _make_stock_fields(ground: BaseModelInfo) -> dict[str, Any]:
     return {"architectures": [ground.stock], "model_type": ground.stock.removesuffix("ForCausalLM").lower()}
 
 
-def adapter_to(folder: Path, network: Any, ground: Ground, card: str) -> Path:
+def export_adapter(folder: Path, network: Any, ground: BaseModelInfo, card: str) -> Path:
     """Write a network's adapter alone, as PEFT reads it, with the tokenizer that knows the mask token."""
     aside = folder.with_name(f".{folder.name}.new")
     network.peft_config["default"].base_model_name_or_path = ground.name
     network.save_pretrained(str(aside), save_embedding_layers=False)
     ground.tokenizer.save_pretrained(aside)
     (aside / "README.md").write_text(card, "utf-8")
-    swap(aside, folder)
+    replace_folder(aside, folder)
     return folder
 
 
-def export(
+def write_model_folder(
     folder: Path, weights: dict[str, Tensor], config: dict[str, Any], tokenizer: Any, card: str | None = None
 ) -> None:
     """Write config, weights, tokenizer and generation config into `folder`; a reader never sees half a file.
@@ -134,7 +139,7 @@ def export(
             os.replace(path, folder / path.name)
 
 
-def swap(aside: Path, place: Path) -> None:
+def replace_folder(aside: Path, place: Path) -> None:
     """Put the finished folder `aside` in the place of `place`, if that is there."""
     old = place.with_name(place.name + ".old")
     shutil.rmtree(old, ignore_errors=True)

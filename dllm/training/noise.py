@@ -25,10 +25,10 @@ def draw_noise(labels: Tensor, block: int, *, eps: float = 1e-3, rng: torch.Gene
     if block < 1:
         raise ValueError(f"draw_noise(block={block}): a block holds at least one column")
     groups = repeat(torch.arange(labels.shape[1], device=labels.device) // block, "t -> b t", b=len(labels))
-    return draw_grouped(labels, groups, eps=eps, rng=rng)[0]
+    return draw_grouped_noise(labels, groups, eps=eps, rng=rng)[0]
 
 
-def draw_grouped(
+def draw_grouped_noise(
     labels: Tensor, groups: Tensor, *, eps: float = 1e-3, rng: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """`draw_noise` over any groups of columns: columns of a row with the same number in `groups` (b, t) share a rate.
@@ -43,11 +43,11 @@ def draw_grouped(
     return (coin < rate) & (labels != IGNORE), rate
 
 
-def complement(noised: Tensor, labels: Tensor) -> Tensor:
+def complement_mask(noised: Tensor, labels: Tensor) -> Tensor:
     """The other copy's mask: exactly the supervised tokens that `noised` (b, t) left in clear."""
     return ~noised & (labels != IGNORE)
 
 
-def noised_labels(labels: Tensor, noised: Tensor) -> Tensor:
+def select_noised_labels(labels: Tensor, noised: Tensor) -> Tensor:
     """Labels (b, t) kept only where the copy shows the mask id; `IGNORE` elsewhere."""
     return labels.masked_fill(~noised, IGNORE)

@@ -16,12 +16,18 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from dllm.training.attention import Layout, additive, mask_for, paper_layout, sees
-from dllm.training.noise import IGNORE, complement, noised_labels
-from dllm.training.views import BlockDiffusion, Noise, Packed
+from dllm.training.attention import (
+    ColumnLayout,
+    make_additive_mask,
+    make_attention_mask,
+    make_paper_layout,
+    make_visibility_mask,
+)
+from dllm.training.noise import IGNORE, complement_mask, select_noised_labels
+from dllm.training.views import BlockDiffusion, PackedRows, RowNoise
 
 
-def shifted_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def compute_shifted_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross entropy of logits (b, t, v) at column i - 1 against labels (b, t) at column i, `IGNORE` left out."""
     return cross_entropy(
         rearrange(logits[:, :-1], "b t v -> (b t) v").float(),
@@ -30,7 +36,7 @@ def shifted_loss(logits: Tensor, labels: Tensor) -> Tensor:
     )
 
 
-def paper_forward(
+def forward_as_published(
     model: Any, tokens: Tensor, labels: Tensor, noised: Tensor, *, block: int, mask_id: int
 ) -> tuple[Tensor, Tensor]:
     """The published training forward on a stock causal model: rows doubled by the complement, each [x_t ; x_0].
@@ -38,31 +44,31 @@ def paper_forward(
     tokens, labels (b, t) int64 and noised (b, t) bool as of `draw_noise`.
     Returns the logits of the noised halves (2b, t, v), rows of `noised` before those of its complement, and the loss.
     """
-    both = torch.cat((noised, complement(noised, labels)))
+    both = torch.cat((noised, complement_mask(noised, labels)))
     clean = repeat(tokens, "b t -> (c b) t", c=2)
-    layout = paper_layout(tokens.shape[1])
+    layout = make_paper_layout(tokens.shape[1])
     out = model(
         input_ids=torch.cat((clean.masked_fill(both, mask_id), clean), dim=1),
-        attention_mask=additive(sees(layout, block)),
+        attention_mask=make_additive_mask(make_visibility_mask(layout, block)),
         position_ids=rearrange(layout.position, "k -> 1 k"),
         use_cache=False,
     )
     logits = out.logits[:, : tokens.shape[1]]
-    return logits, shifted_loss(logits, noised_labels(repeat(labels, "b t -> (c b) t", c=2), both))
+    return logits, compute_shifted_loss(logits, select_noised_labels(repeat(labels, "b t -> (c b) t", c=2), both))
 
 
-def view_loss(model: Any, view: Mapping[str, Tensor], block: int) -> Tensor:
+def compute_view_loss(model: Any, view: Mapping[str, Tensor], block: int) -> Tensor:
     """Sum of the weighted cross entropies of a view, through the model's stock forward.
 
     block  the objective's `attention_block`
 
     Divide by the number of labels that are not `IGNORE` for the mean.
     """
-    layout = Layout(view["position_ids"], view["copy"], view["sample"])
+    layout = ColumnLayout(view["position_ids"], view["copy"], view["sample"])
     labels = view["labels"]
     logits = model(
         input_ids=view["input_ids"],
-        attention_mask=mask_for(getattr(model, "module", model), layout, block),
+        attention_mask=make_attention_mask(getattr(model, "module", model), layout, block),
         position_ids=view["position_ids"],
         logits_to_keep=torch.arange(labels.shape[1], device=labels.device),
         use_cache=False,
@@ -76,7 +82,7 @@ def view_loss(model: Any, view: Mapping[str, Tensor], block: int) -> Tensor:
     return (losses * rearrange(view["weights"], "b m -> (b m)")).sum()
 
 
-def diffusion_loss(
+def compute_diffusion_loss(
     model: Any, tokens: Tensor, labels: Tensor, noised: Tensor, *, block: int, mask_id: int
 ) -> tuple[Tensor, int]:
     """The same loss as `paper_forward` for less: one text a row, seen as `BlockDiffusion` sees it.
@@ -84,6 +90,6 @@ def diffusion_loss(
     Returns the loss and the number of positions the model ran on (all rows together).
     """
     position = repeat(torch.arange(tokens.shape[1]), "t -> b t", b=len(tokens))
-    packed = Packed(tokens, labels, torch.zeros_like(position), position)
-    view = BlockDiffusion(block).view(packed, Noise(noised, torch.ones(noised.shape)), mask_id)
-    return view_loss(model, view, block) / (view["labels"] != IGNORE).sum(), view["input_ids"].numel()
+    packed = PackedRows(tokens, labels, torch.zeros_like(position), position)
+    view = BlockDiffusion(block).view(packed, RowNoise(noised, torch.ones(noised.shape)), mask_id)
+    return compute_view_loss(model, view, block) / (view["labels"] != IGNORE).sum(), view["input_ids"].numel()

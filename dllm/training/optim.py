@@ -25,7 +25,7 @@ RMS = 0.2
 """Root mean square of AdamW's updates, which Muon's are scaled to (Liu et al. 2025, section 2.2)."""
 
 
-def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise_matrices(update: Tensor, steps: int = 5) -> Tensor:
     """Push the singular values of each matrix of `update` (n, rows, cols) towards 1."""
     tall = update.shape[1] > update.shape[2]
     x = update.mT if tall else update
@@ -38,7 +38,7 @@ def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
     return result
 
 
-def divided(network: nn.Module, decay: float) -> list[dict[str, Any]]:
+def make_parameter_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
     """Parameter groups of `Muon`: the trained matrices between embedding and head, then what Adam trains.
 
     decay  weight decay of the matrices; the others have none
@@ -91,10 +91,10 @@ class Muon(torch.optim.Optimizer):
             if parameter.grad is not None:
                 shapes[parameter.shape].append(parameter)
         for shape, parameters in shapes.items():
-            grads = torch.stack([_grad(parameter) for parameter in parameters])
+            grads = torch.stack([_require_gradient(parameter) for parameter in parameters])
             held = torch.stack([self._kept(parameter, "momentum") for parameter in parameters])
             held.lerp_(grads, 1 - self.momentum)
-            update = orthogonalise(grads.lerp(held, self.momentum))
+            update = orthogonalise_matrices(grads.lerp(held, self.momentum))
             for parameter, kept, change in zip(parameters, held, update, strict=True):
                 self.state[parameter]["momentum"].copy_(kept)
                 parameter.add_(change, alpha=-group["lr"] * RMS * max(shape) ** 0.5)
@@ -104,7 +104,7 @@ class Muon(torch.optim.Optimizer):
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
-            grad = _grad(parameter)
+            grad = _require_gradient(parameter)
             count = self._kept(parameter, "step", torch.zeros(())).add_(1).item()
             mean = self._kept(parameter, "mean").lerp_(grad, 1 - first) / (1 - first**count)
             square = self._kept(parameter, "square").lerp_(grad * grad, 1 - second) / (1 - second**count)
@@ -118,6 +118,6 @@ class Muon(torch.optim.Optimizer):
         return held[name]
 
 
-def _grad(parameter: Tensor) -> Tensor:
+def _require_gradient(parameter: Tensor) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad

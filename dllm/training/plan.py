@@ -21,7 +21,7 @@ PASSING = ("out", "log_every", "save_every", "eval_every", "keep", "report_to", 
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What to train on what, and how. A row is `context` columns of packed samples; a batch is rows.
 
     base, data, out         folder or Hub id of a causal language model; files; folder of the run
@@ -98,7 +98,7 @@ class Plan:
                 raise ConfigError(f"{name} / --{name}: not given")
         for name, choices in (("objective", OBJECTIVES), ("pad", PADDING), ("optimizer", OPTIMIZERS)):
             if getattr(self, name) not in choices:
-                raise ConfigError(f"{_option(self, name)}: must be one of {', '.join(choices)}")
+                raise ConfigError(f"{_format_option(self, name)}: must be one of {', '.join(choices)}")
         for name in ("block", "context", "batch", "micro_batch", "log_every", "save_every", "eval_every", "keep"):
             self._demand(name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("lora", "eval_rows", "seed", "weight_decay", "clip"):
@@ -121,13 +121,15 @@ class Plan:
             self._demand("context", self.context % self.block == 0, f"must be a multiple of --block {self.block}")
             sub = self.sub_block
             if sub is not None and (sub < 1 or self.block % sub):
-                raise ConfigError(f"{_option(self, 'sub_block')}: must divide --block {self.block}")
+                raise ConfigError(f"{_format_option(self, 'sub_block')}: must divide --block {self.block}")
         elif self.sub_block is not None or not self.complementary:
-            raise ConfigError(f"{_option(self, 'objective')}: sub_block and complementary belong to block-diffusion")
+            raise ConfigError(
+                f"{_format_option(self, 'objective')}: sub_block and complementary belong to block-diffusion"
+            )
 
     def _demand(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
-            raise ConfigError(f"{_option(self, name)}: {rule}")
+            raise ConfigError(f"{_format_option(self, name)}: {rule}")
 
     @property
     def task(self) -> Objective:
@@ -152,16 +154,16 @@ class Plan:
             before = earlier.get(name, defaults[name])
             if name not in PASSING and before != value:
                 raise ConfigError(
-                    f"{_option(self, name)}: the run in {self.out} was started with {before!r}; "
+                    f"{_format_option(self, name)}: the run in {self.out} was started with {before!r}; "
                     "give the same to go on with it, or another --out"
                 )
 
 
-def _option(plan: Plan, name: str) -> str:
+def _format_option(plan: TrainingPlan, name: str) -> str:
     return f"{name} / --{name.replace('_', '-')} {getattr(plan, name)}"
 
 
-def read_config(name: str) -> dict[str, Any]:
+def read_training_config(name: str) -> dict[str, Any]:
     """Fields of a YAML file, or of a shipped recipe by its name. Raises ConfigError for what is not a field."""
     import yaml
 
@@ -175,24 +177,24 @@ def read_config(name: str) -> dict[str, Any]:
         raise ConfigError(f"config / --config {path}: broken YAML ({' '.join(str(error).split())})") from None
     if not isinstance(found, dict):
         raise ConfigError(f"config / --config {path}: must hold fields of a plan, one a line, such as lr: 2e-5")
-    return {key: _typed(f"config / --config {path}: {key}", key, value) for key, value in found.items()}
+    return {key: _convert_field(f"config / --config {path}: {key}", key, value) for key, value in found.items()}
 
 
-def make_plan(config: Mapping[str, Any], given: Mapping[str, Any]) -> Plan:
+def make_training_plan(config: Mapping[str, Any], given: Mapping[str, Any]) -> TrainingPlan:
     """A plan from a config's fields, replaced by what is given; of steps and epochs the given one counts."""
     merged = dict(config)
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if given.get(one) is not None:
             merged.pop(other, None)
-    return Plan(**{**merged, **{key: value for key, value in given.items() if value is not None}})
+    return TrainingPlan(**{**merged, **{key: value for key, value in given.items() if value is not None}})
 
 
-def _typed(place: str, key: str, value: Any) -> Any:
+def _convert_field(place: str, key: str, value: Any) -> Any:
     """The value as the field has it. YAML reads 2e-5 as text, and a list as a list."""
-    hints = get_type_hints(Plan)
+    hints = get_type_hints(TrainingPlan)
     if key not in hints:
         near = difflib.get_close_matches(str(key), hints, 1)
-        cure = f"did you mean {near[0]}?" if near else f"fields are {', '.join(f.name for f in fields(Plan))}"
+        cure = f"did you mean {near[0]}?" if near else f"fields are {', '.join(f.name for f in fields(TrainingPlan))}"
         raise ConfigError(f"{place}: no such field; {cure}")
     kinds = get_args(hints[key]) or (hints[key],)
     if hints[key] == tuple[str, ...]:

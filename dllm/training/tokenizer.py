@@ -22,7 +22,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def word_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+def build_word_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     """A tokenizer of at most `size` tokens: specials (ids 0..4), 256 bytes, then the most frequent pieces of `texts`.
 
     A piece is a word, one digit, a run of punctuation (each with the space before it) or one white-space character.

@@ -19,11 +19,11 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from dllm.training.average import Average
+from dllm.training.average import WeightAverage
 from dllm.training.noise import IGNORE
-from dllm.training.objective import view_loss
-from dllm.training.packing import Lessons, blank, stacked
-from dllm.training.views import Noise, Objective, Packed, widened
+from dllm.training.objective import compute_view_loss
+from dllm.training.packing import NoisedDataset, make_blank_row, stack_rows
+from dllm.training.views import Objective, PackedRows, RowNoise, widen_view
 
 CHECKPOINTS, WRITING = "checkpoints", "writing"
 
@@ -36,8 +36,8 @@ class Collator:
     mask_id: int
     grain: int = 1
 
-    def __call__(self, lessons: Sequence[tuple[Packed, Noise]]) -> dict[str, Tensor]:
-        return widened(self.objective.view(*stacked(lessons), self.mask_id), self.grain)
+    def __call__(self, lessons: Sequence[tuple[PackedRows, RowNoise]]) -> dict[str, Tensor]:
+        return widen_view(self.objective.view(*stack_rows(lessons), self.mask_id), self.grain)
 
 
 class DiffusionTrainer(Trainer):
@@ -54,10 +54,10 @@ class DiffusionTrainer(Trainer):
         self,
         model: Any,
         args: TrainingArguments,
-        lessons: Lessons,
-        held: Lessons | None,
+        lessons: NoisedDataset,
+        held: NoisedDataset | None,
         collator: Collator,
-        average: Average | None = None,
+        average: WeightAverage | None = None,
         **more: Any,
     ) -> None:
         super().__init__(
@@ -82,7 +82,7 @@ class DiffusionTrainer(Trainer):
     ) -> Any:
         """This process's part of the update's mean loss, scaled so that the mean over processes is the loss."""
         assert not return_outputs and num_items_in_batch is not None
-        total = view_loss(model, inputs, self.collator.objective.attention_block)
+        total = compute_view_loss(model, inputs, self.collator.objective.attention_block)
         return total / num_items_in_batch * self.accelerator.num_processes
 
     @torch.no_grad()
@@ -93,13 +93,13 @@ class DiffusionTrainer(Trainer):
         with self.average.applied() if self.average is not None else nullcontext():
             return self._evaluated(self.held)
 
-    def _evaluated(self, held: Lessons) -> dict[str, float]:
+    def _evaluated(self, held: NoisedDataset) -> dict[str, float]:
         self.model_wrapped.eval()
         sums = torch.zeros(2, dtype=torch.float64 if self.args.device.type != "mps" else torch.float32)
         sums = sums.to(self.args.device)
         for batch in self._held_batches(held):
             with self.accelerator.autocast():
-                loss = view_loss(self.model_wrapped, batch, self.collator.objective.attention_block)
+                loss = compute_view_loss(self.model_wrapped, batch, self.collator.objective.attention_block)
             sums += torch.stack((loss.detach(), (batch["labels"] != IGNORE).sum())).to(sums)
         total, count = self.accelerator.reduce(sums, "sum").tolist()
         figures = {"eval_loss": total / max(count, 1)}
@@ -107,12 +107,12 @@ class DiffusionTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
 
-    def _held_batches(self, held: Lessons) -> Iterator[dict[str, Tensor]]:
+    def _held_batches(self, held: NoisedDataset) -> Iterator[dict[str, Tensor]]:
         """This process's share of the held-out rows; every process gets equally many batches."""
         processes, size = self.accelerator.num_processes, self.args.per_device_eval_batch_size
         for start in range(0, len(held), processes * size):
             own = start + self.accelerator.process_index * size
-            lessons = [held[i] if i < len(held) else blank() for i in range(own, own + size)]
+            lessons = [held[i] if i < len(held) else make_blank_row() for i in range(own, own + size)]
             batch = self.collator(lessons)
             yield {name: field.to(self.args.device) for name, field in batch.items()}
 
@@ -131,31 +131,31 @@ class DiffusionTrainer(Trainer):
         if self.args.should_save:
             if self.average is not None:
                 self.average.write(self.saving / f"checkpoint-{self.state.global_step}")
-            publish(self.saving, out / CHECKPOINTS, self.args.save_total_limit)
+            _publish_checkpoint(self.saving, out / CHECKPOINTS, self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
         self.saving = None
 
 
-def publish(aside: Path, place: Path, keep: int | None) -> None:
+def _publish_checkpoint(aside: Path, place: Path, keep: int | None) -> None:
     """Move the finished checkpoint in `aside` to `place`, then drop all but the newest `keep`."""
     place.mkdir(parents=True, exist_ok=True)
     for done in list(aside.glob("checkpoint-*")):
-        drop(place / done.name, aside)
+        _drop_folder(place / done.name, aside)
         done.rename(place / done.name)
     kept = sorted(place.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     for old in kept[: -(keep or len(kept))]:
-        drop(old, aside)
+        _drop_folder(old, aside)
     shutil.rmtree(aside)
 
 
-def drop(folder: Path, aside: Path) -> None:
+def _drop_folder(folder: Path, aside: Path) -> None:
     """Remove a folder so that a kill leaves it whole or gone, never in part where it was."""
     if folder.exists():
         shutil.rmtree(aside / "dropped", ignore_errors=True)
         shutil.rmtree(folder.rename(aside / "dropped"))
 
 
-def last_checkpoint(out: Path) -> str | None:
+def find_last_checkpoint(out: Path) -> str | None:
     """The newest checkpoint of a run, or None."""
     place = out / CHECKPOINTS
     return get_last_checkpoint(str(place)) if place.is_dir() else None

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dllm.training.attention import CLEAN, FILLER
-from dllm.training.noise import IGNORE, complement, draw_grouped
+from dllm.training.noise import IGNORE, complement_mask, draw_grouped_noise
 
 EVERYTHING = 2**31
 """A block that holds any text whole."""
 
 
-class Packed(NamedTuple):
+class PackedRows(NamedTuple):
     """Rows of texts, each field (b, t) int64.
 
     tokens    what is written there
@@ -39,7 +39,7 @@ class Packed(NamedTuple):
     position: Tensor
 
 
-class Noise(NamedTuple):
+class RowNoise(NamedTuple):
     """mask (b, t) bool: True where the noised copy hides the token; rate (b, t): the probability it was hidden with."""
 
     mask: Tensor
@@ -69,21 +69,23 @@ class BlockDiffusion:
     def attention_block(self) -> int:
         return self.block
 
-    def noise(self, packed: Packed, rng: torch.Generator | None = None) -> Noise:
-        groups = numbered(packed, self.sub_block or self.block)
-        return Noise(*draw_grouped(packed.labels, groups, eps=self.eps, rng=rng))
+    def noise(self, packed: PackedRows, rng: torch.Generator | None = None) -> RowNoise:
+        groups = number_blocks(packed, self.sub_block or self.block)
+        return RowNoise(*draw_grouped_noise(packed.labels, groups, eps=self.eps, rng=rng))
 
-    def view(self, packed: Packed, noise: Noise, mask_id: int) -> dict[str, Tensor]:
-        blocks = numbered(packed, self.block)
-        target = following(packed, packed.labels, IGNORE)
-        masks = [noise.mask, complement(noise.mask, packed.labels)][: 1 + self.complementary]
+    def view(self, packed: PackedRows, noise: RowNoise, mask_id: int) -> dict[str, Tensor]:
+        blocks = number_blocks(packed, self.block)
+        target = _shift_left_within_texts(packed, packed.labels, IGNORE)
+        masks = [noise.mask, complement_mask(noise.mask, packed.labels)][: 1 + self.complementary]
         copies = []
         for number, mask in enumerate(masks, 1):
-            labels = target.masked_fill(~following(packed, mask, False), IGNORE)
-            keep = _any(labels != IGNORE, blocks)
-            copies.append(_Copy(number, mask, keep, labels, torch.ones_like(noise.rate)))
+            labels = target.masked_fill(~_shift_left_within_texts(packed, mask, False), IGNORE)
+            keep = _any_in_group(labels != IGNORE, blocks)
+            copies.append(_TextCopy(number, mask, keep, labels, torch.ones_like(noise.rate)))
         needed = torch.stack([copy.keep for copy in copies]).any(0)
-        return columns(packed, [*copies, _clean(packed, _before_last(packed, needed, self.block))], mask_id)
+        return _gather_columns(
+            packed, [*copies, _make_clean_copy(packed, _precede_needed_block(packed, needed, self.block))], mask_id
+        )
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,19 @@ class FullDiffusion:
     def attention_block(self) -> int:
         return EVERYTHING
 
-    def noise(self, packed: Packed, rng: torch.Generator | None = None) -> Noise:
-        return Noise(*draw_grouped(packed.labels, packed.sample.clamp(min=0), eps=self.eps, rng=rng))
+    def noise(self, packed: PackedRows, rng: torch.Generator | None = None) -> RowNoise:
+        return RowNoise(*draw_grouped_noise(packed.labels, packed.sample.clamp(min=0), eps=self.eps, rng=rng))
 
-    def view(self, packed: Packed, noise: Noise, mask_id: int) -> dict[str, Tensor]:
+    def view(self, packed: PackedRows, noise: RowNoise, mask_id: int) -> dict[str, Tensor]:
         weights = noise.mask / noise.rate
         labels = packed.labels
         if self.shift:
-            labels, weights = following(packed, labels, IGNORE), following(packed, weights, 0.0)
-        copy = _Copy(1, noise.mask, _any(labels != IGNORE, packed.sample + 1), labels, weights)
-        return columns(packed, [copy], mask_id)
+            labels, weights = (
+                _shift_left_within_texts(packed, labels, IGNORE),
+                _shift_left_within_texts(packed, weights, 0.0),
+            )
+        copy = _TextCopy(1, noise.mask, _any_in_group(labels != IGNORE, packed.sample + 1), labels, weights)
+        return _gather_columns(packed, [copy], mask_id)
 
 
 @dataclass(frozen=True)
@@ -124,20 +129,20 @@ class NextToken:
     def attention_block(self) -> int:
         return 1
 
-    def noise(self, packed: Packed, rng: torch.Generator | None = None) -> Noise:
+    def noise(self, packed: PackedRows, rng: torch.Generator | None = None) -> RowNoise:
         hidden = torch.zeros_like(packed.labels, dtype=torch.bool)
-        return Noise(hidden, torch.ones(packed.labels.shape))
+        return RowNoise(hidden, torch.ones(packed.labels.shape))
 
-    def view(self, packed: Packed, noise: Noise, mask_id: int) -> dict[str, Tensor]:
-        labels = following(packed, packed.labels, IGNORE)
-        keep = _before_last(packed, labels != IGNORE, 1) | (labels != IGNORE)
-        return columns(packed, [_Copy(CLEAN, noise.mask, keep, labels, noise.rate)], mask_id)
+    def view(self, packed: PackedRows, noise: RowNoise, mask_id: int) -> dict[str, Tensor]:
+        labels = _shift_left_within_texts(packed, packed.labels, IGNORE)
+        keep = _precede_needed_block(packed, labels != IGNORE, 1) | (labels != IGNORE)
+        return _gather_columns(packed, [_TextCopy(CLEAN, noise.mask, keep, labels, noise.rate)], mask_id)
 
 
 Objective = BlockDiffusion | FullDiffusion | NextToken
 
 
-class _Copy(NamedTuple):
+class _TextCopy(NamedTuple):
     """One copy of the texts: its number, what it hides, which columns are needed, what they are scored against."""
 
     number: int
@@ -147,12 +152,12 @@ class _Copy(NamedTuple):
     weights: Tensor
 
 
-def _clean(packed: Packed, keep: Tensor) -> _Copy:
+def _make_clean_copy(packed: PackedRows, keep: Tensor) -> _TextCopy:
     nothing = torch.full_like(packed.labels, IGNORE)
-    return _Copy(CLEAN, torch.zeros_like(keep), keep, nothing, torch.ones(keep.shape, device=keep.device))
+    return _TextCopy(CLEAN, torch.zeros_like(keep), keep, nothing, torch.ones(keep.shape, device=keep.device))
 
 
-def columns(packed: Packed, copies: list[_Copy], mask_id: int) -> dict[str, Tensor]:
+def _gather_columns(packed: PackedRows, copies: list[_TextCopy], mask_id: int) -> dict[str, Tensor]:
     """The needed columns of all copies, scored ones first.
 
     Returns input_ids, position_ids, copy and sample (b, k), and labels and weights (b, m) of the first m columns.
@@ -178,21 +183,21 @@ def columns(packed: Packed, copies: list[_Copy], mask_id: int) -> dict[str, Tens
     return {**view, "labels": view["labels"][:, :first], "weights": view["weights"][:, :first]}
 
 
-def widened(view: dict[str, Tensor], grain: int) -> dict[str, Tensor]:
+def widen_view(view: dict[str, Tensor], grain: int) -> dict[str, Tensor]:
     """A view with filler columns up to a multiple of `grain`, so that few shapes occur and tiles are whole."""
     missing = -view["input_ids"].shape[1] % grain
     filler = {"input_ids": 0, "position_ids": 0, "copy": CLEAN, "sample": FILLER}
     return {**view, **{name: pad(view[name], (0, missing), value=value) for name, value in filler.items()}}
 
 
-def following(packed: Packed, field: Tensor, end: float) -> Tensor:
+def _shift_left_within_texts(packed: PackedRows, field: Tensor, end: float) -> Tensor:
     """What stands one column further right in the same text; `end` at a text's last column."""
     after = pad(field[:, 1:], (0, 1), value=end)
     same = pad(packed.sample[:, 1:] == packed.sample[:, :-1], (0, 1), value=False)
     return torch.where(same, after, torch.full_like(after, end))
 
 
-def numbered(packed: Packed, block: int) -> Tensor:
+def number_blocks(packed: PackedRows, block: int) -> Tensor:
     """(b, t): the number of each column's block in its row; every text starts a new one.
 
     Raises ValueError if `block` is below 1.
@@ -204,13 +209,13 @@ def numbered(packed: Packed, block: int) -> Tensor:
     return pad(new, (1, 0), value=False).cumsum(1)
 
 
-def _any(flags: Tensor, groups: Tensor) -> Tensor:
+def _any_in_group(flags: Tensor, groups: Tensor) -> Tensor:
     """(b, t): whether some column of the same group has its flag set."""
     counts = torch.zeros(len(flags), int(groups.max()) + 1, dtype=torch.int64, device=flags.device)
     return counts.scatter_add(1, groups, flags.long()).gather(1, groups) > 0
 
 
-def _before_last(packed: Packed, needed: Tensor, block: int) -> Tensor:
+def _precede_needed_block(packed: PackedRows, needed: Tensor, block: int) -> Tensor:
     """(b, t): whether a later block of the same text holds a needed column."""
     index = packed.position // block
     last = torch.full((len(index), int(packed.sample.max()) + 2), -1, device=index.device)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 
-class ReplacedCache:
+class _ReplacedCache:
     """Keys and values of one run of the whole canvas, of which each later run replaces the columns [start, end).
 
     prefix  what lies right of `start` is dropped and concatenated anew in every layer
@@ -51,7 +51,7 @@ class ReplacedCache:
         return 0
 
 
-def candidates(logits: Tensor, masked: Tensor, tokens: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+def _propose_tokens(logits: Tensor, masked: Tensor, tokens: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
     """Proposed tokens and confidences (b, t), by a float64 softmax over every column.
 
     The mask id is not proposed: with a model that prefers it the published loop never ends.
@@ -63,7 +63,7 @@ def candidates(logits: Tensor, masked: Tensor, tokens: Tensor, mask_id: int) -> 
     return torch.where(masked, proposed, tokens), torch.where(masked, confidence, -torch.inf)
 
 
-def select(confidence: Tensor, masked: Tensor, tau: float | None, f: float | None) -> Tensor:
+def _select_columns(confidence: Tensor, masked: Tensor, tau: float | None, f: float | None) -> Tensor:
     """Which columns (b, t) to take, row by row and rank by rank."""
     take = torch.zeros_like(masked)
     for row in range(len(confidence)):
@@ -89,7 +89,7 @@ def select(confidence: Tensor, masked: Tensor, tau: float | None, f: float | Non
 
 
 @torch.no_grad()
-def generate(
+def decode_as_published(
     network: Any,
     prompt: Tensor,
     length: int,
@@ -107,7 +107,7 @@ def generate(
     columns = torch.arange(x.shape[1], device=x.device).expand(b, -1)
     nfe = 0
 
-    def forward(begin: int, end: int, store: ReplacedCache | None) -> Tensor:
+    def forward(begin: int, end: int, store: _ReplacedCache | None) -> Tensor:
         return network(
             input_ids=x[:, begin:end],
             position_ids=columns[:, begin:end],
@@ -118,7 +118,7 @@ def generate(
 
     for first in range(start, start + length, block):
         last = min(first + block, start + length)
-        store = None if cache == "none" else ReplacedCache(cache == "dual")
+        store = None if cache == "none" else _ReplacedCache(cache == "dual")
         begin, end = 0, x.shape[1]
         while True:
             masked = x[:, begin:end] == mask_id
@@ -127,8 +127,8 @@ def generate(
                 break
             logits = forward(begin, end, store)
             nfe += 1
-            proposed, confidence = candidates(logits, masked, x[:, begin:end], mask_id)
-            take = select(confidence, masked, tau, f)
+            proposed, confidence = _propose_tokens(logits, masked, x[:, begin:end], mask_id)
+            take = _select_columns(confidence, masked, tau, f)
             x[:, begin:end] = torch.where(take, proposed, x[:, begin:end])
             if store is not None:
                 store.filling, store.start, store.end = False, first, last

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dllm import Blocks, DualCache, Margin, Strategy
 from dllm.policies import PrefixRule, Score
-from dllm.policies.prefix_rule import Ranked
+from dllm.policies.prefix_rule import Ranking
 from dllm.types import Guess
 
 
@@ -17,7 +17,7 @@ class Relative(PrefixRule):
     share: float = 0.8
     score: Score = Margin()
 
-    def holds(self, ranked: Ranked, score: Tensor, guess: Guess, /) -> Tensor:
+    def holds(self, ranked: Ranking, score: Tensor, guess: Guess, /) -> Tensor:
         return score >= self.share * score[:, :1]
 
 

@@ -8,11 +8,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from dllm.compose.options import Options
 from dllm.errors import ConfigError
-from dllm.options import Options
-from dllm.registry import like
-from dllm.sweeps.grid import STRATEGY, fields_of, read_yaml
-from dllm.sweeps.tuning import flag
+from dllm.registry import suggest_name
+from dllm.sweeps.grid import STRATEGY, check_fields, read_yaml
+from dllm.sweeps.tuning import format_flag
 
 FOLDER = Path(__file__).parent
 FIGURES = ("accuracy", "tokens_per_second", "nfe", "speedup")
@@ -20,7 +20,7 @@ FIGURES = ("accuracy", "tokens_per_second", "nfe", "speedup")
 
 
 @dataclass(frozen=True)
-class Preset:
+class PaperPreset:
     """One row of a published table.
 
     name        FILE/ROW
@@ -59,13 +59,13 @@ class Preset:
 
     @property
     def options(self) -> Options:
-        return Options(**fields_of(f"{self.name}: strategy", self.strategy, STRATEGY))
+        return Options(**check_fields(f"{self.name}: strategy", self.strategy, STRATEGY))
 
     def command(self, output: Path | None = None, limit: int | None = None, more: tuple[str, ...] = ()) -> list[str]:
         """The `dllm eval` command of the row."""
         words = ["dllm", "eval", "--tasks", self.task, "--model", self.model, "--num-fewshot", str(self.num_fewshot)]
         words += ["--max-new-tokens", str(self.max_new_tokens)]
-        words += [word for name, value in self.strategy.items() for word in flag(name, value)]
+        words += [word for name, value in self.strategy.items() for word in format_flag(name, value)]
         words += ["--dtype", self.dtype] if self.dtype else []
         words += ["--apply-chat-template"] if self.chat else []
         words += ["--allow-code"] if self.code else []
@@ -77,25 +77,25 @@ class Preset:
         return shlex.join(self.command())
 
 
-def read_presets(path: Path) -> list[Preset]:
+def read_presets(path: Path) -> list[PaperPreset]:
     """The rows of a file; what stands above `rows` holds for each that does not say otherwise. Raises ConfigError."""
     found = read_yaml(path)
     if not isinstance(found, dict) or not isinstance(found.get("rows"), list):
         raise ConfigError(f"{path}: must hold `rows`, a list")
     shared = {name: value for name, value in found.items() if name != "rows"}
-    return [preset(f"{path.stem}/{row.get('name')}", shared | row, path) for row in found["rows"]]
+    return [_make_preset(f"{path.stem}/{row.get('name')}", shared | row, path) for row in found["rows"]]
 
 
-def preset(name: str, given: Mapping[str, Any], path: Path) -> Preset:
-    known = {f.name: f for f in fields(Preset)}
+def _make_preset(name: str, given: Mapping[str, Any], path: Path) -> PaperPreset:
+    known = {f.name: f for f in fields(PaperPreset)}
     if bad := [key for key in given if key not in known]:
-        raise ConfigError(f"{path}: {name}: {bad[0]}{like(bad[0], known)}: a preset has {', '.join(known)}")
+        raise ConfigError(f"{path}: {name}: {bad[0]}{suggest_name(bad[0], known)}: a preset has {', '.join(known)}")
     if lacking := [n for n, f in known.items() if f.default is MISSING and n not in given]:
         raise ConfigError(f"{path}: {name}: lacks {', '.join(lacking)}")
-    return Preset(**{**given, "name": name, "assumed": tuple(given.get("assumed", ()))})
+    return PaperPreset(**{**given, "name": name, "assumed": tuple(given.get("assumed", ()))})
 
 
-def presets() -> dict[str, Preset]:
+def read_all_presets() -> dict[str, PaperPreset]:
     """All of them by name."""
     rows = [row for path in sorted(FOLDER.glob("*.yaml")) for row in read_presets(path)]
     found = {row.name: row for row in rows}

@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.papers.presets import Preset, presets
+from experiments.papers.presets import PaperPreset, read_all_presets
 
 RUN = [sys.executable, "-c", "import sys; from dllm.cli.main import run; sys.argv[0] = 'dllm'; run()"]
 
@@ -37,7 +37,7 @@ def main(
     list_: Annotated[bool, typer.Option("--list", help="Name the rows and their commands, run none.")] = False,
 ) -> None:
     """Evaluate rows of published tables: a table on stderr, one JSON object a row on stdout."""
-    chosen = [row for row in presets().values() if name in (None, row.name, row.name.partition("/")[0])]
+    chosen = [row for row in read_all_presets().values() if name in (None, row.name, row.name.partition("/")[0])]
     if list_:
         for row in chosen:
             typer.echo(f"{row.name}: {row}")
@@ -54,15 +54,17 @@ def main(
         done = subprocess.run([*RUN, *words[1:]], stdout=subprocess.PIPE, text=True)
         if done.returncode:
             raise typer.Exit(done.returncode)
-        rows.append(row_of(preset, [json.loads(line) for line in done.stdout.splitlines()], rows[0] if rows else None))
+        rows.append(
+            make_row(preset, [json.loads(line) for line in done.stdout.splitlines()], rows[0] if rows else None)
+        )
         sys.stdout.write(json.dumps(rows[-1]) + "\n")
         sys.stdout.flush()
-    show(rows)
+    _print_rows(rows)
 
 
-def row_of(preset: Preset, found: list[dict[str, Any]], first: dict[str, Any] | None) -> dict[str, Any]:
+def make_row(preset: PaperPreset, found: list[dict[str, Any]], first: dict[str, Any] | None) -> dict[str, Any]:
     """Published and measured figures of a row, from what `dllm eval` says of its task, or of the parts of a group."""
-    accuracy, error = score(preset.metric, found)
+    accuracy, error = score_metric(preset.metric, found)
     speeds = [row["tokens_per_second"] for row in found if row.get("tokens_per_second")]
     answers = [row["nfe_per_answer"] for row in found if row.get("nfe_per_answer")]
     measured = {
@@ -80,7 +82,7 @@ def row_of(preset: Preset, found: list[dict[str, Any]], first: dict[str, Any] | 
     }  # fmt: skip
 
 
-def score(metric: str, found: list[dict[str, Any]]) -> tuple[float, float | None]:
+def score_metric(metric: str, found: list[dict[str, Any]]) -> tuple[float, float | None]:
     """A metric in percent and its standard error; the strict of several filters; of a group the mean of its parts."""
     scores: list[tuple[float, float | None, int]] = []
     for row in found:
@@ -98,7 +100,7 @@ def score(metric: str, found: list[dict[str, Any]]) -> tuple[float, float | None
     return 100 * mean, None if spread is None else 100 * spread
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def _print_rows(rows: list[dict[str, Any]]) -> None:
     table = Table("row", "figure", "published", "measured", "", header_style="bold")
     for row in rows:
         for figure, value in row["published"].items():

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dllm.engine.loop import match_block_size
 from dllm.requests import Request
-from dllm.sampler import fit
 from dllm.strategy import Strategy
 from dllm.testing import laws
 from dllm.types import Step
@@ -131,12 +131,12 @@ def replay(model: Any, requests: list[Request], strategy: Strategy, rule: Any) -
     Returns the number of forwards checked.
     """
     spy = Spy(model)
-    stream, _ = laws.run(spy, requests, strategy)
+    stream, _ = laws.run_batch(spy, requests, strategy)
     assert sum(int(q.valid.sum()) for q in spy.queries) == sum(int(step.queries.sum()) for step in stream)
-    model = fit(model, strategy)
+    model = match_block_size(model, strategy)
     checked = 0
     for row in range(len(requests)):
-        before, store = laws.start(model, requests, strategy), PlainStore()
+        before, store = laws.make_first_canvas(model, requests, strategy), PlainStore()
         past = Past(model.needs_left, int(before.rows.length[row]), hasattr(model.geometry, "size"))
         for step in stream:
             if see(past, step, before, row):

@@ -20,11 +20,11 @@ from dllm import (
     TopK,
     VicinityCache,
 )
-from dllm.caches.base import Reuse
-from dllm.requests import lay_out
+from dllm.caches.base import CacheChoice
+from dllm.requests import make_canvas
 from dllm.testing import laws
 from tests.caches.plain import Spy
-from tests.tiny import model
+from tests.tiny import tiny_model
 
 ALL = list(range(12))
 EXAMPLES = {
@@ -62,8 +62,8 @@ SHIFTED = {
 
 def ran(geometry: str, cache, requests: list[Request]) -> list[list[list[int]]]:
     """Columns that each forward ran, row by row."""
-    spy = Spy(model(geometry))
-    laws.run(spy, requests, Strategy(TopK(k=1, score=LeftToRight()), Blocks(4), cache))
+    spy = Spy(tiny_model(geometry))
+    laws.run_batch(spy, requests, Strategy(TopK(k=1, score=LeftToRight()), Blocks(4), cache))
     return [[columns[valid].tolist() for columns, valid in zip(q.columns, q.valid, strict=True)] for q in spy.queries]
 
 
@@ -88,9 +88,9 @@ def test_token_shift_runs_the_column_left_of_a_pending_one() -> None:
         def __call__(self, guess, window):
             return -super().__call__(guess, window)
 
-    spy = Spy(model("bidirectional-shift"))
+    spy = Spy(tiny_model("bidirectional-shift"))
     strategy = Strategy(TopK(k=1, score=RightToLeft()), Blocks(4), DelayedCache(refresh=None))
-    laws.run(spy, [Request((3, 7, 1, 22), 8)], strategy)
+    laws.run_batch(spy, [Request((3, 7, 1, 22), 8)], strategy)
     columns = [q.columns[0][q.valid[0]].tolist() for q in spy.queries]
     assert columns[2] == [3, 4, 5, 6, 8, 9, 10, 11]  # 7 and 6 are decided, 6 in the last step; 3 predicts 4
     assert columns[3] == [3, 4, 5, 8, 9, 10, 11]
@@ -99,9 +99,11 @@ def test_token_shift_runs_the_column_left_of_a_pending_one() -> None:
 
 def test_a_window_that_moves_on_leaves_nothing_undone_behind() -> None:
     """In the step after the window has moved, what the last one decided is run once more."""
-    spy = Spy(model("bidirectional"))
+    spy = Spy(tiny_model("bidirectional"))
     cache = SlidingCache(before=0, after=0, written=None)
-    laws.run(spy, [Request((3, 7, 1, 22), 8)], Strategy(TopK(k=1, score=LeftToRight()), Blocks(8, sub_block=2), cache))
+    laws.run_batch(
+        spy, [Request((3, 7, 1, 22), 8)], Strategy(TopK(k=1, score=LeftToRight()), Blocks(8, sub_block=2), cache)
+    )
     columns = [q.columns[0][q.valid[0]].tolist() for q in spy.queries]
     assert columns == [ALL, [4, 5], [4, 5, 6, 7], [6, 7], [6, 7, 8, 9], [8, 9], [8, 9, 10, 11], [10, 11]]
 
@@ -120,9 +122,9 @@ def test_rows_of_a_batch_run_their_own_columns() -> None:
 def test_block_causal() -> None:
     """Blocks lie at multiples of eight; the finished one is run once more, to be stored, with the next."""
     requests = [Request((3, 7, 1, 22), 12)]
-    spy = Spy(model("block-causal"))
+    spy = Spy(tiny_model("block-causal"))
     strategy = Strategy(TopK(k=1, score=LeftToRight()), Blocks(8), DelayedCache(refresh=None))
-    laws.run(spy, requests, strategy)
+    laws.run_batch(spy, requests, strategy)
     assert [q.columns[0][q.valid[0]].tolist() for q in spy.queries] == [
         list(range(8)),
         list(range(8)),
@@ -133,8 +135,8 @@ def test_block_causal() -> None:
         *(list(range(8 + i, 16)) for i in range(1, 7)),
     ]
     sliding = Strategy(TopK(k=1, score=LeftToRight()), Blocks(8), SlidingCache(before=2, after=0, written=100))
-    spy = Spy(model("block-causal"))
-    laws.run(spy, requests, sliding)
+    spy = Spy(tiny_model("block-causal"))
+    laws.run_batch(spy, requests, sliding)
     assert [q.columns[0][q.valid[0]].tolist() for q in spy.queries] == [
         *4 * [list(range(8))],
         list(range(16)),
@@ -144,10 +146,10 @@ def test_block_causal() -> None:
 
 def test_a_window_that_moves_back_leaves_nothing_undone_ahead() -> None:
     """Should a scheduler go back to the left, what its last window held on the right is run once more too."""
-    m = model("bidirectional")
+    m = tiny_model("bidirectional")
     cache = SlidingCache(before=1, after=0)
-    log = cache.init(lay_out(m, [Request((3, 7, 1, 22), 8)]), m).log
+    log = cache.init(make_canvas(m, [Request((3, 7, 1, 22), 8)]), m).log
     here = {name: torch.tensor([value]) for name, value in {"whole": 0, "block": 4, "left": 5, "window": 7}.items()}
     log = log._replace(start=torch.tensor([6]), end=torch.tensor([10]))
-    found = cache.reach(Reuse(refresh=torch.tensor([False]), ends=torch.tensor([12]), log=log, **here))
+    found = cache.reach(CacheChoice(refresh=torch.tensor([False]), ends=torch.tensor([12]), log=log, **here))
     assert (found.start.tolist(), found.end.tolist()) == ([4], [10])

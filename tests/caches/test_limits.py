@@ -23,7 +23,7 @@ from dllm import (
 )
 from dllm.errors import ConfigError
 from dllm.testing import laws
-from tests.tiny import GEOMETRIES, model
+from tests.tiny import GEOMETRIES, tiny_model
 
 REQUESTS = [Request((3, 7, 1, 22, 9), 19), Request((5, 2, 8, 1, 0, 4, 17, 20, 11, 6, 6), 13), Request((8, 8), 6)]
 PAIRS = [(Threshold(0.5), Blocks(8)), (TopK(k=2), Blocks(8, sub_block=3)), (Threshold(0.5), Whole())]
@@ -31,7 +31,7 @@ PAIRS = [(Threshold(0.5), Blocks(8)), (TopK(k=2), Blocks(8, sub_block=3)), (Thre
 
 @functools.cache
 def outcome(geometry: str, policy, scheduler, cache, queries: bool = False) -> list:
-    stream, results = laws.run(model(geometry), REQUESTS, Strategy(policy, scheduler, cache))
+    stream, results = laws.run_batch(tiny_model(geometry), REQUESTS, Strategy(policy, scheduler, cache))
     found = [(r.output_ids, r.when, r.nfe) for r in results]
     return [found, [step.queries.tolist() for step in stream]] if queries else found
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dllm import Blocks, DualCache, Guided, PrefixCache, Request, Strategy, Threshold
-from dllm.caches.prefill import pieces
+from dllm.caches.prefill import split_into_chunks
 from dllm.testing import laws
 from dllm.types import BlockCausal
-from tests.tiny import model
+from tests.tiny import tiny_model
 
 LONG = [Request(tuple((7 * i) % 23 for i in range(61)), 11, seed=1), Request((3, 1, 4, 1, 5, 9), 13, seed=2)]
 
@@ -26,9 +26,9 @@ def test_pieces_change_nothing(geometry, cache, scheduler, scale) -> None:
     strategy = Strategy(Threshold(0.6), scheduler, cache)
     outcomes, widest = [], []
     for chunk in (None, 8, 20):
-        m = replace(model(geometry), chunk=chunk)
+        m = replace(tiny_model(geometry), chunk=chunk)
         m, seen = watched(m)
-        _, results = laws.run(m if scale is None else Guided(m, scale), LONG, strategy)
+        _, results = laws.run_batch(m if scale is None else Guided(m, scale), LONG, strategy)
         outcomes.append([(r.output_ids, r.nfe, r.queries, r.when) for r in results])
         widest.append(max(seen))
     assert outcomes[0] == outcomes[1] == outcomes[2]
@@ -57,7 +57,7 @@ def test_pieces_tile(size: int, chunk: int, rows: list[tuple[int, int, int]]) ->
     start, more, back = torch.tensor(rows).T
     end = start + more
     shown = (end - 1 - back).clamp(min=0)
-    found = list(pieces(BlockCausal(size), start, end, shown, chunk))
+    found = list(split_into_chunks(BlockCausal(size), start, end, shown, chunk))
     for row in range(len(rows)):
         at = int(start[row])
         for a, b in found:

@@ -24,7 +24,7 @@ from dllm import (
     Whole,
 )
 from tests.caches.plain import Past, replay
-from tests.tiny import GEOMETRIES, STOP, model
+from tests.tiny import GEOMETRIES, STOP, tiny_model
 
 REQUESTS = [
     Request((3, 7, 1, 22, 9), max_new_tokens=14, seed=1),
@@ -105,7 +105,7 @@ def test_cache_runs_what_its_rule_says(geometry: str, name: str) -> None:
     cache, rule = CASES[name]
     third = Blocks(8, sub_block=4, commit=True) if geometry.startswith("block-causal") else Whole()
     for scheduler in (Blocks(8), Blocks(8, sub_block=3), third):
-        checked = replay(model(geometry), REQUESTS, Strategy(Threshold(0.6), scheduler, cache), rule)
+        checked = replay(tiny_model(geometry), REQUESTS, Strategy(Threshold(0.6), scheduler, cache), rule)
         assert checked > 10
 
 
@@ -119,4 +119,4 @@ def test_columns_that_are_edited_are_run_again(geometry: str, name: str) -> None
         (Saber(2), Blocks(8, sub_block=4)),
         (WINO(0.5, 0.6), Blocks(8)),
     ):
-        assert replay(model(geometry), REQUESTS[:2], Strategy(policy, scheduler, cache), rule) > 5
+        assert replay(tiny_model(geometry), REQUESTS[:2], Strategy(policy, scheduler, cache), rule) > 5

@@ -35,16 +35,16 @@ from dllm import (
     Whole,
     theory,
 )
-from dllm.caches.lanes import Lanes
+from dllm.caches.lanes import DraftLanes
 from dllm.caches.memory import NEVER
+from dllm.compose.recipes import freedave
 from dllm.models.tabular import TabularModel
-from dllm.recipes import freedave
-from dllm.requests import lay_out
+from dllm.requests import make_canvas
 from dllm.testing import laws
 from dllm.types import Cache, Step
-from experiments.embedded_text import examples
+from experiments.embedded_text import generate_examples
 from tests.parts import CELLS
-from tests.tiny import GEOMETRIES, STOP, model
+from tests.tiny import GEOMETRIES, STOP, tiny_model
 
 REQUESTS = [
     Request((3, 7, 1, 22, 9), max_new_tokens=13, seed=1),
@@ -74,8 +74,8 @@ def speculating(strategy: Strategy, drafts: int = 4, tokens: int | None = None) 
 
 def lossless(m: Any, strategy: Strategy, drafts: int = 4, tokens: int | None = None) -> tuple[list[Step], list[Step]]:
     """Both streams of steps, after all in them was compared that speculation may not change."""
-    plain, _ = laws.run(m, REQUESTS, strategy)
-    fast, _ = laws.run(m, REQUESTS, speculating(strategy, drafts, tokens))
+    plain, _ = laws.run_batch(m, REQUESTS, strategy)
+    fast, _ = laws.run_batch(m, REQUESTS, speculating(strategy, drafts, tokens))
     assert len(fast) == len(plain)
     for ours, theirs in zip(fast, plain, strict=True):
         assert torch.equal(ours.canvas.tokens, theirs.canvas.tokens), f"step {theirs.number} writes something else"
@@ -94,20 +94,20 @@ def lossless(m: Any, strategy: Strategy, drafts: int = 4, tokens: int | None = N
 @pytest.mark.parametrize("cell", PLAIN[::53], ids=label)
 def test_every_step_is_as_without(cell: tuple[str, Strategy]) -> None:
     geometry, strategy = cell
-    lossless(model(geometry), strategy)
+    lossless(tiny_model(geometry), strategy)
 
 
 @pytest.mark.parametrize("cell", CORE, ids=label)
 def test_every_step_is_as_without_over_each_cache(cell: tuple[str, Strategy]) -> None:
     geometry, strategy = cell
-    lossless(model(geometry), strategy, tokens=1)
+    lossless(tiny_model(geometry), strategy, tokens=1)
 
 
 @pytest.mark.parametrize("cell", PLAIN[::151] + CORE[::11], ids=label)
 @pytest.mark.parametrize("sampling", [Sampling(0.3), Sampling(0.7, top_k=5, tempered=True)], ids=str)
 def test_samples_are_those_without(cell: tuple[str, Strategy], sampling: Sampling) -> None:
     geometry, strategy = cell
-    lossless(model(geometry), replace(strategy, sampling=sampling))
+    lossless(tiny_model(geometry), replace(strategy, sampling=sampling))
 
 
 GROWING = VariableLength(8, initial=6, growth=2, enough=0.0, certain=2.0, low=0.9, ends=(STOP,))
@@ -128,8 +128,8 @@ GROWING = VariableLength(8, initial=6, growth=2, enough=0.0, certain=2.0, low=0.
 )
 @pytest.mark.parametrize("geometry", ["bidirectional", "bidirectional-shift"])
 def test_windows_may_move_and_rows_may_grow(geometry: str, scheduler: Any, cache: Cache) -> None:
-    lossless(model(geometry), Strategy(Threshold(0.3), scheduler, cache), tokens=1)
-    lossless(model(geometry), Strategy(TopK(k=2), scheduler, cache))
+    lossless(tiny_model(geometry), Strategy(Threshold(0.3), scheduler, cache), tokens=1)
+    lossless(tiny_model(geometry), Strategy(TopK(k=2), scheduler, cache))
 
 
 EDITING = [dllm.JointThreshold(0.4, 0.3), dllm.WINO(0.3, 0.5), dllm.Saber()]
@@ -139,14 +139,14 @@ EDITING = [dllm.JointThreshold(0.4, 0.3), dllm.WINO(0.3, 0.5), dllm.Saber()]
 @pytest.mark.parametrize("policy", EDITING, ids=str)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_policies_may_edit(geometry: str, policy: Any, cache: Cache) -> None:
-    lossless(model(geometry), Strategy(policy, Blocks(8), cache), tokens=1)
+    lossless(tiny_model(geometry), Strategy(policy, Blocks(8), cache), tokens=1)
 
 
 @pytest.mark.parametrize("cell", CORE[::9], ids=label)
 def test_rows_are_served_each_on_its_own_account(cell: tuple[str, Strategy]) -> None:
     geometry, strategy = cell
-    m, strategy = model(geometry), speculating(strategy, drafts=3)
-    alone = [replace(laws.run(m, [request], strategy)[1][0], seconds=0) for request in REQUESTS]
+    m, strategy = tiny_model(geometry), speculating(strategy, drafts=3)
+    alone = [replace(laws.run_batch(m, [request], strategy)[1][0], seconds=0) for request in REQUESTS]
     for batch_size in (2, 3):
         collector = dllm.Collector(m, REQUESTS, strategy)
         for step in dllm.steps(m, REQUESTS, strategy, batch_size=batch_size):
@@ -157,8 +157,8 @@ def test_rows_are_served_each_on_its_own_account(cell: tuple[str, Strategy]) -> 
 def test_one_request_after_another_in_one_seat_is_run_anew() -> None:
     """The same canvas again, of another request: the lane that is left of the first must not serve it."""
     strategy = Strategy(Threshold(0.0), Whole(), Speculative(PrefixCache()))
-    collector = dllm.Collector(model("bidirectional"), REQUESTS[:1] * 2, strategy)
-    for step in dllm.steps(model("bidirectional"), REQUESTS[:1] * 2, strategy, batch_size=1):
+    collector = dllm.Collector(tiny_model("bidirectional"), REQUESTS[:1] * 2, strategy)
+    for step in dllm.steps(tiny_model("bidirectional"), REQUESTS[:1] * 2, strategy, batch_size=1):
         collector.add(step)
     assert [r.nfe for r in collector.results()] == [1, 1]
 
@@ -166,14 +166,14 @@ def test_one_request_after_another_in_one_seat_is_run_anew() -> None:
 def known(n: int, v: int) -> TabularModel:
     """A model whose marginals never depend on what is decided, so that every draft comes true."""
     generator = torch.Generator().manual_seed(0)
-    return TabularModel(theory.product(torch.rand(n, v, generator=generator, dtype=torch.float64).softmax(-1)))
+    return TabularModel(theory.product_joint(torch.rand(n, v, generator=generator, dtype=torch.float64).softmax(-1)))
 
 
 @pytest.mark.parametrize("cache", [NoCache(), DualCache()], ids=str)
 def test_what_comes_true_is_counted_exactly(cache: Cache) -> None:
     """Nine columns one by one: the first forward knows nothing to draft, the next two serve four steps each."""
     strategy = Strategy(TopK(k=1), Whole(), Speculative(cache))
-    stream, (result,) = laws.run(known(9, 2), [Request((0,), 9)], strategy)
+    stream, (result,) = laws.run_batch(known(9, 2), [Request((0,), 9)], strategy)
     run = 10 if cache == NoCache() else 9
     assert [int(step.queries[0]) for step in stream] == [10, 4 * run, 0, 0, 0, 4 * run, 0, 0, 0]
     assert (result.nfe, result.queries) == (3, 10 + 8 * run)
@@ -182,14 +182,14 @@ def test_what_comes_true_is_counted_exactly(cache: Cache) -> None:
 
 def test_a_window_just_opened_has_no_drafts() -> None:
     """Nothing was guessed in a block before its first forward; then two columns are left, and one draft of them."""
-    stream, _ = laws.run(known(9, 2), [Request((0,), 9)], Strategy(TopK(k=1), Blocks(3), Speculative()))
+    stream, _ = laws.run_batch(known(9, 2), [Request((0,), 9)], Strategy(TopK(k=1), Blocks(3), Speculative()))
     assert [int(step.queries[0]) for step in stream] == [10, 20, 0] * 3
 
 
 @pytest.mark.parametrize(("drafts", "nfe"), [(1, 9), (2, 5), (3, 4), (9, 2), (50, 2)])
 def test_the_number_of_drafts(drafts: int, nfe: int) -> None:
     strategy = Strategy(TopK(k=1), Whole(), Speculative(drafts=drafts))
-    _, (result,) = laws.run(known(9, 2), [Request((0,), 9)], strategy)
+    _, (result,) = laws.run_batch(known(9, 2), [Request((0,), 9)], strategy)
     assert result.nfe == nfe
 
 
@@ -197,21 +197,21 @@ def test_the_number_of_drafts(drafts: int, nfe: int) -> None:
 def test_drafts_grow_by_what_a_step_decides(tokens: int | None, nfe: int) -> None:
     """Two columns a step: drafts longer by three meet no canvas, those longer by one only the next."""
     strategy = Strategy(TopK(k=2), Whole(), Speculative(drafts=4, tokens=tokens))
-    _, (result,) = laws.run(known(9, 2), [Request((0,), 9)], strategy)
+    _, (result,) = laws.run_batch(known(9, 2), [Request((0,), 9)], strategy)
     assert result.nfe == nfe
 
 
 def test_drafts_follow_the_policys_order() -> None:
     """From left to right: drafts by confidence would meet no canvas."""
     strategy = Strategy(TopK(k=1, score=LeftToRight()), Whole(), Speculative(drafts=9))
-    _, (result,) = laws.run(known(9, 2), [Request((0,), 9)], strategy)
+    _, (result,) = laws.run_batch(known(9, 2), [Request((0,), 9)], strategy)
     assert result.nfe == 2
 
 
 def test_a_step_that_changes_nothing_costs_nothing() -> None:
     """Dream's schedule rests at times; what is on the canvas then was run already."""
     strategy = Strategy(TopK(pace=TimeSchedule()), Whole(steps=20), NoCache())
-    fast, plain = lossless(model("bidirectional"), strategy, drafts=1)
+    fast, plain = lossless(tiny_model("bidirectional"), strategy, drafts=1)
     rests = sum(int((~step.commit.any(1) & (step.window.end > step.window.start)).sum()) for step in plain)
     assert rests > 0
     assert int(plain[-1].nfe.sum() - fast[-1].nfe.sum()) == rests
@@ -220,7 +220,7 @@ def test_a_step_that_changes_nothing_costs_nothing() -> None:
 def test_no_draft_without_a_cache_that_stays() -> None:
     """Refreshed at every other step, a cache never runs the same columns twice in a row: nothing is drafted."""
     strategy = Strategy(TopK(k=1), Blocks(8), PrefixCache(refresh=2))
-    fast, plain = lossless(model("bidirectional"), strategy)
+    fast, plain = lossless(tiny_model("bidirectional"), strategy)
     assert [step.queries.tolist() for step in fast] == [step.queries.tolist() for step in plain]
 
 
@@ -237,7 +237,7 @@ def test_a_forward_runs_no_more_lanes_than_it_must(cache: Cache) -> None:
     """Six columns: one lane, then four, then the last that is left; a second, shorter row waits with its lane."""
     m = Counting(known(6, 2).joint)
     m.rows = []  # type: ignore[attr-defined]
-    laws.run(m, [Request((0,), 6), Request((0,), 2)], Strategy(TopK(k=1), Whole(), Speculative(cache)))
+    laws.run_batch(m, [Request((0,), 6), Request((0,), 2)], Strategy(TopK(k=1), Whole(), Speculative(cache)))
     assert m.rows == [2, 5, 1]  # type: ignore[attr-defined]
 
 
@@ -259,7 +259,7 @@ def marginals(joint: Tensor, tokens: Tensor, pending: Tensor) -> tuple[Tensor, T
     """Likeliest token and its probability at every position, given what is decided."""
     n = joint.dim()
     seen = (~pending) & ~torch.eye(n, dtype=torch.bool)
-    chances = theory.marginals(theory.condition(joint, tokens.expand(n, n), seen), n)
+    chances = theory.marginals(theory.condition_joint(joint, tokens.expand(n, n), seen), n)
     best = chances[torch.arange(n), torch.arange(n)].max(-1)
     return best.indices, best.values.masked_fill(pending.logical_not(), -1)
 
@@ -300,7 +300,7 @@ def test_the_published_chain_accepts_as_many(seed: int, n: int, k: int) -> None:
     joint = joint / joint.sum()
     answer, jumps = chain(joint, n, k)
     strategy = Strategy(TopK(k=n), Whole(), Speculative(drafts=k, tokens=n))
-    stream, (result,) = laws.run(TabularModel(joint), [Request((0,), 6)], strategy)
+    stream, (result,) = laws.run_batch(TabularModel(joint), [Request((0,), 6)], strategy)
     assert list(result.output_ids) == answer.tolist()
     served: list[int] = []
     for step in stream[1:]:
@@ -312,7 +312,7 @@ def test_the_published_chain_accepts_as_many(seed: int, n: int, k: int) -> None:
 
 def test_on_the_embedded_model_forwards_fall() -> None:
     embedded = dllm.load("embedded", device="cpu")
-    prompts = [problem.prompt for problem in islice(examples("tests", held=True, kinds=("word",)), 3)]
+    prompts = [problem.prompt for problem in islice(generate_examples("tests", held=True, kinds=("word",)), 3)]
     for cache in (NoCache(), PrefixCache()):
         static = Strategy(TopK(k=1), Blocks(), cache)
         slow = dllm.decode(embedded, prompts, static, max_new_tokens=48)
@@ -323,7 +323,7 @@ def test_on_the_embedded_model_forwards_fall() -> None:
 
 def test_the_recipe_is_static_decoding() -> None:
     strategy = freedave(block=8, k=2)
-    lossless(model("bidirectional"), replace(strategy, cache=strategy.cache.cache), drafts=4, tokens=2)  # type: ignore[attr-defined]
+    lossless(tiny_model("bidirectional"), replace(strategy, cache=strategy.cache.cache), drafts=4, tokens=2)  # type: ignore[attr-defined]
 
 
 class Restless(DualCache):
@@ -349,8 +349,8 @@ def test_what_cannot_be_is_refused(make: Any, message: str) -> None:
 
 def test_what_moved_is_forgotten() -> None:
     """By the inner cache, which refreshes the row, and as a draft."""
-    m = model("bidirectional")
-    canvas = lay_out(m, REQUESTS)
+    m = tiny_model("bidirectional")
+    canvas = make_canvas(m, REQUESTS)
     memory = Speculative(DualCache()).init(canvas, m)
     memory = memory._replace(
         score=torch.zeros_like(memory.score), inner=memory.inner._replace(since=torch.ones(3, dtype=torch.int64))
@@ -364,12 +364,12 @@ def test_what_moved_is_forgotten() -> None:
 
 def test_a_lane_of_a_row_that_has_grown_is_of_no_use() -> None:
     """The same tokens and columns, but other keys to look at."""
-    m = model("bidirectional")
-    canvas = lay_out(m, REQUESTS)
+    m = tiny_model("bidirectional")
+    canvas = make_canvas(m, REQUESTS)
     window, _ = Blocks(8).step(canvas, Blocks(8).init(canvas, m))
     assert window is not None
     ran = torch.zeros_like(canvas.rows.given)
-    lanes = Lanes.blank(canvas)._replace(start=window.start, end=window.end, length=canvas.rows.length, ran=ran)
+    lanes = DraftLanes.blank(canvas)._replace(start=window.start, end=window.end, length=canvas.rows.length, ran=ran)
     assert lanes.fits(canvas, window, ran).tolist() == [True, True, True]
     grown = canvas._replace(rows=canvas.rows._replace(length=canvas.rows.length + torch.tensor([0, 1, 0])))
     assert lanes.fits(grown, window, ran).tolist() == [True, False, True]

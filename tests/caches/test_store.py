@@ -24,12 +24,12 @@ from dllm import (
     TopK,
     VicinityCache,
 )
-from dllm.caches.memory import Memory, Reach
-from dllm.caches.running import aim, run
-from dllm.requests import lay_out
+from dllm.caches.memory import CacheState, ColumnRange
+from dllm.caches.running import build_query, run_forward
+from dllm.requests import make_canvas
 from dllm.testing import laws
 from tests.caches.plain import Spy
-from tests.tiny import GEOMETRIES, STOP, model
+from tests.tiny import GEOMETRIES, STOP, tiny_model
 
 REQUESTS = [
     Request((3, 7, 1, 22, 9), max_new_tokens=11, seed=1),
@@ -50,12 +50,12 @@ class Watched:
     """A cache whose memory is seen after every step, with copies of what is stored and where it lies."""
 
     cache: Any
-    seen: list[tuple[Memory, list[Tensor], list[int]]] = field(default_factory=list, compare=False)
+    seen: list[tuple[CacheState, list[Tensor], list[int]]] = field(default_factory=list, compare=False)
 
-    def init(self, canvas: Any, model: Any) -> Memory:
+    def init(self, canvas: Any, model: Any) -> CacheState:
         return self.cache.init(canvas, model)
 
-    def step(self, model: Any, canvas: Any, window: Any, memory: Memory) -> Any:
+    def step(self, model: Any, canvas: Any, window: Any, memory: CacheState) -> Any:
         seen, memory = self.cache.step(model, canvas, window, memory)
         planes = [] if memory.store is None else [x for pair in memory.store.layers for x in pair]
         self.seen.append((memory, [x.clone() for x in planes], [x.data_ptr() for x in planes]))
@@ -64,8 +64,8 @@ class Watched:
 
 def first_window(geometry: str) -> tuple[Any, Any, Any]:
     """A batch before its first step: model, canvas, window."""
-    m = model(geometry)
-    canvas = lay_out(m, REQUESTS)
+    m = tiny_model(geometry)
+    canvas = make_canvas(m, REQUESTS)
     scheduler = Blocks(8)
     window, _ = scheduler.step(canvas, scheduler.init(canvas, m))
     return m, canvas, window
@@ -78,8 +78,8 @@ def test_any_columns_of_an_unchanged_canvas_show_the_same(geometry: str) -> None
     m, canvas, window = first_window(geometry)
     b, t = canvas.tokens.shape
     end = window.block_end if geometry.startswith("block-causal") else canvas.rows.length
-    whole = Reach(torch.zeros_like(end), end)
-    first, memory = run(m, canvas, window, whole, Memory.blank(b, m.store(t)))
+    whole = ColumnRange(torch.zeros_like(end), end)
+    first, memory = run_forward(m, canvas, window, whole, CacheState.blank(b, m.store(t)))
     kept = [tuple(x[:, :, :t].clone() for x in layer) for layer in memory.store.layers]
     columns = window.columns[window.valid] - m.needs_left
     needed = torch.zeros(b, t, dtype=torch.bool)
@@ -90,9 +90,9 @@ def test_any_columns_of_an_unchanged_canvas_show_the_same(geometry: str) -> None
         start = torch.minimum(torch.randint(0, 4, (b,), generator=rng), (window.start - m.needs_left).clamp(min=0))
         stop = torch.maximum(end - torch.randint(0, 6, (b,), generator=rng), window.end)
         idle = torch.arange(b) == seed % 4  # of the last row in every fourth try nothing is run, and so on
-        reach = Reach(torch.where(idle, 0, start), torch.where(idle, 0, stop), skip)
+        reach = ColumnRange(torch.where(idle, 0, start), torch.where(idle, 0, stop), skip)
         spy = Spy(m)
-        ran, memory = run(spy, canvas, window, reach, memory)
+        ran, memory = run_forward(spy, canvas, window, reach, memory)
         (query,) = spy.queries
         assert query.start is None
         for row in range(b):
@@ -118,7 +118,13 @@ def test_nothing_left_out_is_no_hole() -> None:
     behind[:, t - 2 :] = True
     spy = Spy(m)
     end = torch.full((b,), t - 2)
-    run(spy, canvas, window, Reach(torch.zeros(b, dtype=torch.int64), end, behind), Memory.blank(b, m.store(t)))
+    run_forward(
+        spy,
+        canvas,
+        window,
+        ColumnRange(torch.zeros(b, dtype=torch.int64), end, behind),
+        CacheState.blank(b, m.store(t)),
+    )
     assert spy.queries[0].start == 0
 
 
@@ -126,11 +132,11 @@ def test_nothing_left_out_is_no_hole() -> None:
 def test_rows_of_different_ranges_see_what_is_theirs() -> None:
     m, canvas, _ = first_window("block-causal")
     rows = torch.arange(3)
-    query = aim(m.geometry, canvas, rows, Reach(torch.tensor([0, 8, 0]), torch.tensor([16, 16, 0])))
+    query = build_query(m.geometry, canvas, rows, ColumnRange(torch.tensor([0, 8, 0]), torch.tensor([16, 16, 0])))
     assert query.width == 16 and query.start is None
     seen = query.mask[:, 0].sum(-1)
     assert seen[0].tolist() == 8 * [8] + 8 * [16] and set(seen[1, :8].tolist()) == {16}
-    query = aim(m.geometry, canvas, rows[:2], Reach(torch.tensor([8, 9]), torch.tensor([12, 16])))
+    query = build_query(m.geometry, canvas, rows[:2], ColumnRange(torch.tensor([8, 9]), torch.tensor([12, 16])))
     assert query.mask is None and query.valid.sum(1).tolist() == [4, 7]
 
 
@@ -139,8 +145,8 @@ def test_rows_of_different_ranges_see_what_is_theirs() -> None:
 def test_store_never_grows_and_rows_leave_it(geometry: str, cache: Any) -> None:
     """Allocated once for all columns; a row that is done is dropped; nothing else is ever kept."""
     watched = Watched(cache)
-    laws.run(model(geometry), REQUESTS, Strategy(Threshold(0.6), Blocks(8), watched))
-    columns = int(lay_out(model(geometry), REQUESTS).tokens.shape[1])
+    laws.run_batch(tiny_model(geometry), REQUESTS, Strategy(Threshold(0.6), Blocks(8), watched))
+    columns = int(make_canvas(tiny_model(geometry), REQUESTS).tokens.shape[1])
     places, rows = None, 3
     for memory, planes, now in watched.seen:
         assert len(planes) == 4 and all(x.shape == (len(memory.rows), 2, columns + 1, 6) for x in planes)
@@ -156,15 +162,15 @@ def test_store_never_grows_and_rows_leave_it(geometry: str, cache: Any) -> None:
 @pytest.mark.parametrize("scheduler", [Blocks(8), Blocks(8, sub_block=3), Blocks(8, sub_block=4, commit=True)], ids=str)
 def test_finished_blocks_are_stored_exactly(geometry: str, cache: Any, scheduler: Any) -> None:
     """Whatever a cache says is exact equals the keys and values of one pass over the finished text."""
-    m = model(geometry)
+    m = tiny_model(geometry)
     watched = Watched(cache)
-    stream, _ = laws.run(m, REQUESTS, Strategy(Threshold(0.6), scheduler, watched))
+    stream, _ = laws.run_batch(m, REQUESTS, Strategy(Threshold(0.6), scheduler, watched))
     final = stream[-1].canvas
     b, t = final.tokens.shape
-    exact = Memory.blank(b, m.store(t))
+    exact = CacheState.blank(b, m.store(t))
     zeros = torch.zeros(b, dtype=torch.int64)
     with torch.inference_mode():
-        run(m, final, stream[0].window, Reach(zeros, final.rows.length), exact)
+        run_forward(m, final, stream[0].window, ColumnRange(zeros, final.rows.length), exact)
     checked = 0
     want = [x for pair in exact.store.layers for x in pair]
     for memory, planes, _ in watched.seen:
@@ -179,7 +185,7 @@ def test_finished_blocks_are_stored_exactly(geometry: str, cache: Any, scheduler
 @pytest.mark.parametrize("cache", CACHES, ids=str)
 def test_bidirectional_attention_is_never_exact(cache: Any) -> None:
     watched = Watched(cache)
-    laws.run(model("bidirectional"), REQUESTS, Strategy(Threshold(0.6), Blocks(8), watched))
+    laws.run_batch(tiny_model("bidirectional"), REQUESTS, Strategy(Threshold(0.6), Blocks(8), watched))
     assert not any(memory.exact.any() for memory, _, _ in watched.seen)
 
 
@@ -188,14 +194,14 @@ def test_bidirectional_attention_is_never_exact(cache: Any) -> None:
 def test_rows_do_not_depend_on_their_neighbours(geometry: str, cache: Any) -> None:
     requests = [*REQUESTS, Request((9, 9, 1, 1), 12, stop_ids=(STOP, 22, 7), seed=4)]
     strategy = Strategy(TopK(k=2), Blocks(8, sub_block=4), cache)
-    stream, results = laws.run(model(geometry), requests, strategy)
-    laws.rows_are_independent(model(geometry), requests, strategy, results)
-    laws.fresh_is_exact(model(geometry), requests, strategy, stream)
+    stream, results = laws.run_batch(tiny_model(geometry), requests, strategy)
+    laws.rows_are_independent(tiny_model(geometry), requests, strategy, results)
+    laws.fresh_is_exact(tiny_model(geometry), requests, strategy, stream)
 
 
 def test_columns_that_moved_are_run_again() -> None:
     """Where columns move nothing is known of the row from the first of them on, and every cache refreshes it."""
-    memory = Memory.blank(3, None)._replace(exact=torch.tensor([8, 8, 8]), since=torch.tensor([2, 2, 2]))
+    memory = CacheState.blank(3, None)._replace(exact=torch.tensor([8, 8, 8]), since=torch.tensor([2, 2, 2]))
     still = torch.arange(12)
     inserted, longer = still.clone(), still.clone()
     inserted[4:], longer[10:] = torch.arange(3, 11), -1
@@ -216,7 +222,7 @@ def test_columns_that_moved_are_run_again() -> None:
 
 def test_no_cache_keeps_nothing() -> None:
     watched = Watched(NoCache())
-    laws.run(model("bidirectional"), REQUESTS, Strategy(Threshold(0.6), Blocks(8), watched))
+    laws.run_batch(tiny_model("bidirectional"), REQUESTS, Strategy(Threshold(0.6), Blocks(8), watched))
     assert all(memory.store is None and not planes for memory, planes, _ in watched.seen)
 
 
@@ -227,8 +233,8 @@ def test_nothing_is_looked_at_that_was_never_run(geometry: str, cache: Any) -> N
     holes = (3, 4, 5, 6, 7, 9, 12, 18)
     request = Request(tuple(range(1, 21)), max_new_tokens=4, holes=holes)
     for scheduler in (Pipeline(8, add=0.2, activate=0.5), SlidingBlock(4), Blocks(8, sub_block=3)):
-        spy = Spy(model(geometry))
-        laws.run(spy, [request], Strategy(TopK(k=1), scheduler, cache))
+        spy = Spy(tiny_model(geometry))
+        laws.run_batch(spy, [request], Strategy(TopK(k=1), scheduler, cache))
         run_so_far: set[int] = set()
         for query in spy.queries:
             run_so_far |= set(query.columns[0][query.valid[0]].tolist())

@@ -72,9 +72,9 @@ def test_a_plain_causal_model_talks_too(dllm, checkpoints):
 
 
 def test_a_character_that_moves_the_cursor_is_not_drawn():
-    from dllm.cli.answering import visible
+    from dllm.cli.answer_display import replace_control_characters
 
-    assert visible("a\x1b[2Jb\nc é") == "a\ufffd[2Jb\nc é"
+    assert replace_control_characters("a\x1b[2Jb\nc é") == "a\ufffd[2Jb\nc é"
 
 
 def test_on_a_terminal(terminal, tmp_path):

@@ -203,7 +203,7 @@ def test_weights_are_packed_where_that_helps_unless_told_otherwise(
     from dllm.models import packing
 
     packed = []
-    monkeypatch.setattr(packing, "pack", lambda network: packed.append("packed") or network)
+    monkeypatch.setattr(packing, "pack_linear_layers", lambda network: packed.append("packed") or network)
     monkeypatch.setattr(packing, "multiplies_bfloat16", lambda: half)
     for options in ((), ("--pack",), ("--no-pack",), ("--dtype", "bfloat16"), ("--compile",)):
         target = tmp_path / f"{len(packed)}.jsonl"

@@ -16,8 +16,8 @@ import pytest
 pytest.importorskip("lm_eval", reason="needs the extra `eval`")
 
 from dllm.errors import ConfigError
-from dllm.integrations.harness.asking import Plan, load_tasks
-from dllm.integrations.harness.data import DATA, lines
+from dllm.integrations.harness.data import DATA, read_json_lines
+from dllm.integrations.harness.task_plan import EvaluationPlan, load_tasks
 from tests.cli.conftest import read, rows_in, teach
 from tests.models.conftest import write
 from tests.waiting import until
@@ -38,9 +38,9 @@ TIMED = ("seconds", "prefill", "prefill_seconds", "tokens_per_second", "tokens_p
 
 
 def colours(**_: Any) -> dict[str, Any]:
-    from dllm.integrations.harness.data import splits
+    from dllm.integrations.harness.data import build_splits
 
-    return splits(test=[{"question": f"w{i} w{i + 1}", "label": i % 3} for i in range(4)])
+    return build_splits(test=[{"question": f"w{i} w{i + 1}", "label": i % 3} for i in range(4)])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,7 +100,9 @@ def timeless(value: Any) -> Any:
 
 
 def test_the_embedded_model_writes_the_texts_of_decode(dllm, jsonl, tmp_path):
-    asked = [{"prompt": row["prompt"], "max_new_tokens": 96} for row in lines(str(DATA), "word-problems.jsonl")[:5]]
+    asked = [
+        {"prompt": row["prompt"], "max_new_tokens": 96} for row in read_json_lines(str(DATA), "word-problems.jsonl")[:5]
+    ]
     result = dllm("decode", "--input", jsonl(*asked), "--output", tmp_path / "decoded.jsonl", *STRATEGY)
     assert result.exit_code == 0, result.stderr
     options = ("--tasks", "word_problems", "--apply-chat-template", "--limit", 5, "--batch-size", 3, *STRATEGY)
@@ -155,7 +157,7 @@ def test_tasks_from_files_with_the_embedded_model(dllm, data, tmp_path):
 
 def test_right_programs_pass(data: Path):
     names = ("humaneval", "humaneval_instruct", "mbpp", "mbpp_instruct")
-    loaded = load_tasks(Plan(names, data=str(data), allow_code=True)).load(list(names))["tasks"]
+    loaded = load_tasks(EvaluationPlan(names, data=str(data), allow_code=True)).load(list(names))["tasks"]
     for name, task in loaded.items():
         doc = dict(task.dataset["test"][1])
         answer = doc.get("canonical_solution") or doc["code"]
@@ -285,4 +287,4 @@ def test_hub_data_that_cannot_be_had_is_told(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(ConfigError, match=r"no route to host.*--data FOLDER"):
-        load_tasks(Plan(("humaneval",), allow_code=True))
+        load_tasks(EvaluationPlan(("humaneval",), allow_code=True))

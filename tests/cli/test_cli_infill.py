@@ -10,7 +10,7 @@ from rich.console import Console
 
 import dllm as library
 from dllm import Blocks, DualCache, Request, Strategy, Threshold
-from dllm.cli.screen import Frame, picture, pieces
+from dllm.cli.live_display import TerminalFrame, make_token_formatter, render_frame
 from tests.cli.conftest import read
 from tests.processors.words import WORDS, speaking
 
@@ -151,7 +151,10 @@ def test_the_live_view_shows_what_is_given_between_holes():
     row = Request(tuple(WORDS.index(w) for w in ("0", "a", "b", "c", "1")), 0, holes=(1, 3), stop_ids=())
     stream = list(library.steps(m, [row], Strategy(Threshold(2.0), Blocks(8), DualCache())))
     console = Console(width=60, height=20)
-    first, last = (picture(Frame.of(step, 0), pieces(m.tokenizer), console) for step in (stream[0], stream[-1]))
+    first, last = (
+        render_frame(TerminalFrame.of(step, 0), make_token_formatter(m.tokenizer), console)
+        for step in (stream[0], stream[-1])
+    )
     assert first.title == "1 of 2 tokens · 1 forwards · 1.00 per forward"
     shown = first.renderable.plain
     assert shown.startswith("0")

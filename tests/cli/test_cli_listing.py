@@ -9,10 +9,10 @@ from dataclasses import fields
 import pytest
 
 import dllm as library
-from dllm.cli.listing import brief
+from dllm.cli.listing import format_part
+from dllm.compose.options import CACHES, POLICIES, SCHEDULERS, SCORES, Options
+from dllm.compose.recipes import RECIPES
 from dllm.models import FAMILIES
-from dllm.options import CACHES, POLICIES, SCHEDULERS, SCORES, Options
-from dllm.recipes import RECIPES
 
 
 def test_help_does_not_wait_for_torch():
@@ -55,8 +55,10 @@ def test_recipes(dllm):
     assert result.exit_code == 0
     for recipe in RECIPES.values():
         strategy = recipe.make()
-        assert recipe.name in result.stdout and recipe.citation in result.stdout and brief(strategy) in result.stdout
-        assert eval(brief(strategy), vars(library)) == strategy
+        assert (
+            recipe.name in result.stdout and recipe.citation in result.stdout and format_part(strategy) in result.stdout
+        )
+        assert eval(format_part(strategy), vars(library)) == strategy
 
 
 def test_models(dllm):

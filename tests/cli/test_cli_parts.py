@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-from dllm.cli.parts import meaning
-from dllm.parts import TABLES
+from dllm.cli.parts import summarize_docstring
+from dllm.compose.names import TABLES
 from tests.cli.conftest import read
 from tests.packages import Site
 
 BROKEN = {
     "dllm.policies": {"broken": "nowhere:X"},
-    "dllm.recipes": {"broken": "nowhere:x"},
+    "dllm.compose.recipes": {"broken": "nowhere:x"},
     "dllm.families": {"odd": "no:X"},
 }
 
@@ -28,7 +28,7 @@ def test_parts_lists_all_there_is(dllm):
     for table in TABLES.values():
         for name in table:
             assert name in lines, name
-            assert meaning(table[name])[:40].rstrip() in result.stdout, name
+            assert summarize_docstring(table[name])[:40].rstrip() in result.stdout, name
     for said in (
         "tau=0.9, kl=0.01, history=2, score=Confidence()",
         "Commit every pending slot whose confidence",

@@ -6,8 +6,6 @@ import re
 
 import pytest
 
-from dllm.cli import screen
-
 SLOW = ("--policy", "top-k", "--k", 1, "--ignore-eos", "--max-new-tokens", 96)
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 
 from dllm.cli.main import app
-from dllm.training.plan import Plan
+from dllm.training.plan import TrainingPlan
 from tests.cli.conftest import Run
 
 ROWS = [
@@ -99,4 +99,8 @@ def test_a_base_without_chat_template_is_refused_for_chats(
 
 def test_every_field_of_a_plan_is_an_option() -> None:
     command = get_command(app).commands["train"]  # type: ignore[attr-defined]
-    assert {option.name for option in command.params} - {"help"} == {*Plan.__dataclass_fields__, "config", "quiet"}
+    assert {option.name for option in command.params} - {"help"} == {
+        *TrainingPlan.__dataclass_fields__,
+        "config",
+        "quiet",
+    }

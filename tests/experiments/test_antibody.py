@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 import dllm
 from experiments import antiberty, antibody
-from experiments.sequences import ANTIBODIES
+from experiments.antibody_sequences import ANTIBODIES
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"ACDEFGHIKLMNPQRSTVWY"]
 
@@ -42,25 +42,25 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_wheel_becomes_a_checkpoint(wheel: Path, tmp_path: Path) -> None:
-    antiberty.convert(wheel, tmp_path / "model")
+    antiberty.convert_wheel(wheel, tmp_path / "model")
     model = dllm.load(tmp_path / "model")
     assert model.mask_id == 4
     assert model.tokenizer.encode("E V Q") == [2, 8, 22, 18, 3]
     with pytest.raises(typer.BadParameter, match="a model already"):
-        antiberty.convert(wheel, tmp_path / "model")
+        antiberty.convert_wheel(wheel, tmp_path / "model")
 
 
 def test_other_bytes_are_refused(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(antiberty, "SHA256", "0" * 64)
     with pytest.raises(typer.BadParameter, match="SHA-256"):
-        antiberty.convert(wheel, tmp_path / "model")
+        antiberty.convert_wheel(wheel, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
 def test_sequences_are_filled_in(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(antibody, "SHARES", (0.05, 0.15))
-    antiberty.convert(wheel, tmp_path / "model")
+    antiberty.convert_wheel(wheel, tmp_path / "model")
     antibody.main(model=str(tmp_path / "model"), count=1, output=tmp_path / "found.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
     length = len(next(iter(ANTIBODIES.values())))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dllm import Factor, NoCache, Request, Strategy, Threshold, TopK, Whole
-from dllm.bench.shapes import SHAPES, Shape
+from dllm.bench.shapes import SHAPES, ModelShape
 from dllm.models import TabularModel
 from experiments import (
     autoregressive,
@@ -48,7 +48,7 @@ def test_thresholds(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thresholds, "RULES", rules)
     rows = run(thresholds, output, repeats=2)
     assert [row["repeat"] for row in rows] == [0, 0, 0, 0, 1, 1, 1, 1]
-    found = thresholds.summary(rows)
+    found = thresholds.summarize_settings(rows)
     assert found[0]["speedup"] == 1
     assert [row["strategy"] for row in rows[:4]] == [row["strategy"] for row in rows[4:]]
 
@@ -84,7 +84,7 @@ def test_sub_block_cache(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sub_block_cache, "SIZES", (8, 32))
     monkeypatch.setattr(sub_block_cache, "BATCHES", (1, 2))
     monkeypatch.setattr(sub_block_cache, "BUSY", ((8,), (1, 2)))
-    monkeypatch.setitem(SHAPES, "tiny", Shape("Qwen2", 32, 64, 1, 2, 2, 16, 100, block=32, needs_left=1))
+    monkeypatch.setitem(SHAPES, "tiny", ModelShape("Qwen2", 32, 64, 1, 2, 2, 16, 100, block=32, needs_left=1))
     rows = run(sub_block_cache, output, shape="tiny", repeats=1)
     texts = {(row["size"], row["cache"], row["batch_size"]): row["texts"] for row in rows if row["shape"] is None}
     assert len(texts) == len(rows) - 4
@@ -125,7 +125,7 @@ def test_calibration(output: Path) -> None:
     rows = run(calibration, output)
     for row in rows:
         assert all(right <= n for right, n in zip(row["right"], row["guesses"], strict=True))
-    decoding = calibration.pooled(rows, "while decoding")
+    decoding = calibration.pool_bins(rows, "while decoding")
     assert sum(decoding["right"]) > 0.5 * sum(decoding["guesses"])
 
 
@@ -145,8 +145,8 @@ def test_what_is_certified_agrees_where_marginals_come_from_one_joint() -> None:
     counts = torch.zeros(3, dtype=torch.int64)
     for _ in range(60):
         model = TabularModel((60 * torch.rand(3**4, dtype=torch.float64)).softmax(0).reshape(3, 3, 3, 3))
-        found = list(theorem1.groups(model, [Request((0,), 4, seed=0)], strategy))
-        same = theorem1.agreeing(model, found)
+        found = list(theorem1.collect_groups(model, [Request((0,), 4, seed=0)], strategy))
+        same = theorem1.check_agreement(model, found)
         exact = torch.tensor([g.exact for g in found], dtype=torch.bool)
         assert bool(same[exact].all())
         counts += torch.stack([exact.sum(), same.sum(), torch.tensor(len(found))])
@@ -162,6 +162,6 @@ def test_token_order(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_order() -> None:
-    assert token_order.order([1, 2, 3, 4]) == pytest.approx(1)
-    assert token_order.order([4, 3, 2, 1]) == pytest.approx(-1)
-    assert token_order.order([5, 5, 5]) is None
+    assert token_order.correlate_ranks([1, 2, 3, 4]) == pytest.approx(1)
+    assert token_order.correlate_ranks([4, 3, 2, 1]) == pytest.approx(-1)
+    assert token_order.correlate_ranks([5, 5, 5]) is None

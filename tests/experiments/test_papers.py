@@ -8,21 +8,21 @@ import pytest
 import typer
 
 from dllm.errors import ConfigError
-from dllm.jobs import Outline
+from dllm.jobs import ModelOutline
 from dllm.types import Bidirectional, BlockCausal
-from experiments.papers.presets import Preset, presets, read_presets
-from experiments.papers.run import row_of, score
+from experiments.papers.presets import PaperPreset, read_all_presets, read_presets
+from experiments.papers.run import make_row, score_metric
 
 GEOMETRY = {"llada": Bidirectional(), "dream": Bidirectional(), "fast_dllm_v2": BlockCausal(32)}
-PRESETS = presets()
+PRESETS = read_all_presets()
 SOURCES = ("semantics.md", "strategies.md")
 
 
 @pytest.mark.parametrize("row", PRESETS.values(), ids=PRESETS)
-def test_a_preset_builds_and_is_a_command(row: Preset) -> None:
+def test_a_preset_builds_and_is_a_command(row: PaperPreset) -> None:
     from dllm.cli.main import app
 
-    strategy = row.options.strategy(Outline(row.family, GEOMETRY[row.family]), row.max_new_tokens)
+    strategy = row.options.strategy(ModelOutline(row.family, GEOMETRY[row.family]), row.max_new_tokens)
     assert strategy.policy is not None
     command = typer.main.get_command(app).commands["eval"]  # type: ignore[attr-defined]
     given = command.make_context("eval", row.command(Path("out"), 5)[2:]).params
@@ -58,11 +58,11 @@ def test_published_and_measured_side_by_side() -> None:
         "exact_match_stderr,flexible-extract": 0.1,
     }
     found = {"task": "gsm8k", "metrics": metrics, "documents": 100, "tokens_per_second": 50.0, "nfe_per_answer": 40.0}
-    first = row_of(PRESETS["fast_dllm/base"], [found | {"tokens_per_second": 10.0}], None)
-    made = row_of(row, [found], first)
+    first = make_row(PRESETS["fast_dllm/base"], [found | {"tokens_per_second": 10.0}], None)
+    made = make_row(row, [found], first)
     assert made["measured"] == {"accuracy": 78.0, "tokens_per_second": 50.0, "nfe": 40.0, "speedup": 5.0}
     assert made["error"] == 1.0 and made["published"] == {"accuracy": 78.5, "speedup": 8.1}
     group = [{"task": "a", "metrics": {"acc,none": v}, "documents": n} for v, n in ((1.0, 1), (0.0, 3))]
-    assert score("acc", group) == (25.0, None)
+    assert score_metric("acc", group) == (25.0, None)
     with pytest.raises(typer.BadParameter, match="has no f1"):
-        score("f1", group)
+        score_metric("f1", group)

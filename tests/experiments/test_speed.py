@@ -10,7 +10,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from dllm.models.packing import helps
+from dllm.models.packing import is_packing_supported
 from experiments import speed
 
 pytest.importorskip("matplotlib")
@@ -27,7 +27,7 @@ def test_rows_and_plot(cache: str, tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in output.read_text().splitlines()]
-    half = helps(torch.device("cpu"), torch.bfloat16)
+    half = is_packing_supported(torch.device("cpu"), torch.bfloat16)
     assert [row["way"] for row in rows] == ["plain", "head", "packed", *["bfloat16"] * half]
     assert all(row["same_tokens_and_nfe"] for row in rows[:3])
     for row in rows:

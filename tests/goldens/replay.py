@@ -11,7 +11,7 @@ from typing import Any
 
 import dllm
 from dllm import Request, Result
-from dllm.options import Options
+from dllm.compose.options import Options
 
 Case = dict[str, Any]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dllm.options import Options
+from dllm.compose.options import Options
 from tests.goldens.replay import Case, cases, grouped, replay, until
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from dllm import Factor, FactorAsPublished, Threshold
-from dllm.judging import enforce_progress
+from dllm.engine.commit import enforce_progress
+from dllm.engine.propose import Proposer
 from dllm.policies import TopK
-from dllm.policies.prefix_rule import rank
+from dllm.policies.prefix_rule import rank_slots
 from dllm.requests import Request
-from dllm.sampling import Proposer, Sampling
+from dllm.strategy import Sampling
 from dllm.types import Canvas, Guess, Rows, Seen, Signal, Window
 from tests.goldens.replay import cases
 
@@ -57,7 +58,7 @@ def test_recorded_selections(shared: Path) -> None:
         logits = torch.tensor(case["logits"])
         guess = propose(logits, canvas, window, case["mask_id"])
         if case["rule"] == "fixed":
-            accept = (rank(guess.confidence, pending).rank < torch.tensor(case["value"]).unsqueeze(1)) & pending
+            accept = (rank_slots(guess.confidence, pending).rank < torch.tensor(case["value"]).unsqueeze(1)) & pending
         else:
             policy = Threshold(case["value"]) if case["rule"] == "threshold" else FactorAsPublished(case["value"])
             verdict, _ = policy.step(guess, window, policy.init(canvas))

@@ -21,15 +21,15 @@ def main(folder: Path, rows: str, checkpoints: list[str]) -> None:
     from dllm.cli.main import app
 
     shapes: dict[str, list[int]] = {}
-    leave, enter = engine.leave, engine.Spread.__enter__
+    leave, enter = engine.leave_process_group, engine.TensorParallelEngine.__enter__
 
-    def noted(self: engine.Spread) -> engine.Spread:
+    def noted(self: engine.TensorParallelEngine) -> engine.TensorParallelEngine:
         enter(self)
         weight = self.model.network.get_decoder().layers[0].self_attn.k_proj.weight
         shapes[Path(str(self.name)).name] = [len(weight.to_local()), len(weight)]
         return self
 
-    engine.Spread.__enter__, engine.leave = noted, lambda: None  # type: ignore[method-assign]
+    engine.TensorParallelEngine.__enter__, engine.leave_process_group = noted, lambda: None  # type: ignore[method-assign]
     for checkpoint in checkpoints:
         output = str(folder / f"{Path(checkpoint).name}.jsonl")
         words = ["decode", "--model", checkpoint, "--input", rows, "--output", output, "--max-new-tokens", "24"]

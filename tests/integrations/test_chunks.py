@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from dllm.integrations.ray import AHEAD, QUEUED, Pool
-from dllm.jobs import Done, Failed, Job, Row, Task
-from dllm.jobs.chunks import WorkerDiedError, chunks
+from dllm.integrations.ray import AHEAD, QUEUED, RayEngine
+from dllm.jobs import DecodeTask, Job, PromptRow, RowDone, RowFailed
+from dllm.jobs.chunks import WorkerDiedError, split_tasks_into_chunks
 from dllm.requests import Request
 
 
@@ -17,7 +17,7 @@ class Cluster:
     def __init__(self, seed: int, deadly: set[int], chance: float) -> None:
         self.draw, self.deadly, self.chance = random.Random(seed), deadly, chance
         self.calls = 0
-        self.given: dict[int, tuple[Any, list[Task]]] = {}
+        self.given: dict[int, tuple[Any, list[DecodeTask]]] = {}
 
     def wait(self, refs: list[int], num_returns: int) -> tuple[list[int], list[int]]:
         assert len(refs) <= 2 * QUEUED
@@ -33,30 +33,30 @@ class Cluster:
         if actor.dead or self.draw.random() < self.chance or any(t.row.id in self.deadly for t in tasks):
             actor.dead = True
             raise WorkerDiedError("died")
-        return [Done(task, task.row.id) for task in tasks]  # type: ignore[arg-type]
+        return [RowDone(task, task.row.id) for task in tasks]  # type: ignore[arg-type]
 
 
 class Actor:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.decode, self.dead = cluster, self, False
 
-    def remote(self, job: Job, tasks: list[Task]) -> int:
+    def remote(self, job: Job, tasks: list[DecodeTask]) -> int:
         self.cluster.calls += 1
         self.cluster.given[self.cluster.calls] = self, list(tasks)
         return self.cluster.calls
 
 
-def tasks(count: int, plan: str = "a") -> list[Task]:
-    return [Task(Row(i, i, i, (1,)), Request((1,)), plan) for i in range(count)]  # type: ignore[arg-type]
+def tasks(count: int, plan: str = "a") -> list[DecodeTask]:
+    return [DecodeTask(PromptRow(i, i, i, (1,)), Request((1,)), plan) for i in range(count)]  # type: ignore[arg-type]
 
 
-def pool(cluster: Cluster, monkeypatch: Any) -> Pool:
-    from dllm.integrations.ray import Hand
+def pool(cluster: Cluster, monkeypatch: Any) -> RayEngine:
+    from dllm.integrations.ray import WorkerHandle
 
-    made = Pool("embedded", workers=2, retries=2)
+    made = RayEngine("embedded", workers=2, retries=2)
     monkeypatch.setattr(made, "start", cluster.start)
     monkeypatch.setattr(made, "get", cluster.get)
-    made.ray, made.hands = cluster, [Hand(cluster.start()) for _ in range(2)]
+    made.ray, made.hands = cluster, [WorkerHandle(cluster.start()) for _ in range(2)]
     return made
 
 
@@ -66,7 +66,7 @@ def test_every_row_once_and_in_order_whoever_dies(monkeypatch) -> None:
         cluster = Cluster(seed, deadly, chance=0.0 if seed % 4 < 2 else 0.05)
         events = list(pool(cluster, monkeypatch).decode(Job(batch_size=2), tasks(37)))
         assert [event.task.row.id for event in events] == list(range(37))
-        failed = {event.task.row.id for event in events if isinstance(event, Failed)}
+        failed = {event.task.row.id for event in events if isinstance(event, RowFailed)}
         assert failed >= deadly and (failed == deadly or cluster.chance), "a row that kills its worker fails alone"
 
 
@@ -79,6 +79,6 @@ def test_workers_are_never_too_far_ahead_of_what_is_told(monkeypatch) -> None:
 
 
 def test_chunks_keep_plans_apart_and_workers_busy() -> None:
-    found = list(chunks([*tasks(17), *tasks(3, "b")], 2, 2))
+    found = list(split_tasks_into_chunks([*tasks(17), *tasks(3, "b")], 2, 2))
     assert [len(c.tasks) for c in found] == [4, 4, 4, 4, 1, 3] and [c.place for c in found] == [(i,) for i in range(6)]
-    assert [len(c.tasks) for c in chunks(tasks(3), 8, 2)] == [2, 1]
+    assert [len(c.tasks) for c in split_tasks_into_chunks(tasks(3), 8, 2)] == [2, 1]

@@ -15,20 +15,20 @@ import torch
 pytest.importorskip("lm_eval", reason="needs the extra `eval`")
 
 import dllm
+from dllm.compose.options import Options
 from dllm.errors import ConfigError, RequestError
 from dllm.integrations.harness import data, scoring
-from dllm.integrations.harness.asking import TASKS, Plan, load_tasks
-from dllm.integrations.harness.evaluation import evaluate
-from dllm.integrations.harness.generation import Wish
+from dllm.integrations.harness.evaluation import run_evaluation
+from dllm.integrations.harness.generation import GenerationArguments
 from dllm.integrations.harness.model import DiffusionLM
-from dllm.integrations.harness.settings import Settings
-from dllm.likelihood import Bound, Pair, Sequential, likelihoods
+from dllm.integrations.harness.settings import HarnessSettings
+from dllm.integrations.harness.task_plan import TASKS, EvaluationPlan, load_tasks
+from dllm.likelihood import Bound, PromptContinuation, Sequential, estimate_likelihoods
 from dllm.models import packing
 from dllm.models.checkpoint import EMBEDDED
-from dllm.options import Options
 from tests.models.conftest import write
 
-QUESTIONS = [row["prompt"] for row in data.lines(str(data.DATA), "word-problems.jsonl")]
+QUESTIONS = [row["prompt"] for row in data.read_json_lines(str(data.DATA), "word-problems.jsonl")]
 GREEDY = {"until": [], "max_gen_toks": 48, "do_sample": False}
 
 
@@ -71,9 +71,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_model_arguments_go_where_the_options_of_decode_go() -> None:
-    found = Settings.read({"pretrained": "x", "policy": "top-k", "k": 2, "tau": 1, "stop_ids": 3, "batch_size": "16"})
-    assert found == Settings("x", Options(policy="top-k", k=2, tau=1.0, stop_ids=(3,)), batch_size=16)
-    assert Settings.read({"strategy": "Strategy(…)"}).options.recipe == "Strategy(…)"
+    found = HarnessSettings.read(
+        {"pretrained": "x", "policy": "top-k", "k": 2, "tau": 1, "stop_ids": 3, "batch_size": "16"}
+    )
+    assert found == HarnessSettings("x", Options(policy="top-k", k=2, tau=1.0, stop_ids=(3,)), batch_size=16)
+    assert HarnessSettings.read({"strategy": "Strategy(…)"}).options.recipe == "Strategy(…)"
 
 
 @pytest.mark.parametrize(
@@ -97,17 +99,19 @@ def test_what_does_not_belong_is_refused(given: dict[str, Any], said: str) -> No
 
 
 def test_a_task_may_ask_for_sampling_and_the_user_has_the_last_word() -> None:
-    wish = Wish.read({"until": "\n", "max_gen_toks": 9, "do_sample": True, "temperature": 0.2, "top_p": 0.95})
+    wish = GenerationArguments.read(
+        {"until": "\n", "max_gen_toks": 9, "do_sample": True, "temperature": 0.2, "top_p": 0.95}
+    )
     assert wish.max_new_tokens == 9
     assert wish.options(Options(stop=("x",))) == Options(stop=("x", "\n"), temperature=0.2, top_p=0.95)
     assert wish.options(Options(temperature=0.0)).temperature == 0.0
-    greedy = Wish.read({"until": None, "temperature": 0.7, "do_sample": False, "num_beams": 1})
+    greedy = GenerationArguments.read({"until": None, "temperature": 0.7, "do_sample": False, "num_beams": 1})
     assert greedy.options(Options()) == Options()
     assert greedy.max_new_tokens == 256
-    assert Wish.read({"do_sample": True}).options(Options()).temperature == 1.0
+    assert GenerationArguments.read({"do_sample": True}).options(Options()).temperature == 1.0
     for bad in ({"num_beams": 4}, {"repetition_penalty": 1.2}):
         with pytest.raises(ConfigError, match="has no meaning for a diffusion model: it takes until"):
-            Wish.read(bad)
+            GenerationArguments.read(bad)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -163,7 +167,7 @@ def test_stop_strings_lengths_and_seeds(embedded: DiffusionLM) -> None:
 
 def test_weights_are_packed_where_that_helps_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     packed: list[object] = []
-    monkeypatch.setattr(packing, "pack", lambda network: packed.append(network) or network)
+    monkeypatch.setattr(packing, "pack_linear_layers", lambda network: packed.append(network) or network)
     DiffusionLM(policy="factor", pack=False)
     assert packed == []
     DiffusionLM(policy="factor")
@@ -201,8 +205,12 @@ def test_likelihoods_are_those_of_the_estimators(folders: dict[str, str], kind: 
     for (context, continuation), (value, greedy) in zip(TEXTS, found, strict=True):
         whole = lm.tok_encode(context + continuation)
         split = len(lm.tok_encode(context.rstrip()))
-        pair = Pair(tuple(whole[:split]), tuple(whole[split:])) if context else Pair((0,), tuple(whole))
-        ((_, expected),) = likelihoods(lm.model, [pair], estimator)
+        pair = (
+            PromptContinuation(tuple(whole[:split]), tuple(whole[split:]))
+            if context
+            else PromptContinuation((0,), tuple(whole))
+        )
+        ((_, expected),) = estimate_likelihoods(lm.model, [pair], estimator)
         assert value == pytest.approx(expected.value, abs=1e-4)
         assert greedy == expected.greedy
     (rolling,) = lm.loglikelihood_rolling([asked("Tom has")], disable_tqdm=True)
@@ -242,19 +250,19 @@ def test_what_is_known_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_processes_share_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of two ranks answers every other document as one process would."""
-    plan = Plan(("word_problems",), limit=5, apply_chat_template=True)
-    whole = evaluate(plan, Settings(max_new_tokens=48))
+    plan = EvaluationPlan(("word_problems",), limit=5, apply_chat_template=True)
+    whole = run_evaluation(plan, HarnessSettings(max_new_tokens=48))
     assert whole is not None
     answers: dict[int, str] = {}
     from dllm.integrations.harness import model, processes
 
     for rank in (0, 1):
-        one = processes.Alone()
+        one = processes.SingleProcess()
         one.rank, one.count = rank, 2
         one.all_gather = lambda _: torch.tensor([3, 2])  # type: ignore[method-assign]
         one.gather_object = lambda value, dst=0, rank=rank: [value] if rank == dst else None  # type: ignore[method-assign]
-        monkeypatch.setattr(model, "processes", lambda _, one=one: one)
-        found = evaluate(plan, Settings(max_new_tokens=48, output=str(tmp_path)))
+        monkeypatch.setattr(model, "detect_processes", lambda _, one=one: one)
+        found = run_evaluation(plan, HarnessSettings(max_new_tokens=48, output=str(tmp_path)))
         assert (found is None) == (rank == 1)
         for line in (tmp_path / f"answers.{rank}.jsonl").read_text().splitlines():
             answers[int(json.loads(line)["id"].split("/")[1])] = json.loads(line)["text"]
@@ -287,17 +295,17 @@ def test_our_configurations_ask_what_those_of_lm_eval_ask(name: str) -> None:
 
 
 def test_a_task_that_there_is_not_and_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dllm.integrations.harness.asking.TaskManager.__init__", quick(monkeypatch))
+    monkeypatch.setattr("dllm.integrations.harness.task_plan.TaskManager.__init__", quick(monkeypatch))
     with pytest.raises(ConfigError, match=r"no such task \(did you mean 'word_problems'"):
-        load_tasks(Plan(("word_problem",)))
+        load_tasks(EvaluationPlan(("word_problem",)))
     with pytest.raises(ConfigError, match=r"has no gsm8k_train.jsonl"):
-        load_tasks(Plan(("gsm8k",), data=str(tmp_path)))
+        load_tasks(EvaluationPlan(("gsm8k",), data=str(tmp_path)))
     (tmp_path / "ifeval_input_data.jsonl").write_text('{"key": 1}\n{"key"\n')
     with pytest.raises(ConfigError, match=r"ifeval_input_data.jsonl:2: not JSON"):
-        load_tasks(Plan(("ifeval",), data=str(tmp_path)))
+        load_tasks(EvaluationPlan(("ifeval",), data=str(tmp_path)))
     for bad in ({"tasks": ()}, {"tasks": ("a",), "limit": 0}, {"tasks": ("a",), "num_fewshot": -1}):
         with pytest.raises(ConfigError):
-            Plan(**bad)
+            EvaluationPlan(**bad)
 
 
 def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -313,13 +321,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_pass_at_1_is_the_share_of_samples() -> None:
-    assert scoring.passes({}, [["passed", "timed out"]]) == {"pass@1": 0.5}
-    assert scoring.passes({}, ["passed"]) == {"pass@1": 1.0}
+    assert scoring.score_passed_samples({}, [["passed", "timed out"]]) == {"pass@1": 0.5}
+    assert scoring.score_passed_samples({}, ["passed"]) == {"pass@1": 1.0}
 
 
 def test_the_answer_is_the_number_behind_the_first_marks() -> None:
     for text, value in (("#### 12", 1.0), ("#### 123", 0.0), ("a\n####12 #### 3", 1.0), ("12", 0.0)):
-        assert scoring.states_answer({"answer": "12"}, [text]) == {"exact_match": value}
+        assert scoring.score_stated_answer({"answer": "12"}, [text]) == {"exact_match": value}
 
 
 def test_estimates_do_not_depend_on_the_rest_of_the_task(folders: dict[str, str]) -> None:
@@ -332,9 +340,9 @@ def test_estimates_do_not_depend_on_the_rest_of_the_task(folders: dict[str, str]
 
 
 def test_numbers_of_documents_and_repeats_name_the_answers(embedded: DiffusionLM) -> None:
-    from dllm.integrations.harness.generation import Writer
+    from dllm.integrations.harness.generation import GenerationTaskBuilder
 
-    writer = Writer(embedded.model, embedded.settings, embedded.tok_encode)
+    writer = GenerationTaskBuilder(embedded.model, embedded.settings, embedded.tok_encode)
     repeated = [asked("a", GREEDY, number=n, repeats=2) for n in (4, 4, 9, 9, 9)]
     tasks = writer.tasks(repeated)
     assert [t.row.id for t in tasks] == ["t/4/0", "t/4/1", "t/9/0", "t/9/1", "t/9/0"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dllm.integrations.harness.sandbox import PASSED, Limits, run, run_all
+from dllm.integrations.harness.sandbox import PASSED, SandboxLimits, run_program, run_programs
 from tests.waiting import until
 
-SMALL = Limits(seconds=30, memory=512 * 2**20, size=2**16)
+SMALL = SandboxLimits(seconds=30, memory=512 * 2**20, size=2**16)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ SMALL = Limits(seconds=30, memory=512 * 2**20, size=2**16)
     ],
 )
 def test_verdicts(program: str, verdict: str) -> None:
-    found = run(program, SMALL)
+    found = run_program(program, SMALL)
     assert found.startswith(verdict) or (verdict == "failed: " and found.startswith(("failed", "killed")))
 
 
@@ -38,7 +38,7 @@ def test_time_ends_it_with_all_that_it_started() -> None:
     pid = Path("/tmp") / f"dllm-pid-{time.monotonic_ns()}"
     started = f"import subprocess; p = subprocess.Popen(['sleep', '600']); open({str(pid)!r}, 'w').write(str(p.pid))"
     for seconds in (1, 4, 16, 64):  # until it comes as far as that on a machine with much to do
-        assert run(f"{started}\nwhile True: pass", Limits(seconds=seconds)) == "timed out"
+        assert run_program(f"{started}\nwhile True: pass", SandboxLimits(seconds=seconds)) == "timed out"
         if pid.exists() and pid.read_text():
             break
     child = Path("/proc") / pid.read_text() / "stat"
@@ -49,14 +49,20 @@ def test_time_ends_it_with_all_that_it_started() -> None:
 def test_no_network_where_the_system_lets_us_cut_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         connect = f"import socket; socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 2)"
-        separate = run("import os; assert os.listdir('/sys/class/net') is not None\n" + NAMESPACE, SMALL) == PASSED
+        separate = (
+            run_program("import os; assert os.listdir('/sys/class/net') is not None\n" + NAMESPACE, SMALL) == PASSED
+        )
         if not separate:
             pytest.skip("this system does not give a user a network name space")
-        assert run(connect, SMALL) != PASSED
+        assert run_program(connect, SMALL) != PASSED
 
 
 NAMESPACE = "import socket; assert [name for _, name in socket.if_nameindex()] == ['lo']"
 
 
 def test_many_keep_their_order() -> None:
-    assert run_all(["pass", "assert False", "pass"], SMALL, workers=2) == [PASSED, "failed: AssertionError", PASSED]
+    assert run_programs(["pass", "assert False", "pass"], SMALL, workers=2) == [
+        PASSED,
+        "failed: AssertionError",
+        PASSED,
+    ]

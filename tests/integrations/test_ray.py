@@ -11,15 +11,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from dllm.compose.options import Options
 from dllm.errors import CheckpointError, ConfigError
-from dllm.integrations.ray import Pool
-from dllm.jobs import Done, Job, Local, Row
-from dllm.options import Options
+from dllm.integrations.ray import RayEngine
+from dllm.jobs import Job, LocalEngine, PromptRow, RowDone
 from tests.cli.conftest import checkpoints, dllm, jsonl, read
 
 __all__ = ["checkpoints", "dllm", "jsonl"]
 
-ROWS = [Row(i + 1, i, i, (3 + i, 5, 6), 8 * (1 + i % 4)) for i in range(17)]
+ROWS = [PromptRow(i + 1, i, i, (3 + i, 5, 6), 8 * (1 + i % 4)) for i in range(17)]
 JOB = Job(Options(policy="top-k", k=1, stop_ids=(), temperature=1.0), batch_size=2)
 TIMES = ("seconds", "prefill_seconds", "tokens_per_second", "tokens_per_second_without_prefill")
 
@@ -35,16 +35,16 @@ def cluster() -> Iterator[str]:
 
 def told(events):
     """What events say of each row, without times."""
-    return [(e.task.row.id, e.result.output_ids, e.result.nfe) for e in events if isinstance(e, Done)]
+    return [(e.task.row.id, e.result.output_ids, e.result.nfe) for e in events if isinstance(e, RowDone)]
 
 
 def test_one_of_two_workers_is_killed(cluster, checkpoints):
-    with Local(checkpoints["llada"]) as engine:
+    with LocalEngine(checkpoints["llada"]) as engine:
         tasks, _ = engine.tasks(JOB, ROWS)
         expected = told(engine.decode(JOB, tasks))
-    with Pool(checkpoints["llada"], workers=2) as pool:
+    with RayEngine(checkpoints["llada"], workers=2) as pool:
         victim = pool.pids()[0]
-        found, problems = pool.tasks(JOB, [*ROWS, Row(99, 98, "bad", (9000,))])
+        found, problems = pool.tasks(JOB, [*ROWS, PromptRow(99, 98, "bad", (9000,))])
         assert [task.request for task in found] == [task.request for task in tasks] and problems[0].line == 99
         events = []
         for event in pool.decode(JOB, found):
@@ -78,13 +78,13 @@ def test_the_driver_is_killed_and_run_again(cluster, checkpoints, dllm, jsonl, t
 
 
 def test_errors_are_those_of_one_process(cluster, tmp_path):
-    with Pool(tmp_path / "nowhere") as pool, pytest.raises(CheckpointError, match="nowhere"):
+    with RayEngine(tmp_path / "nowhere") as pool, pytest.raises(CheckpointError, match="nowhere"):
         pool.tasks(JOB, ROWS)
-    with pytest.raises(ConfigError, match="64 CPUs each: the cluster has 2"), Pool("embedded", workers=2, cpus=64):
+    with pytest.raises(ConfigError, match="64 CPUs each: the cluster has 2"), RayEngine("embedded", workers=2, cpus=64):
         pass
     for given in ({"workers": 0}, {"cpus": -1.0}, {"gpus": -1.0}):
         with pytest.raises(ConfigError, match="must"):
-            Pool("embedded", **given)
+            RayEngine("embedded", **given)
 
 
 def test_options_of_the_engine(dllm):

@@ -12,10 +12,10 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 import dllm
 from dllm import Factor, Request, Threshold, TopK
-from dllm.integrations.generation_config import DiffusionGenerationConfig, meaning
+from dllm.integrations.generation_config import DiffusionGenerationConfig, interpret_config
 from dllm.integrations.transformers import as_network, diffusion_generate, from_pretrained, generate
 from tests.streaming.test_streamers import Notes
-from tests.tiny import model
+from tests.tiny import tiny_model
 
 PROMPTS = [(3, 7, 1, 22, 9), (5, 2, 8)]
 LEFT = torch.tensor([[3, 7, 1, 22, 9], [0, 0, 5, 2, 8]])
@@ -25,7 +25,7 @@ THERE = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
 @pytest.fixture
 def network() -> Any:
     """A tiny network with our `generate`; as it was afterwards, since tests share it."""
-    tiny = model("block-causal")
+    tiny = tiny_model("block-causal")
     kept = tiny.network.generation_config
     yield as_network(tiny)
     del tiny.network.generate, tiny.network.dllm_model
@@ -34,13 +34,13 @@ def network() -> Any:
 
 def ours(strategy: Any, length: int = 12, **more: Any) -> list[list[int]]:
     requests = [Request(prompt, length) for prompt in PROMPTS]
-    return [list(result.output_ids) for result in dllm.decode(model("block-causal"), requests, strategy, **more)]
+    return [list(result.output_ids) for result in dllm.decode(tiny_model("block-causal"), requests, strategy, **more)]
 
 
 def test_one_line_switches(network: Any) -> None:
     ids = network.generate(LEFT, attention_mask=THERE, max_new_tokens=12, threshold=0.5, block_length=8)
     want = dllm.Strategy(
-        Threshold(0.5), dllm.Blocks(8), dllm.options.Options().strategy(model("block-causal"), 12).cache
+        Threshold(0.5), dllm.Blocks(8), dllm.compose.options.Options().strategy(tiny_model("block-causal"), 12).cache
     )
     assert ids[:, :5].tolist() == LEFT.tolist()
     assert ids[:, 5:].tolist() == ours(want)
@@ -102,7 +102,7 @@ def test_sampling_follows_the_seed(network: Any) -> None:
 
 def test_guidance_and_dicts(network: Any) -> None:
     found = network.generate(LEFT[:1], max_new_tokens=8, cfg_scale=1.5, return_dict_in_generate=True)
-    (alone,) = dllm.decode(dllm.Guided(model("block-causal"), 1.5), [Request(PROMPTS[0], 8)])
+    (alone,) = dllm.decode(dllm.Guided(tiny_model("block-causal"), 1.5), [Request(PROMPTS[0], 8)])
     assert found.sequences[0, 5:].tolist() == list(alone.output_ids)
 
 
@@ -117,7 +117,7 @@ def test_a_config_is_saved_and_loaded(tmp_path: Path) -> None:
     assert again.to_diff_dict() == config.to_diff_dict()
     plain = GenerationConfig.from_pretrained(tmp_path)
     assert plain.threshold == 0.8, "transformers itself keeps what it does not know"
-    asked = meaning(again, model("block-causal"), 5)
+    asked = interpret_config(again, tiny_model("block-causal"), 5)
     assert asked.max_new_tokens == 64 and asked.options.tau == 0.8 and asked.options.stop_ids == (3, 4)
 
 
@@ -134,8 +134,8 @@ def test_a_config_is_saved_and_loaded(tmp_path: Path) -> None:
     ],
 )
 def test_published_names_become_parts(network: Any, given: dict[str, Any], kind: type) -> None:
-    asked = meaning(DiffusionGenerationConfig(max_new_tokens=16, **given), model("block-causal"), 5)
-    strategy = asked.options.strategy(model("block-causal"), 16)
+    asked = interpret_config(DiffusionGenerationConfig(max_new_tokens=16, **given), tiny_model("block-causal"), 5)
+    strategy = asked.options.strategy(tiny_model("block-causal"), 16)
     assert type(strategy.policy) is kind
     assert network.generate(LEFT[:1], max_new_tokens=16, **given).shape == (1, 21)
 
@@ -159,7 +159,7 @@ def test_published_names_become_parts(network: Any, given: dict[str, Any], kind:
 )
 def test_contradictions_and_what_nothing_follows_are_errors(given: dict[str, Any], told: str) -> None:
     with pytest.raises(dllm.ConfigError, match=told):
-        meaning(DiffusionGenerationConfig(**{"max_new_tokens": 8, **given}), model("block-causal"), 5)
+        interpret_config(DiffusionGenerationConfig(**{"max_new_tokens": 8, **given}), tiny_model("block-causal"), 5)
 
 
 def test_unknown_names_are_errors(network: Any) -> None:

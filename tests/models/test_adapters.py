@@ -53,9 +53,9 @@ def test_an_adapter_is_merged_where_weights_are_packed(more, tied, tiny, logits,
             parameter.data.normal_()
     wrapped.save_pretrained(tmp_path / "adapter")
     plain = load(folder, adapter=tmp_path / "adapter")
-    monkeypatch.setattr(packing, "suits", lambda layer, least: type(layer) is torch.nn.Linear)
+    monkeypatch.setattr(packing, "is_packable_layer", lambda layer, least: type(layer) is torch.nn.Linear)
     packed = load(folder, adapter=tmp_path / "adapter", pack=True)
-    assert sum(isinstance(layer, packing.Packed) for layer in packed.network.modules()) > 7
+    assert sum(isinstance(layer, packing.PackedLinear) for layer in packed.network.modules()) > 7
     torch.testing.assert_close(logits(packed, TOKENS), logits(plain, TOKENS), atol=1e-4, rtol=1e-4)
 
 
@@ -65,7 +65,7 @@ def test_no_adapter_is_rounded_to_bfloat16_unasked(tiny, adapter, monkeypatch, d
     place, _ = adapter(folder)
     packed = []
     monkeypatch.setattr(packing, "multiplies_bfloat16", lambda: True)
-    monkeypatch.setattr(packing, "pack", packed.append)
+    monkeypatch.setattr(packing, "pack_linear_layers", packed.append)
     load(folder, adapter=place, pack=None, dtype=dtype)
     assert len(packed) == (dtype == "float32")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dllm.errors import CheckpointError, ConfigError
-from dllm.models import describe, load
+from dllm.models import describe_checkpoint, load
 from dllm.models.checkpoint import EMBEDDED
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -61,7 +61,7 @@ def test_corrupt_and_cut_short(tiny):
     whole = (folder / SINGLE).read_bytes()
     for bad in (b"", b"junk", whole[: len(whole) // 2], whole[:-1], b"\xff" * 64, whole[:8] + b"?" + whole[9:]):
         (folder / SINGLE).write_bytes(bad)
-        for ask in (load, describe):
+        for ask in (load, describe_checkpoint):
             with pytest.raises(CheckpointError, match=r"model\.safetensors: not a readable safetensors file"):
                 ask(folder)
 
@@ -187,7 +187,7 @@ def test_config_that_makes_no_sense(kind, change, tiny):
 def test_config_that_is_no_json_object(text, tiny):
     folder = tiny("dream")
     (folder / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    for ask in (load, describe):
+    for ask in (load, describe_checkpoint):
         with pytest.raises(CheckpointError, match=r"config\.json"):
             ask(folder)
 

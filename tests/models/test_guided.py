@@ -28,7 +28,7 @@ from dllm import (
 from dllm.models.tabular import TabularModel
 from dllm.testing import laws
 from dllm.testing.cells import REQUESTS
-from tests.tiny import GEOMETRIES, MASK, model, network
+from tests.tiny import GEOMETRIES, MASK, tiny_model, tiny_network
 
 STRATEGIES = [
     Strategy(Threshold(0.6), Blocks(8), DualCache()),
@@ -41,7 +41,7 @@ STRATEGIES = [
 @torch.inference_mode()
 def published(prompt: Tensor, length: int, scale: float) -> Tensor:
     """LLaDA's loop with guidance on a plain network, one token a step: the batch twice, the second without prompt."""
-    net = network(0)
+    net = tiny_network(0)
     x = torch.cat([prompt, torch.full((len(prompt), length), MASK)], 1)
     given = x != MASK
     for _ in range(length):
@@ -64,7 +64,7 @@ def test_the_published_loop(scale: float) -> None:
     prompt = torch.tensor([[3, 7, 1, 22, 9], [5, 2, 8, 1, 0]])
     one_by_one = Strategy(TopK(k=1), Whole(), NoCache())
     requests = [Request(tuple(row), 11) for row in prompt.tolist()]
-    found = dllm.decode(Guided(model("bidirectional"), scale), requests, one_by_one)
+    found = dllm.decode(Guided(tiny_model("bidirectional"), scale), requests, one_by_one)
     assert [list(r.output_ids) for r in found] == published(prompt, 11, scale).tolist()
     assert all(r.queries == 2 * 16 * 11 for r in found)
 
@@ -72,32 +72,32 @@ def test_the_published_loop(scale: float) -> None:
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_laws(geometry: str, strategy: Strategy) -> None:
-    guided = Guided(model(geometry), 1.5)
-    stream, results = laws.run(guided, REQUESTS, strategy)
-    laws.finishes(guided, REQUESTS, strategy, stream, 4)
-    laws.moves_forward(stream)
+    guided = Guided(tiny_model(geometry), 1.5)
+    stream, results = laws.run_batch(guided, REQUESTS, strategy)
+    laws.rows_finish_in_time(guided, REQUESTS, strategy, stream, 4)
+    laws.every_step_progresses(stream)
     laws.decided_stays(guided, REQUESTS, strategy, stream)
     laws.windows_tile(guided, REQUESTS, strategy, stream)
     laws.fresh_is_exact(guided, REQUESTS, strategy, stream)
     laws.rows_are_independent(guided, REQUESTS, strategy, results)
     queued = dllm.decode(guided, REQUESTS, strategy, batch_size=1)
     assert [r.output_ids for r in queued] == [r.output_ids for r in results]
-    plain = dllm.decode(model(geometry), REQUESTS, strategy)
+    plain = dllm.decode(tiny_model(geometry), REQUESTS, strategy)
     assert [r.output_ids for r in results] != [r.output_ids for r in plain]
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_scale_zero_is_no_guidance(geometry: str, strategy: Strategy) -> None:
-    want = dllm.decode(model(geometry), REQUESTS, strategy)
-    got = dllm.decode(Guided(model(geometry), 0.0), REQUESTS, strategy)
+    want = dllm.decode(tiny_model(geometry), REQUESTS, strategy)
+    got = dllm.decode(Guided(tiny_model(geometry), 0.0), REQUESTS, strategy)
     assert [(r.output_ids, r.when) for r in got] == [(r.output_ids, r.when) for r in want]
     assert [r.queries for r in got] == [2 * r.queries for r in want]
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_a_refreshed_cache_is_no_cache(geometry: str) -> None:
-    guided = Guided(model(geometry), 1.5)
+    guided = Guided(tiny_model(geometry), 1.5)
     found = [
         dllm.decode(guided, REQUESTS, Strategy(Threshold(0.6), Blocks(8), cache))
         for cache in (NoCache(), PrefixCache(refresh=1), DualCache(refresh=1))
@@ -108,7 +108,7 @@ def test_a_refreshed_cache_is_no_cache(geometry: str) -> None:
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_the_second_lane_sees_nothing_of_what_was_given(geometry: str) -> None:
     """With a prompt changed only the first lane changes: z_c - z moves, z_u does not. Shadow slots included."""
-    guided = Guided(model(geometry), 0.0)
+    guided = Guided(tiny_model(geometry), 0.0)
     seen: list[Tensor] = []
     inner = guided.model.forward
     watched = replace(guided.model)
@@ -151,9 +151,9 @@ def test_a_word_that_is_ruled_out_stays_ruled_out() -> None:
 
 def test_what_cannot_be_guided() -> None:
     with pytest.raises(ConfigError, match="scale must be"):
-        Guided(model("bidirectional"), -1.0)
+        Guided(tiny_model("bidirectional"), -1.0)
     with pytest.raises(ConfigError, match="no mask id"):
-        Guided(replace(model("bidirectional"), mask_id=None), 1.0)
+        Guided(replace(tiny_model("bidirectional"), mask_id=None), 1.0)
 
     class Plain:
         generate = None

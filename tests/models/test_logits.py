@@ -63,16 +63,16 @@ def test_attention_functions_agree(kind, attention, tiny, plain, logits):
 def test_llada_without_key_value_heads_has_one_per_head_or_one_in_all(tiny):
     full = tiny("llada", name="full", n_kv_heads=None)
     one = tiny("llada", name="one", n_kv_heads=None, multi_query_attention=True)
-    from dllm.models.checkpoint import read
+    from dllm.models.checkpoint import read_checkpoint
 
-    assert read(full).stock_config().num_key_value_heads == 4
-    assert read(one).stock_config().num_key_value_heads == 1
+    assert read_checkpoint(full).stock_config().num_key_value_heads == 4
+    assert read_checkpoint(one).stock_config().num_key_value_heads == 1
 
 
 def test_llada_mlp_ratio_where_no_width_is_given(tiny):
-    from dllm.models.checkpoint import read
+    from dllm.models.checkpoint import read_checkpoint
 
-    assert read(tiny("llada", mlp_hidden_size=None)).stock_config().intermediate_size == 4 * 32
+    assert read_checkpoint(tiny("llada", mlp_hidden_size=None)).stock_config().intermediate_size == 4 * 32
 
 
 @pytest.mark.parametrize("kind", ["llada", "dream"])

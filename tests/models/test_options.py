@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dllm.errors import CheckpointError, ConfigError
-from dllm.models import FAMILIES, describe, load
+from dllm.models import FAMILIES, describe_checkpoint, load
 from dllm.types import Bidirectional, BlockCausal
 
 CODES = {"llada": (0, Bidirectional()), "dream": (1, Bidirectional())}
@@ -60,7 +60,7 @@ def test_mask_id_explicit_then_checkpoint_then_family(tiny):
         load(bare)
     assert load(bare, mask_id=7).mask_id == 7
     assert load(tiny("dream"), mask_id=7).mask_id == 7
-    assert describe(bare).mask_id is None
+    assert describe_checkpoint(bare).mask_id is None
     put(bare, "generation_config.json", mask_token_id=9)
     assert load(bare).mask_id == 9
     with pytest.raises(ConfigError, match=r"--mask-id 64: .*0\.\.63"):
@@ -107,7 +107,7 @@ def test_tokenizer_names_mask_turn_end_and_template(tiny):
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
     )
     assert load(folder, tokenizer=False, mask_id=1).tokenizer is None
-    assert describe(folder).chat_template
+    assert describe_checkpoint(folder).chat_template
 
 
 def test_a_checkpoints_own_template_and_mask_win(tiny):
@@ -148,7 +148,7 @@ def test_tokenizer_that_only_its_code_can_read_is_left_out(tiny):
     (folder / "tokenizer.model").write_bytes(b"odd")
     put(folder, "tokenizer_config.json", tokenizer_class="Odd", auto_map={"AutoTokenizer": ["odd.Odd", None]})
     assert load(folder).tokenizer is None
-    assert not describe(folder).tokenizer
+    assert not describe_checkpoint(folder).tokenizer
 
 
 def test_broken_tokenizer(tiny):
@@ -170,7 +170,7 @@ def test_dtype(tiny, edit, logits):
     edit(folder, lambda w: w.update({key: value.bfloat16() for key, value in w.items()}))
     assert load(folder, device="cpu").dtype == torch.float32
     assert load(folder, dtype="auto").dtype == torch.bfloat16
-    assert describe(folder).dtype == "BF16"
+    assert describe_checkpoint(folder).dtype == "BF16"
     for wrong in ("int8", "float23", torch.int64):
         with pytest.raises(ConfigError, match="dtype="):
             load(folder, dtype=wrong)
@@ -219,12 +219,12 @@ def test_attention_that_takes_no_mask_is_refused(tiny):
 def test_describe(tiny):
     folder = tiny("sdar", tied=True, shards=2)
     network = load(folder).network
-    told = describe(folder)
+    told = describe_checkpoint(folder)
     assert told.parameters == sum(p.numel() for p in network.parameters())
     assert (told.family, told.stock, told.geometry, told.block_size) == ("sdar", "Qwen3ForCausalLM", "block-causal", 4)
     assert (told.mask_id, told.stop_ids, told.pad_id) == (63, (61,), 62)
     assert (told.vocabulary, told.context, told.dtype, told.tokenizer) == (64, 128, "F32", False)
-    plain = describe(tiny("llama", name="plain"))
+    plain = describe_checkpoint(tiny("llama", name="plain"))
     assert (plain.family, plain.stock, plain.geometry) == ("autoregressive", "LlamaForCausalLM", "causal")
     assert (plain.mask_id, plain.block_size, plain.family) == (None, None, "autoregressive")
 

@@ -11,7 +11,7 @@ import torch
 import dllm
 from dllm import ConfigError
 from dllm.models.compiled import CompiledModel
-from dllm.models.quantizing import quantization
+from dllm.models.quantizing import make_quantization_config
 
 PROMPT = "Tom has 3 apples and buys 4 more. How many apples does he have?"
 
@@ -30,7 +30,7 @@ def test_what_cannot_be_done(monkeypatch) -> None:
     with pytest.raises(ConfigError, match="quantize='int3': choose from int8, int8-dynamic, int4"):
         dllm.load(quantize="int3")
     with pytest.raises(ConfigError, match=r"int4.*CUDA only"):
-        quantization("int4", torch.device("cpu"))
+        make_quantization_config("int4", torch.device("cpu"))
     with pytest.raises(ConfigError, match="give one of the two"):
         dllm.load(quantize="int8", quantization_config="mine")
     monkeypatch.setitem(sys.modules, "torchao", None)

@@ -27,9 +27,9 @@ from dllm import (
     TimeSchedule,
     TopK,
 )
-from dllm.expressions import read
+from dllm.compose.expressions import read_part
+from dllm.compose.recipes import RECIPES
 from dllm.policies import Score
-from dllm.recipes import RECIPES
 from dllm.types import Cache, Policy, Scheduler
 from tests.parts import CACHES, CELLS, POLICIES, SCHEDULERS
 
@@ -52,7 +52,7 @@ SAME = {
 
 @pytest.mark.parametrize("text", SAME)
 def test_a_policy_as_text(text: str):
-    made = read(text, Policy)
+    made = read_part(text, Policy)
     assert made == SAME[text] and repr(made) == repr(SAME[text]), "a whole number is written as the field's type"
 
 
@@ -61,19 +61,19 @@ def test_texts_keep_what_looks_like_a_name():
     wanted = Strategy(
         TopK(k=1, score=PositionCalibrated()), Blocks(), DualCache(), stopping=Stopping(strings=("a-b", "c-'d"))
     )
-    assert read(text, Strategy) == wanted == read(repr(wanted), Strategy)
+    assert read_part(text, Strategy) == wanted == read_part(repr(wanted), Strategy)
 
 
 @pytest.mark.parametrize(("kind", "parts"), [(Policy, POLICIES), (Scheduler, SCHEDULERS), (Cache, CACHES)])
 def test_a_repr_is_an_expression(kind: Any, parts: list[Any]):
     for part in parts:
-        assert read(repr(part), kind) == part
+        assert read_part(repr(part), kind) == part
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_repr_of_a_whole_strategy_is_an_expression(recipe: str):
     strategy = RECIPES[recipe].make()
-    assert read(repr(strategy), Strategy) == strategy
+    assert read_part(repr(strategy), Strategy) == strategy
 
 
 @given(
@@ -86,14 +86,14 @@ def test_the_repr_of_a_whole_strategy_is_an_expression(recipe: str):
     )
 )
 def test_numbers_come_back_exactly(policy: KLASS):
-    assert read(repr(policy), Policy) == policy
+    assert read_part(repr(policy), Policy) == policy
 
 
 @given(st.lists(st.text(min_size=1), max_size=3), st.lists(st.integers(), max_size=3) | st.none(), st.floats(0, 9))
 def test_texts_and_lists_come_back_exactly(strings: list[str], ids: list[int] | None, temperature: float):
     stopping = Stopping(None if ids is None else tuple(ids), tuple(strings))
     strategy = Strategy(Threshold(), Blocks(), DualCache(), Sampling(temperature), stopping)
-    assert read(repr(strategy), Strategy) == strategy
+    assert read_part(repr(strategy), Strategy) == strategy
 
 
 WRONG = {
@@ -144,7 +144,7 @@ WRONG = {
 @pytest.mark.parametrize("text", WRONG, ids=lambda text: text[:30].replace("\0", "0"))
 def test_what_is_wrong_is_said(text: str):
     with pytest.raises(ConfigError) as caught:
-        read(text, Policy)
+        read_part(text, Policy)
     for fragment in WRONG[text]:
         assert fragment in str(caught.value)
 
@@ -164,7 +164,7 @@ def test_what_is_wrong_is_said(text: str):
 def test_nothing_is_run(text: str, tmp_path):
     for kind in (Policy, Score, Any):
         with pytest.raises(ConfigError):
-            read(text.format(tmp_path / "made"), kind)
+            read_part(text.format(tmp_path / "made"), kind)
     assert not list(tmp_path.iterdir())
 
 
@@ -200,7 +200,7 @@ class Typed:
 
 def test_fields_of_any_type():
     text = "Typed(Inner(3), 'slow', (2, 'b'), (1, 2.5), {'a': 1})"
-    assert read(text, Typed) == Typed(Inner(3), "slow", (2, "b"), (1.0, 2.5), {"a": 1})
+    assert read_part(text, Typed) == Typed(Inner(3), "slow", (2, "b"), (1.0, 2.5), {"a": 1})
     wrong = {
         "Typed(mode='quick')": "must be 'fast' or 'slow'",
         "Typed(pairs=(1, 2))": "must be a text in quotes",
@@ -212,21 +212,21 @@ def test_fields_of_any_type():
     }
     for text, said in wrong.items():
         with pytest.raises(ConfigError) as caught:
-            read(text, Typed)
+            read_part(text, Typed)
         assert said in str(caught.value), text
 
 
 def test_fields_whose_types_cannot_be_told():
-    assert read("Rich(1, odd=margin)", Rich, {"Inner": Inner}) == Rich(1, odd=Margin())
-    assert read("Rich(1, inner=Inner(2), later=-2)", Rich, {"Inner": Inner}) == Rich(1, Inner(2), later=-2)
+    assert read_part("Rich(1, odd=margin)", Rich, {"Inner": Inner}) == Rich(1, odd=Margin())
+    assert read_part("Rich(1, inner=Inner(2), later=-2)", Rich, {"Inner": Inner}) == Rich(1, Inner(2), later=-2)
     with pytest.raises(ConfigError, match=r"Rich needs needed: it is Rich\(needed, inner=Inner\(size=1\)"):
-        read("Rich()", Rich)
+        read_part("Rich()", Rich)
 
 
 def test_options_give_back_what_a_result_says():
-    from dllm.options import Options
-    from dllm.testing.tiny import model
+    from dllm.compose.options import Options
+    from dllm.testing.tiny import tiny_model
 
     for geometry, strategy in CELLS[::37]:
-        m = model(geometry)
+        m = tiny_model(geometry)
         assert Options(recipe=repr(strategy)).strategy(m, 13) == strategy

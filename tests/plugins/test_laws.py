@@ -27,7 +27,7 @@ from dllm import (
 from dllm.caches import PrefixCache
 from dllm.policies import EqualSplit, PrefixRule, Score
 from dllm.testing import Laws
-from dllm.testing.cells import CACHES, SCHEDULERS, cells, kind_of
+from dllm.testing.cells import CACHES, SCHEDULERS, find_part_kind, make_cells
 from dllm.testing.suite import SUBSETS
 from dllm.testing.tiny import GEOMETRIES
 from tests.packages import EXAMPLE, Site
@@ -68,8 +68,8 @@ class TestElsewhere(Laws):
     ids=str,
 )
 def test_a_part_meets_every_other_part(part: Any, kind: str, count: int):
-    found = cells(part)
-    assert kind == "policy" or kind_of(part) == kind
+    found = make_cells(part)
+    assert kind == "policy" or find_part_kind(part) == kind
     assert len({repr(cell) for cell in found}) == len(found)
     assert len(found) == count
     assert {geometry for geometry, _ in found} <= set(GEOMETRIES)
@@ -81,9 +81,9 @@ def test_a_part_meets_every_other_part(part: Any, kind: str, count: int):
 
 def test_a_part_that_refuses_everything_is_told_so():
     with pytest.raises(ConfigError, match="refuses every model and every part, for example"):
-        cells(Refusing())
+        make_cells(Refusing())
     with pytest.raises(ConfigError, match="is no part"):
-        cells(3)
+        make_cells(3)
     with pytest.raises(ConfigError, match="tests nothing"):
         Laws().pytest_generate_tests(type("Metafunc", (), {"fixturenames": ["cell"], "config": None})())
 
@@ -160,7 +160,7 @@ class Drawn:
     ids=lambda x: type(x).__name__,
 )
 def test_the_laws_find_what_is_wrong(part: Any, test: str, subset: str):
-    found = SUBSETS[subset](cells(part))
+    found = SUBSETS[subset](make_cells(part))
     suite = type("TestPart", (Laws,), {"parts": (part,)})()
 
     def holds(cell: Any) -> bool:
@@ -174,13 +174,13 @@ def test_the_laws_find_what_is_wrong(part: Any, test: str, subset: str):
 
 
 def test_subsets_are_about_what_their_laws_are_about():
-    found = cells(Threshold(0.6))
+    found = make_cells(Threshold(0.6))
     uncached = SUBSETS["uncached_cell"](found)
     assert all(isinstance(s.cache, NoCache) for _, s in uncached) and len(uncached) == len(found) / len(CACHES)
     assert {g for g, _ in SUBSETS["exact_cell"](found)} == {"block-causal", "block-causal-shift"}
-    assert SUBSETS["exact_cell"](cells(PrefixCache())) == []
-    judged = SUBSETS["fresh_cell"](cells(PrefixCache()))
-    assert {type(s.policy) for _, s in judged} == {Threshold, TopK} and 0 < len(judged) < len(cells(PrefixCache()))
+    assert SUBSETS["exact_cell"](make_cells(PrefixCache())) == []
+    judged = SUBSETS["fresh_cell"](make_cells(PrefixCache()))
+    assert {type(s.policy) for _, s in judged} == {Threshold, TopK} and 0 < len(judged) < len(make_cells(PrefixCache()))
 
 
 def test_pytest_collects_the_laws_of_installed_parts(site: Site, tmp_path):

@@ -24,8 +24,8 @@ from dllm import (
     TopK,
     Whole,
 )
-from dllm.options import Options
-from tests.tiny import model
+from dllm.compose.options import Options
+from tests.tiny import tiny_model
 
 PACED = Strategy(
     TopK(pace=EqualSplit()), Blocks(8, steps=2), DualCache(refresh=3), Sampling(0.5), Stopping((1,), ("a",))
@@ -33,7 +33,7 @@ PACED = Strategy(
 
 
 def make(length: int = 16, geometry: str = "bidirectional", **options) -> Strategy:
-    return Options(**options).strategy(model(geometry), length)
+    return Options(**options).strategy(tiny_model(geometry), length)
 
 
 def test_a_name_keeps_the_recipes_fields_and_an_expression_is_taken_as_it_is():

@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from dllm import Blocks, ConfigError, LocalLeap, NoCache, Threshold, load
-from dllm.models.families import PLUGGED, recognise
-from dllm.options import Options
-from dllm.parts import CACHES, POLICIES, SCHEDULERS, SCORES, TABLES
-from dllm.recipes import BUILT_IN, RECIPES, default_recipe
+from dllm.compose.names import CACHES, POLICIES, SCHEDULERS, SCORES, TABLES
+from dllm.compose.options import Options
+from dllm.compose.recipes import BUILT_IN, RECIPES, default_recipe
+from dllm.models.families import PLUGGED, recognise_family
 from tests.packages import Site
-from tests.tiny import model
+from tests.tiny import tiny_model
 
 GOOD = """
     from dataclasses import dataclass
@@ -74,14 +74,14 @@ def test_a_part_is_imported_when_its_name_is_used(site: Site):
     site.install("dllm-good", policies(good="good_part:Good"), good_part=GOOD)
     assert set(POLICIES) - before == {"good"} and "good" in POLICIES and len(POLICIES) == len(before) + 1
     assert POLICIES.find("threshold") is Threshold
-    Options(policy="klass", cache="dual").strategy(model("bidirectional"), 8)
+    Options(policy="klass", cache="dual").strategy(tiny_model("bidirectional"), 8)
     assert "good_part" not in sys.modules
     good = POLICIES.find("good")
     assert "good_part" in sys.modules
     assert good is POLICIES["good"] is POLICIES.find("Good") and POLICIES.name_of(good) == "good"
-    strategy = Options(policy="good(0.25)").strategy(model("bidirectional"), 8)
+    strategy = Options(policy="good(0.25)").strategy(tiny_model("bidirectional"), 8)
     assert strategy.policy == good(0.25)
-    assert repr(Options(recipe=repr(strategy)).strategy(model("bidirectional"), 8)) == repr(strategy)
+    assert repr(Options(recipe=repr(strategy)).strategy(tiny_model("bidirectional"), 8)) == repr(strategy)
 
 
 BROKEN = {
@@ -104,7 +104,7 @@ def test_a_broken_package_is_an_error_of_its_own_name_alone(site: Site, case: st
     assert said.startswith("policy 'broken' of dllm-broken 3.1 ("), said
     assert reason in said and "uninstall dllm-broken 3.1" in said
     assert complaint("broken") == said, "the second time too"
-    m = model("bidirectional")
+    m = tiny_model("bidirectional")
     assert Options(policy="threshold", cache="none").strategy(m, 8).cache == NoCache()
     assert Options(recipe="klass", tau=0.5).strategy(m, 8)
     with pytest.raises(ConfigError, match="dllm-broken"):
@@ -200,8 +200,8 @@ RECIPE = """
 
 def test_recipes_of_packages(site: Site):
     names = ("plain", "full", "raises", "strange", "number")
-    site.install("dllm-papers", {"dllm.recipes": {name: f"papers:{name}" for name in names}}, papers=RECIPE)
-    m = model("bidirectional")
+    site.install("dllm-papers", {"dllm.compose.recipes": {name: f"papers:{name}" for name in names}}, papers=RECIPE)
+    m = tiny_model("bidirectional")
     assert list(RECIPES)[: len(BUILT_IN)] == list(BUILT_IN)
     assert Options(recipe="plain").strategy(m, 8).policy == Threshold(0.7)
     assert Options(recipe="plain(tau=0.2, block=4)", tau=0.3).strategy(m, 8).policy == Threshold(0.3)
@@ -221,7 +221,7 @@ def test_recipes_of_packages(site: Site):
 
 def test_recipes_of_packages_are_defaults_of_new_families_only(site: Site):
     points = {"raises": "papers:nowhere", "full": "papers:full"}
-    site.install("dllm-papers", {"dllm.recipes": points}, papers=RECIPE)
+    site.install("dllm-papers", {"dllm.compose.recipes": points}, papers=RECIPE)
     assert default_recipe("llada").name == "fast_dllm" and default_recipe("").name == "fast_dllm"
     assert "papers" not in sys.modules
     assert default_recipe("novel").name == "full", "a broken neighbour is passed over"
@@ -259,16 +259,16 @@ def test_a_family_is_found_by_what_config_json_says(site: Site, tmp_path):
     config.write_text(config.read_text().replace('"model_type": "llada"', '"model_type": "novel"'))
     found = load(folder)
     assert found.family == "novel" and found.mask_id == 63
-    assert recognise({"architectures": ["NovelForDiffusion"]}).name == "novel"
+    assert recognise_family({"architectures": ["NovelForDiffusion"]}).name == "novel"
     with pytest.raises(ConfigError, match=r"family 'other' of dllm-novel 0.1 \(nowhere:X\): it cannot be imported"):
-        recognise({"model_type": "other"})
+        recognise_family({"model_type": "other"})
     with pytest.raises(ConfigError, match=r"family 'odd' of dllm-novel .*number is none"):
-        recognise({"model_type": "odd"})
+        recognise_family({"model_type": "odd"})
 
 
 def test_a_family_of_ours_that_a_package_claims(site: Site):
     site.install("dllm-novel", {"dllm.families": {"llada": "families:Novel"}}, families=FAMILY)
     with pytest.raises(ConfigError, match=r"family 'llada' is a name of dllm \(family llada\) and .*of dllm-novel 0.1"):
-        recognise({"model_type": "llada"})
-    assert recognise({"model_type": "Dream"}).name == "dream"
+        recognise_family({"model_type": "llada"})
+    assert recognise_family({"model_type": "Dream"}).name == "dream"
     assert list(PLUGGED) == ["llada"]

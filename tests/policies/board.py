@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm.judging import enforce_progress
+from dllm.engine.commit import enforce_progress
 from dllm.types import Canvas, Guess, Rows, Window
 
 Row = Sequence[float | None]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dllm import Blocks, Certified, Factor, LeftToRight, NoCache, Request, Strategy, TopK, Whole, theory
 from dllm.models.tabular import TabularModel
-from dllm.policies.prefix_rule import rank
+from dllm.policies.prefix_rule import rank_slots
 from dllm.testing import laws
 from tests.policies.board import accepted, board, committed
 from tests.theory.test_theory import joints
@@ -64,7 +64,7 @@ def test_equality_is_refused_on_both_sides_of_the_hairs_breadth() -> None:
 def test_never_fewer_than_factor(seed: int, k: int, sharp: float) -> None:
     _, window, guess = view = random_board(seed, 16, k, sharp)
     mine, _ = Certified().step(guess, window, None)
-    ranked = rank(guess.p1, window.pending)
+    ranked = rank_slots(guess.p1, window.pending)
     distance = ((ranked.number + 1) * (1 - ranked.sort(guess.p1)) - 1).abs()
     edge = (distance < (k + 1) * BREADTH) & ranked.candidate
     factor, _ = Factor(1.0).step(guess, window, None)
@@ -80,11 +80,11 @@ def test_as_long_as_can_be(seed: int, k: int, sharp: float) -> None:
     """What is committed is certified; one slot more of the order would not be."""
     _, window, guess = random_board(seed, 16, k, sharp)
     verdict, _ = Certified().step(guess, window, None)
-    assert theory.certified(guess.p1, guess.p2, verdict.accept).all()
-    ranked = rank(guess.p1, window.pending)
+    assert theory.is_certified(guess.p1, guess.p2, verdict.accept).all()
+    ranked = rank_slots(guess.p1, window.pending)
     more = (ranked.rank <= verdict.accept.sum(1, keepdim=True)) & window.pending
     longer = more.sum(1) > verdict.accept.sum(1)
-    assert not theory.certified(guess.p1, guess.p2, more)[longer].any()
+    assert not theory.is_certified(guess.p1, guess.p2, more)[longer].any()
 
 
 @law
@@ -95,14 +95,14 @@ def test_guarantee_on_exact_joints_through_the_loop(drawn) -> None:
     for joint in batch[:3]:
         model = TabularModel(joint)
         request = [Request((0,), max_new_tokens=n)]
-        stream, (result,) = laws.run(model, request, Strategy(Certified(), Whole(), NoCache()))
+        stream, (result,) = laws.run_batch(model, request, Strategy(Certified(), Whole(), NoCache()))
         ledger = stream[-1].ledger
         assert torch.equal(ledger.parallel, ledger.certified)  # every parallel commit carries its certificate
         tokens, known = torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.bool)
         for step in stream:
             columns = step.window.columns[0, step.commit[0]] - 1
             if len(columns) > 1:
-                given_now = theory.condition(joint, tokens, known)
+                given_now = theory.condition_joint(joint, tokens, known)
                 rest = tuple(i for i in range(n) if i not in columns.tolist())
                 sub = given_now.sum(rest) if rest else given_now
                 first, second = sub.flatten().topk(2).values
@@ -113,15 +113,15 @@ def test_guarantee_on_exact_joints_through_the_loop(drawn) -> None:
         if ledger.certified[0, 1:].all():
             assert theory.argmax_joint(joint).tolist() == list(result.output_ids)
             for policy, scheduler in ((TopK(k=1), Whole()), (TopK(k=1), Blocks(1))):
-                _, (alone,) = laws.run(model, request, Strategy(policy, scheduler, NoCache()))
+                _, (alone,) = laws.run_batch(model, request, Strategy(policy, scheduler, NoCache()))
                 assert alone.output_ids == result.output_ids
 
 
 def test_poker_hands_are_never_mixed() -> None:
     """Theorem 1's threshold of 0.4 would write "high pair"; the certificate writes a hand."""
-    model = TabularModel(theory.poker_hands())
-    _, (result,) = laws.run(model, [Request((0,), max_new_tokens=2)], Strategy(Certified(), Whole(), NoCache()))
-    assert theory.poker_hands()[tuple(result.output_ids)] > 0
+    model = TabularModel(theory.poker_hand_joint())
+    _, (result,) = laws.run_batch(model, [Request((0,), max_new_tokens=2)], Strategy(Certified(), Whole(), NoCache()))
+    assert theory.poker_hand_joint()[tuple(result.output_ids)] > 0
     assert result.nfe == 2
 
 
@@ -142,4 +142,4 @@ def test_star_joints_show_that_no_rule_may_take_more() -> None:
 def test_order_does_not_matter_to_soundness(seed: int) -> None:
     _, window, guess = random_board(seed, 16, 8, 20.0)
     verdict, _ = Certified(score=LeftToRight()).step(guess, window, None)
-    assert theory.certified(guess.p1, guess.p2, verdict.accept).all() and (verdict.accept.sum(1) > 1).any()
+    assert theory.is_certified(guess.p1, guess.p2, verdict.accept).all() and (verdict.accept.sum(1) > 1).any()

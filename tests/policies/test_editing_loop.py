@@ -30,12 +30,12 @@ from dllm import (
     decode,
     theory,
 )
-from dllm.judging import narrowed
+from dllm.engine.commit import exclude_deferred_slots
 from dllm.models.tabular import TabularModel
 from dllm.testing import laws
 from dllm.types import Bidirectional, BlockCausal, Signal
 from tests.policies.adversary import Restless, Script, Spiteful
-from tests.tiny import STOP, model
+from tests.tiny import STOP, tiny_model
 
 REQUESTS = [
     Request((1, 2, 0, 1), max_new_tokens=11, seed=1),
@@ -82,11 +82,11 @@ def test_ends_within_its_bound_though_nothing_ever_settles(policy, place, flips:
         geometry = BlockCausal(getattr(scheduler, "size", 8))
     m = Restless(seed, flips=flips, geometry=geometry, needs_left=shift)
     strategy = Strategy(policy, scheduler, cache)
-    stream, results = laws.run(m, REQUESTS, strategy)
+    stream, results = laws.run_batch(m, REQUESTS, strategy)
     columns = torch.stack([s.window.end - s.window.start for s in stream]).amax(0)
     assert (longest(stream) <= policy.bound(columns)).all()
-    laws.finishes(m, REQUESTS, strategy, stream)
-    laws.moves_forward(stream, isinstance(policy, ReMDM))
+    laws.rows_finish_in_time(m, REQUESTS, strategy, stream)
+    laws.every_step_progresses(stream, isinstance(policy, ReMDM))
     laws.decided_stays(m, REQUESTS, strategy, stream)
     laws.windows_tile(m, REQUESTS, strategy, stream)
     laws.rows_are_independent(m, REQUESTS, strategy, results)
@@ -96,12 +96,12 @@ def test_the_adversary_is_one() -> None:
     """Each policy does take back or replace in front of it, and a joint threshold uses up all its steps."""
     for policy in REVISING:
         streams = [
-            laws.run(Restless(flips=f), REQUESTS, Strategy(policy, Whole(), NoCache()))[0] for f in (False, True)
+            laws.run_batch(Restless(flips=f), REQUESTS, Strategy(policy, Whole(), NoCache()))[0] for f in (False, True)
         ]
         edits = sum(int(s.revoke.sum() + (s.commit & ~s.window.pending).sum()) for x in streams for s in x)
         assert edits >= 3, policy
     strategy = Strategy(JointThreshold(0.5, 0.0, post=4), Whole(), NoCache())
-    _, results = laws.run(Restless(flips=True), REQUESTS[:1], strategy)
+    _, results = laws.run_batch(Restless(flips=True), REQUESTS[:1], strategy)
     assert results[0].nfe == 1 + 4 and results[0].output_ids == (4 % 3,) * 11 and set(results[0].when) == {5}
 
 
@@ -113,7 +113,7 @@ def test_the_loop_bounds_a_policy_that_never_ends(commit: bool) -> None:
             continue
         m = Restless(geometry=geometry)
         strategy = Strategy(Spiteful(5), Blocks(4, commit=commit), DualCache())
-        stream, results = laws.run(m, REQUESTS, strategy)
+        stream, results = laws.run_batch(m, REQUESTS, strategy)
         laws.decided_stays(m, REQUESTS, strategy, stream)
         laws.windows_tile(m, REQUESTS, strategy, stream)
         laws.rows_are_independent(m, REQUESTS, strategy, results)
@@ -123,7 +123,7 @@ def test_the_loop_bounds_a_policy_that_never_ends(commit: bool) -> None:
 
 
 def test_what_was_given_is_not_the_policys_to_judge() -> None:
-    stream, _ = laws.run(Restless(), REQUESTS, Strategy(Spiteful(3), Whole(), NoCache()))
+    stream, _ = laws.run_batch(Restless(), REQUESTS, Strategy(Spiteful(3), Whole(), NoCache()))
     for step in stream:
         given = step.window.take(step.canvas.rows.given) & step.window.valid
         assert not (step.window.answer & given).any() and not ((step.commit | step.revoke) & given).any()
@@ -135,12 +135,12 @@ def test_what_was_given_is_not_the_policys_to_judge() -> None:
 
 def test_what_a_scheduler_puts_off_is_neither_pending_nor_decided() -> None:
     """`Scheduler.refine` may take pending slots from a window; an editing policy must not see them as decided."""
-    stream, _ = laws.run(Restless(), REQUESTS[:1], Strategy(Script(((0,), ())), Whole(), NoCache()))
+    stream, _ = laws.run_batch(Restless(), REQUESTS[:1], Strategy(Script(((0,), ())), Whole(), NoCache()))
     window, canvas = stream[1].window, stream[0].canvas
     fewer = window.pending & (torch.arange(window.pending.shape[1]) < 4)
-    seen = narrowed(window._replace(pending=fewer), canvas)
+    seen = exclude_deferred_slots(window._replace(pending=fewer), canvas)
     assert seen.answer.sum() == 4 and not seen.answer[0, 4:].any()
-    assert narrowed(window, canvas).answer.equal(window.answer)
+    assert exclude_deferred_slots(window, canvas).answer.equal(window.answer)
 
 
 def test_a_policy_that_edits_needs_to_see_what_it_edits() -> None:
@@ -156,12 +156,12 @@ def test_a_policy_that_edits_needs_to_see_what_it_edits() -> None:
 
 
 def booked(model: Any, script: Script, columns: int = 4):
-    stream, (result,) = laws.run(model, [Request((0,), columns, seed=0)], Strategy(script, Whole(), NoCache()))
+    stream, (result,) = laws.run_batch(model, [Request((0,), columns, seed=0)], Strategy(script, Whole(), NoCache()))
     return stream, result
 
 
 def sure(n: int) -> TabularModel:
-    return TabularModel(theory.product(torch.tensor([[0.98, 0.02]] * n, dtype=torch.float64)))
+    return TabularModel(theory.product_joint(torch.tensor([[0.98, 0.02]] * n, dtype=torch.float64)))
 
 
 def test_what_is_revoked_is_booked_anew() -> None:
@@ -209,16 +209,16 @@ def test_an_end_counts_when_nothing_can_take_it_back() -> None:
         (Script(((0,), (), (0, 1, 2, 3)), ((), (0,)), hold=2), (0,)),
         (Script(((0,), (1,))), (0,)),
     ]:
-        stream, (result,) = laws.run(flips, [request], Strategy(script, Whole(), NoCache()))
+        stream, (result,) = laws.run_batch(flips, [request], Strategy(script, Whole(), NoCache()))
         assert result.output_ids == want and result.stopped
         assert len(stream) == script.hold + 1
 
 
 def test_revising_policies_hold_their_row_until_the_range_is_written() -> None:
-    m = model("bidirectional")
+    m = tiny_model("bidirectional")
     requests = [Request((5, 2, 8, 8), 16, seed=i, stop_ids=tuple(range(0, STOP, 3))) for i in range(4)]
     for policy in (Saber(), WINO(0.3, 0.3), ReMDM(6, Capped(0.3)), JointThreshold(0.4, 0.3, post=2)):
-        stream, _ = laws.run(m, requests, Strategy(policy, Blocks(8), NoCache()))
+        stream, _ = laws.run_batch(m, requests, Strategy(policy, Blocks(8), NoCache()))
         for step in stream:
             left = step.window.take(step.canvas.pending & ~step.window.closed.unsqueeze(1)) & step.window.valid
             assert step.canvas.held[left.any(1)].all(), policy
@@ -238,7 +238,9 @@ def test_a_row_that_takes_a_finished_ones_place_starts_afresh(policy) -> None:
 @pytest.mark.parametrize("policy", REVISING, ids=str)
 def test_sampled_rows_do_not_depend_on_their_neighbours(policy) -> None:
     strategy = Strategy(policy, Blocks(4), DualCache(), Sampling(1.0))
-    _, results = laws.run(Restless(3), REQUESTS, strategy)
+    _, results = laws.run_batch(Restless(3), REQUESTS, strategy)
     laws.rows_are_independent(Restless(3), REQUESTS, strategy, results)
-    _, other = laws.run(Restless(3), [Request(r.prompt, r.max_new_tokens, seed=99) for r in REQUESTS[:2]], strategy)
+    _, other = laws.run_batch(
+        Restless(3), [Request(r.prompt, r.max_new_tokens, seed=99) for r in REQUESTS[:2]], strategy
+    )
     assert [r.output_ids for r in results[:2]] != [r.output_ids for r in other]

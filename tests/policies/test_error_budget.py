@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import dllm.sampling
+import dllm.engine.propose
 from dllm import (
     Blocks,
     ConfigError,
@@ -24,8 +24,8 @@ from dllm import (
     Whole,
     theory,
 )
+from dllm.engine.loop import steps
 from dllm.models.tabular import TabularModel
-from dllm.sampler import steps
 from tests.policies.board import accepted, board, committed
 from tests.theory.test_theory import joints
 
@@ -53,7 +53,7 @@ def law_of(joint: torch.Tensor, policy, scheduler=Whole(), price=deficits):
     requests = [Request((0,), max_new_tokens=n, seed=0)] * len(texts)
     most = torch.zeros(())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dllm.sampling, "draw", forced)
+        patch.setattr(dllm.engine.propose, "_sample_tokens", forced)
         for step in steps(model, requests, Strategy(policy, scheduler, NoCache(), Sampling(temperature=1.0))):
             chance *= torch.where(step.commit, step.guess.confidence, 1).double().prod(1)
             cost = price(step.guess, step.commit)
@@ -115,12 +115,12 @@ def test_the_entropy_bound_bounds_the_divergence_of_the_loop(drawn, gamma: float
     for joint in batch[:2]:
         law, paid, most = law_of(joint, EntropyBound(gamma), price=lambda g, c: theory.entropy_bound(g.entropy, c))
         assert most <= gamma + 1e-5
-        assert theory.kl(joint, law) <= (joint.flatten() * paid).sum() + 1e-4
+        assert theory.kl_divergence(joint, law) <= (joint.flatten() * paid).sum() + 1e-4
 
 
 def test_the_bound_has_teeth() -> None:
     """Positions that always agree: a threshold draws them apart, beyond what a budget of 0.05 would allow."""
-    joint = theory.correlated(torch.tensor([0.9, 0.1]), 3)
+    joint = theory.correlated_joint(torch.tensor([0.9, 0.1]), 3)
     loose, _, _ = law_of(joint, Threshold(0.0))
     tight, _, _ = law_of(joint, SequenceBudget(0.05))
     half, paid, _ = law_of(joint, SequenceBudget(0.21))

@@ -46,7 +46,7 @@ from dllm import (
 )
 from dllm.testing import laws
 from dllm.types import Signal, Verdict
-from tests.tiny import STOP, model
+from tests.tiny import STOP, tiny_model
 
 REQUESTS = [
     Request((3, 7, 1, 22, 9), max_new_tokens=13, seed=1),
@@ -167,10 +167,10 @@ PLACES = [
 @pytest.mark.parametrize("pair", LIMITS, ids=lambda pair: f"{pair[0]}={pair[1]}")
 def test_limit(pair, place) -> None:
     geometry, scheduler, cache = place
-    m = model(geometry)
+    m = tiny_model(geometry)
     if m.needs_left and any(getattr(policy, "edits", False) for policy in pair):
         cache = DualCache(refresh=1)  # who judges decided slots runs the column left of them, so that it is less stale
-    (got, ours), (want, theirs) = (laws.run(m, REQUESTS, Strategy(p, scheduler, cache)) for p in pair)
+    (got, ours), (want, theirs) = (laws.run_batch(m, REQUESTS, Strategy(p, scheduler, cache)) for p in pair)
     assert [torch.equal(a.commit, b.commit) for a, b in zip(got, want, strict=True)] == [True] * len(want)
     assert [r.output_ids for r in ours] == [r.output_ids for r in theirs]
     assert [r.nfe for r in ours] == [r.nfe for r in theirs]
@@ -178,16 +178,16 @@ def test_limit(pair, place) -> None:
 
 def test_wrappers_keep_the_pace_of_what_they_wrap() -> None:
     paced = TopK(pace=EqualSplit(), score=Margin())
-    m = model("bidirectional")
-    _, want = laws.run(m, REQUESTS, Strategy(paced, Blocks(8, steps=3), NoCache()))
+    m = tiny_model("bidirectional")
+    _, want = laws.run_batch(m, REQUESTS, Strategy(paced, Blocks(8, steps=3), NoCache()))
     for wrapped in (CertaintyPrior(paced), EarlyCommit(paced, Linear(LARGE, LARGE))):
-        _, got = laws.run(m, REQUESTS, Strategy(wrapped, Blocks(8, steps=3), NoCache()))
+        _, got = laws.run_batch(m, REQUESTS, Strategy(wrapped, Blocks(8, steps=3), NoCache()))
         assert [r.when for r in got] == [r.when for r in want]
 
 
 def test_settings_in_between_are_neither_limit() -> None:
     """So that the limits above compare something: each policy does differ from both ends somewhere."""
-    m = model("bidirectional")
+    m = tiny_model("bidirectional")
     middle = [
         EntropyBound(2.0),
         EntropyThreshold(2.2),
@@ -206,8 +206,10 @@ def test_settings_in_between_are_neither_limit() -> None:
         JointThreshold(0.2, 0.9, post=1),
         ReMDM(6, Capped(0.1)),
     ]
-    (_, one), (_, everything) = (laws.run(m, REQUESTS, Strategy(p, Whole(), NoCache())) for p in (ONE, EVERYTHING))
+    (_, one), (_, everything) = (
+        laws.run_batch(m, REQUESTS, Strategy(p, Whole(), NoCache())) for p in (ONE, EVERYTHING)
+    )
     for policy in middle:
-        _, got = laws.run(m, REQUESTS, Strategy(policy, Whole(), NoCache()))
+        _, got = laws.run_batch(m, REQUESTS, Strategy(policy, Whole(), NoCache()))
         steps = sum(r.nfe for r in got)
         assert sum(r.nfe for r in everything) < steps < sum(r.nfe for r in one), policy

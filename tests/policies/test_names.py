@@ -9,11 +9,11 @@ import pytest
 
 import dllm
 from dllm import KLASS, ConfigError, EntropyBound, Request, SequenceBudget, Strategy, policies
-from dllm.options import POLICIES, SCORES, Options
-from dllm.recipes import RECIPES, default_recipe
+from dllm.compose.options import POLICIES, SCORES, Options
+from dllm.compose.recipes import RECIPES, default_recipe
 from dllm.testing import laws
-from dllm.testing.cells import rests
-from tests.tiny import STOP, model
+from dllm.testing.cells import can_rest
+from tests.tiny import STOP, tiny_model
 
 REQUESTS = [Request((3, 7, 1, 22, 9), max_new_tokens=13, seed=1), Request((5, 2, 8), max_new_tokens=6, seed=2)]
 
@@ -28,11 +28,11 @@ def test_every_policy_and_score_has_a_name() -> None:
 
 @pytest.mark.parametrize("name", [n for n in POLICIES if n not in ("top-k", "budgeted-threshold")])
 def test_a_named_policy_obeys_the_laws(name: str) -> None:
-    m = model("bidirectional-shift")
+    m = tiny_model("bidirectional-shift")
     strategy = Options(policy=name, block_size=8).strategy(m, 13)
-    stream, results = laws.run(m, REQUESTS, strategy)
-    laws.finishes(m, REQUESTS, strategy, stream)
-    laws.moves_forward(stream, rests(strategy))
+    stream, results = laws.run_batch(m, REQUESTS, strategy)
+    laws.rows_finish_in_time(m, REQUESTS, strategy, stream)
+    laws.every_step_progresses(stream, can_rest(strategy))
     laws.decided_stays(m, REQUESTS, strategy, stream)
     laws.windows_tile(m, REQUESTS, strategy, stream)
     laws.rows_are_independent(m, REQUESTS, strategy, results)
@@ -40,7 +40,7 @@ def test_a_named_policy_obeys_the_laws(name: str) -> None:
 
 
 def test_options_reach_their_field() -> None:
-    m = model("bidirectional")
+    m = tiny_model("bidirectional")
     assert Options(policy="entropy-bound", gamma=0.3).strategy(m, 8).policy == EntropyBound(0.3)
     assert Options(policy="sequence-budget", delta=0.7).strategy(m, 8).policy == SequenceBudget(0.7)
     assert Options(policy="klass", tau=0.6).strategy(m, 8).policy == KLASS(0.6)
@@ -57,7 +57,7 @@ def test_a_recipe_is_an_expression_with_a_citation(recipe) -> None:
     if not getattr(strategy.scheduler, "commit", False):
         if hasattr(strategy.scheduler, "delimiters"):  # the tiny model has no tokenizer to look them up
             strategy = replace(strategy, scheduler=replace(strategy.scheduler, delimiters=(3,)))
-        _, results = laws.run(replace(model("bidirectional"), stop_ids=(STOP,)), REQUESTS, strategy)
+        _, results = laws.run_batch(replace(tiny_model("bidirectional"), stop_ids=(STOP,)), REQUESTS, strategy)
         assert all(r.output_ids for r in results)
 
 

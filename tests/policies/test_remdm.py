@@ -16,7 +16,7 @@ LAW = torch.tensor([[0.7, 0.3], [0.2, 0.8], [0.5, 0.5], [0.95, 0.05]], dtype=tor
 def stream(policy: ReMDM):
     requests = [Request((0,), COLUMNS, seed=i) for i in range(ROWS)]
     strategy = Strategy(policy, Whole(), NoCache(), Sampling(1.0))
-    return laws.run(TabularModel(theory.product(LAW)), requests, strategy)[0]
+    return laws.run_batch(TabularModel(theory.product_joint(LAW)), requests, strategy)[0]
 
 
 def decided(policy: ReMDM) -> list[float]:

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from dllm import WINO, Blocks, DualCache, NoCache, PrefixCache, Request, Strategy, Whole, theory
-from dllm.judging import editable
+from dllm.engine.commit import open_decided_slots
 from dllm.models.tabular import TabularModel
-from dllm.requests import lay_out
-from dllm.schedulers.base import look
+from dllm.requests import make_canvas
+from dllm.schedulers.base import copy_pending_to_host
 from dllm.testing import laws
 from dllm.types import Bidirectional, BlockCausal, Step
-from tests.tiny import MASK, STOP, model, network
+from tests.tiny import MASK, STOP, tiny_model, tiny_network
 
 REQUESTS = [
     Request((3, 7, 1, 22, 9), max_new_tokens=13, seed=1),
@@ -24,7 +24,7 @@ POLICY = WINO(0.3, 0.2)
 
 
 def run(m, cache, scheduler=Blocks(8), requests=REQUESTS) -> list[Step]:
-    return laws.run(m, requests, Strategy(POLICY, scheduler, cache))[0]
+    return laws.run_batch(m, requests, Strategy(POLICY, scheduler, cache))[0]
 
 
 def decided(step: Step, row: int) -> list[int]:
@@ -51,7 +51,7 @@ def published(tokens: torch.Tensor, block: list[int], seen, shift: int = 0) -> d
                 allowed[query, key] = seen(place[query], key) and key not in (block[query - t], place[query])
             else:
                 allowed[query, key] = query == key or (not shift and seen(place[query], place[key]))
-    net = network(shift)
+    net = tiny_network(shift)
     out = net(
         input_ids=torch.tensor([ids]),
         position_ids=torch.tensor([place]),
@@ -89,9 +89,9 @@ CASES = [
     ("geometry", "seen", "cache", "scheduler"), CASES, ids=lambda x: getattr(x, "__name__", str(x))
 )
 def test_a_shadow_is_what_the_published_mask_gives(geometry, seen, cache, scheduler) -> None:
-    m = model(geometry)
+    m = tiny_model(geometry)
     stream = run(m, cache, scheduler)
-    before, compared = laws.start(m, REQUESTS, Strategy(POLICY, scheduler, cache)), 0
+    before, compared = laws.make_first_canvas(m, REQUESTS, Strategy(POLICY, scheduler, cache)), 0
     for step in stream:
         for row in range(len(REQUESTS)):
             columns = decided(step, row)
@@ -113,11 +113,11 @@ def test_a_shadow_is_what_the_published_mask_gives(geometry, seen, cache, schedu
 @pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache(), DualCache(refresh=2)], ids=str)
 def test_shadows_change_nothing_for_the_others(geometry: str, cache) -> None:
     """The same steps with and without them: the same predictions, and the same keys and values kept for later."""
-    m, strategy = model(geometry), Strategy(POLICY, Blocks(8, sub_block=4), cache)
+    m, strategy = tiny_model(geometry), Strategy(POLICY, Blocks(8, sub_block=4), cache)
     stream = run(m, cache, strategy.scheduler)
     with torch.inference_mode():
-        memories = [cache.init(laws.start(m, REQUESTS, strategy), m) for _ in range(2)]
-        canvas = laws.start(m, REQUESTS, strategy)
+        memories = [cache.init(laws.make_first_canvas(m, REQUESTS, strategy), m) for _ in range(2)]
+        canvas = laws.make_first_canvas(m, REQUESTS, strategy)
         for step in stream:
             seen = [None, None]
             for i, window in enumerate((step.window, step.window._replace(shadow=False))):
@@ -133,11 +133,11 @@ def test_shadows_change_nothing_for_the_others(geometry: str, cache) -> None:
 
 
 def test_a_forward_is_one_and_its_columns_are_counted() -> None:
-    stream = run(model("bidirectional"), NoCache(), requests=REQUESTS[:1])
+    stream = run(tiny_model("bidirectional"), NoCache(), requests=REQUESTS[:1])
     widths = [int(s.window.end[0] - s.window.start[0]) for s in stream]
     assert [int(s.queries[0]) for s in stream] == [18 + k for k in widths] and set(widths) == {8, 5}
     assert [int(s.nfe[0]) for s in stream] == list(range(1, len(stream) + 1))
-    lanes = replace(model("bidirectional"))
+    lanes = replace(tiny_model("bidirectional"))
     lanes.lanes = 2
     doubled = run(lanes, NoCache(), requests=REQUESTS[:1])
     assert [int(s.queries[0]) for s in doubled] == [2 * (18 + k) for k in widths]
@@ -153,8 +153,8 @@ def test_where_only_tokens_speak_a_shadow_leaves_exactly_one_out(shift: int, geo
     joint = joint / joint.sum()
     m = TabularModel(joint, geometry=geometry, needs_left=shift)
     request = Request((0,), 5)
-    stream, _ = laws.run(m, [request], Strategy(WINO(tau=1.0, verify=0.0), Whole(), cache))  # one column a step
-    before, compared = lay_out(m, [request]), 0
+    stream, _ = laws.run_batch(m, [request], Strategy(WINO(tau=1.0, verify=0.0), Whole(), cache))  # one column a step
+    before, compared = make_canvas(m, [request]), 0
     for step in stream:
         tokens, pending = before.tokens[0, 1:6], before.pending[0, 1:6]
         for column in decided(step, 0):
@@ -163,7 +163,7 @@ def test_where_only_tokens_speak_a_shadow_leaves_exactly_one_out(shift: int, geo
             others = ~pending & (torch.arange(5) != column - 1)
             if isinstance(geometry, BlockCausal):
                 others &= torch.arange(1, 6) // 2 <= (column - shift) // 2
-            want = theory.marginals(theory.condition(joint, tokens, others), 5)[column - 1][tokens[column - 1]]
+            want = theory.marginals(theory.condition_joint(joint, tokens, others), 5)[column - 1][tokens[column - 1]]
             slot = step.window.columns[0].tolist().index(column)
             torch.testing.assert_close(step.guess.shadow[0, slot].double(), want, atol=1e-5, rtol=1e-5)
             compared += 1
@@ -172,10 +172,10 @@ def test_where_only_tokens_speak_a_shadow_leaves_exactly_one_out(shift: int, geo
 
 
 def test_the_window_asks_for_logits_where_an_answer_stands() -> None:
-    m = model("bidirectional")
-    canvas = lay_out(m, REQUESTS)
+    m = tiny_model("bidirectional")
+    canvas = make_canvas(m, REQUESTS)
     canvas = canvas._replace(pending=canvas.pending & (torch.arange(canvas.tokens.shape[1]) % 2 == 0))
     window, _ = Whole().step(canvas, Whole().init(canvas, m))
-    seen = editable(window, canvas, POLICY)
+    seen = open_decided_slots(window, canvas, POLICY)
     assert seen.shadow and seen.slots.tolist() == seen.answer.flatten().nonzero().flatten().tolist()
-    assert seen.answer.sum(1).tolist() == [13, 8] and look(canvas).pending.sum(1).tolist() == [6, 4]
+    assert seen.answer.sum(1).tolist() == [13, 8] and copy_pending_to_host(canvas).pending.sum(1).tolist() == [6, 4]

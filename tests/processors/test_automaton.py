@@ -14,8 +14,16 @@ from transformers import PreTrainedTokenizerFast
 
 import dllm
 from dllm import ConfigError
-from dllm.processors.automaton import END, NEVER, NOTHING, Automaton, compiled, over_bytes, over_tokens
-from dllm.processors.spelling import spell
+from dllm.processors.automaton import (
+    END,
+    NEVER,
+    NOTHING,
+    Automaton,
+    build_token_automaton,
+    compile_automaton,
+    compile_byte_automaton,
+)
+from dllm.processors.spelling import spell_tokens
 from tests.processors.patterns import PATTERNS
 from tests.processors.words import WORDS, speaking
 from tests.tiny import MASK, STOP, VOCABULARY
@@ -33,7 +41,7 @@ def walk(automaton: Automaton, kinds: list[int]) -> int:
 @settings(max_examples=60)
 @given(PATTERNS)
 def test_bytes_accept_what_python_matches(pattern: str) -> None:
-    table, begin, final = over_bytes(pattern)
+    table, begin, final = compile_byte_automaton(pattern)
     for text in TEXTS:
         state = begin
         for byte in text.encode():
@@ -49,7 +57,7 @@ def test_bytes_accept_what_python_matches(pattern: str) -> None:
 )
 def test_tokens_accept_what_their_texts_match(pattern: str, words: list[str]) -> None:
     spelled = [w.encode("latin1") if w in "\xc3\xa9" else w.encode() for w in words]
-    automaton = over_tokens(*over_bytes(pattern), [*spelled, None], mask_id=None)
+    automaton = build_token_automaton(*compile_byte_automaton(pattern), [*spelled, None], mask_id=None)
     for tokens in (t for n in range(4) for t in product(range(len(words)), repeat=n)):
         try:
             matches = re.fullmatch(pattern, b"".join(spelled[i] for i in tokens).decode()) is not None
@@ -62,21 +70,21 @@ def test_tokens_accept_what_their_texts_match(pattern: str, words: list[str]) ->
 
 
 def test_what_ends_a_text_and_what_is_never_written() -> None:
-    automaton = compiled("a+", speaking("bidirectional").tokenizer, VOCABULARY, MASK)
+    automaton = compile_automaton("a+", speaking("bidirectional").tokenizer, VOCABULARY, MASK)
     assert automaton.kinds[[MASK, STOP]].tolist() == [NEVER, NOTHING]
     assert walk(automaton, [END]) > automaton.end
     a = int(automaton.kinds[WORDS.index("a")])
     assert walk(automaton, [a, END, NOTHING, a]) == automaton.end
     assert walk(automaton, [a, NOTHING]) > automaton.end
     assert walk(automaton, [a, END, NEVER]) > automaton.end
-    assert compiled("a+", speaking("bidirectional").tokenizer, VOCABULARY, MASK) is automaton
+    assert compile_automaton("a+", speaking("bidirectional").tokenizer, VOCABULARY, MASK) is automaton
 
 
 @pytest.mark.parametrize(
     ("pattern", "shortest"), [("(ab)*", 0), ("abc", 1), ("(abab)+", 2), ("x", None), ("[ab]{5}", 3)]
 )
 def test_the_shortest_text(pattern: str, shortest: int | None) -> None:
-    assert compiled(pattern, speaking("bidirectional").tokenizer, VOCABULARY, MASK).shortest == shortest
+    assert compile_automaton(pattern, speaking("bidirectional").tokenizer, VOCABULARY, MASK).shortest == shortest
 
 
 @pytest.mark.parametrize(
@@ -85,18 +93,18 @@ def test_the_shortest_text(pattern: str, shortest: int | None) -> None:
 )
 def test_what_cannot_be_compiled_is_said(pattern: str, said: str) -> None:
     with pytest.raises(ConfigError) as error:
-        over_bytes(pattern)
+        compile_byte_automaton(pattern)
     assert said in str(error.value)
 
 
 def test_a_vast_automaton_is_refused() -> None:
     with pytest.raises(ConfigError, match="4096"):
-        compiled("[a]{5000}", speaking("bidirectional").tokenizer, VOCABULARY, MASK)
+        compile_automaton("[a]{5000}", speaking("bidirectional").tokenizer, VOCABULARY, MASK)
 
 
 def test_spelling_agrees_with_the_embedded_tokenizer() -> None:
     model = dllm.load()
-    spelled = spell(model.tokenizer, model.vocabulary)
+    spelled = spell_tokens(model.tokenizer, model.vocabulary)
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
         ids = torch.randint(model.vocabulary, (12,), generator=generator).tolist()
@@ -109,7 +117,7 @@ def test_spelling_knows_pieces_and_single_bytes() -> None:
     backend = Tokenizer(models.WordLevel({"▁the": 0, "re": 1, "<0xC3>": 2, "<0xA9>": 3, "<unk>": 4}, unk_token="<unk>"))
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
-    spelled = spell(tokenizer, 6)
+    spelled = spell_tokens(tokenizer, 6)
     assert spelled == [b" the", b"re", b"\xc3", b"\xa9", None, None]
     assert b"".join(spelled[i] or b"" for i in (0, 1, 0, 2, 3)).decode() == tokenizer.decode([0, 1, 0, 2, 3])
 
@@ -118,6 +126,6 @@ def test_spelling_refuses_what_it_does_not_know() -> None:
     backend = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     backend.decoder = decoders.WordPiece()
     with pytest.raises(ConfigError, match="WordPiece"):
-        spell(PreTrainedTokenizerFast(tokenizer_object=backend), 1)
+        spell_tokens(PreTrainedTokenizerFast(tokenizer_object=backend), 1)
     with pytest.raises(ConfigError, match="needs a tokenizer"):
-        spell(None, 1)
+        spell_tokens(None, 1)

@@ -82,12 +82,12 @@ def test_every_text_matches(
     pattern: str, policy: Policy, scheduler: Scheduler, cache: object, geometry: str, temperature: float
 ) -> None:
     strategy = Strategy(policy, scheduler, cache, Sampling(temperature, processors=(Regex(pattern),)))  # type: ignore[arg-type]
-    stream, results = laws.run(speaking(geometry), REQUESTS, strategy)
+    stream, results = laws.run_batch(speaking(geometry), REQUESTS, strategy)
     for result in results:
         assert re.fullmatch(pattern, result.text or ""), result
         assert not set(result.output_ids) & {MASK}
-    laws.moves_forward(stream)
-    laws.finishes(speaking(geometry), REQUESTS, strategy, stream, 4)
+    laws.every_step_progresses(stream)
+    laws.rows_finish_in_time(speaking(geometry), REQUESTS, strategy, stream, 4)
     laws.decided_stays(speaking(geometry), REQUESTS, strategy, stream)
 
 
@@ -97,7 +97,7 @@ def test_rows_are_independent_also_in_a_queue(geometry: str, temperature: float)
     model = speaking(geometry)
     strategy = under("(ab|c)+[01]*", temperature=temperature)
     requests = [*REQUESTS, Request((5, 5), 9, stop_ids=(), seed=4)]
-    _, results = laws.run(model, requests, strategy)
+    _, results = laws.run_batch(model, requests, strategy)
     laws.rows_are_independent(model, requests, strategy, results)
     for size in (1, 2):
         assert [r.output_ids for r in dllm.decode(model, requests, strategy, batch_size=size)] == [
@@ -107,7 +107,7 @@ def test_rows_are_independent_also_in_a_queue(geometry: str, temperature: float)
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = dllm.decode(speaking("bidirectional"), REQUESTS, under("(ab|c)+[01]*"))
-    monkeypatch.setattr("dllm.sampling.CHUNK", 3 * 32)
+    monkeypatch.setattr("dllm.engine.propose.CHUNK", 3 * 32)
     assert [r.output_ids for r in dllm.decode(speaking("bidirectional"), REQUESTS, under("(ab|c)+[01]*"))] == [
         r.output_ids for r in whole
     ]
@@ -122,8 +122,8 @@ def test_everything_at_once_keeps_only_what_fits() -> None:
     free = Strategy(Threshold(0.0), Whole(), NoCache())
     held = replace(free, sampling=Sampling(processors=(Regex("ab|ba"),)))
     requests = [Request((0,), 2)]
-    assert laws.run(model, requests, free)[1][0].output_ids == (0, 0)
-    stream, (result,) = laws.run(model, requests, held)
+    assert laws.run_batch(model, requests, free)[1][0].output_ids == (0, 0)
+    stream, (result,) = laws.run_batch(model, requests, held)
     assert result.output_ids == (1, 0) or result.output_ids == (0, 1)
     assert len(stream) == 2
     assert stream[0].commit.sum() == 1

@@ -26,7 +26,7 @@ from dllm import (
 )
 from dllm.testing import laws
 from dllm.types import Canvas, Where
-from tests.tiny import GEOMETRIES, MASK, STOP, VOCABULARY, model
+from tests.tiny import GEOMETRIES, MASK, STOP, VOCABULARY, tiny_model
 
 REQUESTS = [
     Request((3, 7, 1, 22, 9), 21, seed=1),
@@ -72,7 +72,7 @@ def same(a: list[Any], b: list[Any]) -> None:
 def test_sparse_is_dense(geometry: str, values: tuple[float, float, float]) -> None:
     for policy, scheduler in ((Threshold(0.7), Blocks(8)), (TopK(k=1), Whole())):
         streams = [
-            laws.run(model(geometry), REQUESTS, strategy(kind(*values), policy, scheduler, NoCache()))
+            laws.run_batch(tiny_model(geometry), REQUESTS, strategy(kind(*values), policy, scheduler, NoCache()))
             for kind in (CreditDecoding, Dense)
         ]
         same(streams[0][1], streams[1][1])
@@ -91,7 +91,7 @@ def test_few_places_hold_all_that_counts() -> None:
     canvas = Canvas(torch.zeros(1, 200).long(), torch.ones(1, 200).bool(), None)  # type: ignore[arg-type]
     sparse, dense = CreditDecoding(beta=0.5), Dense(beta=0.5)
     assert sparse.places(200) == 24 < VOCABULARY
-    states = [processor.init(canvas, replace(model("bidirectional"))) for processor in (sparse, dense)]
+    states = [processor.init(canvas, replace(tiny_model("bidirectional"))) for processor in (sparse, dense)]
     where = at(9)
     generator = torch.Generator().manual_seed(0)
     for i in range(120):
@@ -107,35 +107,37 @@ def test_few_places_hold_all_that_counts() -> None:
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_alpha_zero_is_the_plain_threshold(geometry: str) -> None:
     same(
-        dllm.decode(model(geometry), REQUESTS, strategy(CreditDecoding(alpha=0.0))),
-        dllm.decode(model(geometry), REQUESTS, strategy()),
+        dllm.decode(tiny_model(geometry), REQUESTS, strategy(CreditDecoding(alpha=0.0))),
+        dllm.decode(tiny_model(geometry), REQUESTS, strategy()),
     )
 
 
 def test_credit_makes_sure_sooner() -> None:
-    plain, credit = (dllm.decode(model("bidirectional"), REQUESTS, strategy(p)) for p in (None, CreditDecoding(2.0)))
+    plain, credit = (
+        dllm.decode(tiny_model("bidirectional"), REQUESTS, strategy(p)) for p in (None, CreditDecoding(2.0))
+    )
     assert sum(r.nfe for r in credit) < sum(r.nfe for r in plain)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = dllm.decode(model("bidirectional"), REQUESTS, strategy(CreditDecoding(2.0)))
-    monkeypatch.setattr("dllm.sampling.CHUNK", 3 * VOCABULARY)
-    same(dllm.decode(model("bidirectional"), REQUESTS, strategy(CreditDecoding(2.0))), whole)
+    whole = dllm.decode(tiny_model("bidirectional"), REQUESTS, strategy(CreditDecoding(2.0)))
+    monkeypatch.setattr("dllm.engine.propose.CHUNK", 3 * VOCABULARY)
+    same(dllm.decode(tiny_model("bidirectional"), REQUESTS, strategy(CreditDecoding(2.0))), whole)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_rows_are_independent_also_in_a_queue(geometry: str) -> None:
     how = strategy(CreditDecoding(2.0), scheduler=Blocks(8, sub_block=4))
-    _, results = laws.run(model(geometry), REQUESTS, how)
-    laws.rows_are_independent(model(geometry), REQUESTS, how, results)
-    same(dllm.decode(model(geometry), REQUESTS, how, batch_size=1), results)
+    _, results = laws.run_batch(tiny_model(geometry), REQUESTS, how)
+    laws.rows_are_independent(tiny_model(geometry), REQUESTS, how, results)
+    same(dllm.decode(tiny_model(geometry), REQUESTS, how, batch_size=1), results)
 
 
 def test_a_column_keeps_its_credit_while_it_is_not_predicted() -> None:
     """Credit ends with a block because no column is predicted in two."""
     processor = CreditDecoding()
     canvas = Canvas(torch.zeros(1, 9).long(), torch.ones(1, 9).bool(), None)  # type: ignore[arg-type]
-    state = processor.init(canvas, model("bidirectional"))
+    state = processor.init(canvas, tiny_model("bidirectional"))
     logits = torch.randn(1, VOCABULARY, generator=torch.Generator().manual_seed(3))
     _, state = processor.step(logits, at(2), canvas, state)
     kept = state.credit[0, 2].clone()

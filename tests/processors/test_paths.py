@@ -9,8 +9,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dllm.processors.automaton import END, NOTHING, over_bytes, over_tokens
-from dllm.processors.paths import PENDING, Paths, all_paths, ended, together
+from dllm.processors.automaton import END, NOTHING, build_token_automaton, compile_byte_automaton
+from dllm.processors.paths import PENDING, AutomatonPaths, classify_tokens, compute_paths, select_compatible_slots
 from tests.processors.patterns import PATTERNS
 
 WORDS = ["a", "b", "c", "bc", None, None]
@@ -52,17 +52,19 @@ def open_boards(draw: st.DrawFn) -> tuple[str, int, list[int], int, bool]:
 
 def board(
     pattern: str, before: int, row: list[int], text: int, stops: bool
-) -> tuple[object, Paths, set[tuple[int, ...]]]:
+) -> tuple[object, AutomatonPaths, set[tuple[int, ...]]]:
     """The automaton, the ways along the row, and all ways to complete it."""
-    automaton = over_tokens(*over_bytes(pattern), [w.encode() if w else None for w in WORDS], mask_id=None)
+    automaton = build_token_automaton(
+        *compile_byte_automaton(pattern), [w.encode() if w else None for w in WORDS], mask_id=None
+    )
     tokens = torch.tensor([[0] * before + row + [0]])
     ids = torch.tensor([[STOP if stops else -1]])
-    kinds = torch.where(tokens < 0, PENDING, ended(automaton.kinds, tokens.clamp(min=0), ids))
+    kinds = torch.where(tokens < 0, PENDING, classify_tokens(automaton.kinds, tokens.clamp(min=0), ids))
     start, limit = torch.tensor([before]), torch.tensor([before + len(row)])
     ends = torch.tensor([before + text + 1 if stops else tokens.shape[1] + 1])
     choices = [range(len(WORDS)) if token < 0 else [token] for token in row]
     texts = {whole for whole in product(*choices) if complete(pattern, whole, text, stops)}
-    return automaton, all_paths(automaton, kinds, start, limit, ends), texts
+    return automaton, compute_paths(automaton, kinds, start, limit, ends), texts
 
 
 @settings(max_examples=60)
@@ -74,7 +76,9 @@ def test_allowed_is_what_some_completion_holds(case: tuple[str, int, list[int], 
         if token >= 0:
             continue
         allowed = paths.allowed(automaton, torch.tensor([0]), torch.tensor([before + i]))[0]
-        kinds = ended(automaton.kinds, torch.arange(len(WORDS))[None], torch.tensor([[STOP if stops else -1]]))[0]
+        kinds = classify_tokens(
+            automaton.kinds, torch.arange(len(WORDS))[None], torch.tensor([[STOP if stops else -1]])
+        )[0]
         got = {word for word in range(len(WORDS)) if allowed[kinds[word]]}
         assert got == {whole[i] for whole in texts}
     assert bool(paths.right[0, before, automaton.begin]) == bool(texts)
@@ -98,8 +102,8 @@ def test_what_is_kept_together(case: tuple[str, int, list[int], int, bool], data
     slots, tokens, score = torch.zeros(1, t, dtype=torch.bool), torch.zeros(1, t).long(), torch.zeros(1, t)
     for rank, i in enumerate(order):
         slots[0, before + i], tokens[0, before + i], score[0, before + i] = True, wanted[i], -rank
-    kinds = ended(automaton.kinds, tokens, torch.tensor([[STOP if stops else -1]]))
-    got = together(automaton, paths, slots, kinds, score)[0]
+    kinds = classify_tokens(automaton.kinds, tokens, torch.tensor([[STOP if stops else -1]]))
+    got = select_compatible_slots(automaton, paths, slots, kinds, score)[0]
     assert {i for i in open_ if got[before + i]} == set(kept)
 
 
@@ -116,7 +120,7 @@ def test_following_a_row_is_the_same_as_beginning_anew(
         row = [*row[:i], whole[i], *row[i + 1 :]]
         t = paths.kinds.shape[1]
         slots = torch.arange(t)[None] == before + i
-        kinds = ended(automaton.kinds, torch.full((1, t), whole[i]), torch.tensor([[STOP if stops else -1]]))
+        kinds = classify_tokens(automaton.kinds, torch.full((1, t), whole[i]), torch.tensor([[STOP if stops else -1]]))
         paths = paths.decide(slots, kinds).from_left(automaton, t).from_right(automaton, 0, before + i)
         _, anew, _ = board(pattern, before, row, text, stops)
         assert torch.equal(paths.left, anew.left)
@@ -126,4 +130,4 @@ def test_following_a_row_is_the_same_as_beginning_anew(
 def test_ended_tells_end_tokens_of_each_row() -> None:
     kinds = torch.tensor([3, 4, NOTHING])
     tokens = torch.tensor([[0, 2], [0, 2]])
-    assert ended(kinds, tokens, torch.tensor([[2, -1], [-1, -1]])).tolist() == [[3, END], [3, NOTHING]]
+    assert classify_tokens(kinds, tokens, torch.tensor([[2, -1], [-1, -1]])).tolist() == [[3, END], [3, NOTHING]]

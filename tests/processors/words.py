@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from dllm.processors.spelling import BYTES
-from tests.tiny import MASK, STOP, VOCABULARY, model
+from tests.tiny import MASK, STOP, VOCABULARY, tiny_model
 
 LETTERS = {byte: letter for letter, byte in BYTES.items()}
 WORDS = (
@@ -39,4 +39,4 @@ def speaking(geometry: str) -> Any:
     """The tiny model of a geometry with a tokenizer of `WORDS`; its end token is special."""
     words = tokenizer(WORDS, ("<end>", "<mask>"), VOCABULARY)
     assert words.convert_tokens_to_ids(["<end>", "<mask>"]) == [STOP, MASK]
-    return replace(model(geometry), tokenizer=words)
+    return replace(tiny_model(geometry), tokenizer=words)

@@ -25,7 +25,7 @@ from dllm import (
     load,
 )
 from dllm.testing import laws
-from dllm.testing.tiny import GEOMETRIES, model
+from dllm.testing.tiny import GEOMETRIES, tiny_model
 from dllm.types import Scheduler, Step
 from tests.schedulers.scripted import END, MASK, Script, Scripted, fixed, moody
 
@@ -34,7 +34,7 @@ PROMPT = (1, 2)
 
 def run(script: Script, scheduler: Scheduler, request: Request, tau: float = 0.5, **fields: Any) -> list[Step]:
     strategy = Strategy(Threshold(tau), scheduler, NoCache(), stopping=Stopping(**fields))
-    return laws.run(Scripted(script), [request], strategy)[0]
+    return laws.run_batch(Scripted(script), [request], strategy)[0]
 
 
 def scripted(scheduler: Scheduler) -> list[Step]:
@@ -158,7 +158,7 @@ def test_what_is_given_behind_a_hole_moves_along(geometry: str) -> None:
     request = Request((3, 7, 1, 0, 22, 9), 9, holes=(2, 3))
     scheduler = VariableLength(8, initial=1, growth=3, enough=0.0, certain=2.0, low=2.0, ends=(30,))
     strategy = Strategy(TopK(k=1), scheduler, PrefixCache())
-    stream, (result,) = laws.run(model(geometry), [request], strategy)
+    stream, (result,) = laws.run_batch(tiny_model(geometry), [request], strategy)
     moved = [s for s in stream if s.moved is not None]
     assert moved
     canvas = stream[-1].canvas
@@ -166,7 +166,7 @@ def test_what_is_given_behind_a_hole_moves_along(geometry: str) -> None:
     assert text == [3, 7, 22, 9]
     assert int(canvas.rows.text[0]) > 6 or geometry.startswith("block-causal")
     assert len(result.output_ids) == int(canvas.rows.limit[0]) - 4
-    laws.decided_stays(model(geometry), [request], strategy, stream)
+    laws.decided_stays(tiny_model(geometry), [request], strategy, stream)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
@@ -186,12 +186,12 @@ def test_rows_of_many_lengths_do_not_meet(geometry: str, batch_size: int) -> Non
         VariableLength(8, 4, 3, 0.05, 2.0, 0.3, 4, ends=tuple(range(0, 31, 4))),
     ):
         strategy = Strategy(Threshold(0.35), scheduler, PrefixCache())
-        want = decode(model(geometry), requests, strategy)  # type: ignore[arg-type]
-        got = decode(model(geometry), requests, strategy, batch_size=batch_size)  # type: ignore[arg-type]
+        want = decode(tiny_model(geometry), requests, strategy)  # type: ignore[arg-type]
+        got = decode(tiny_model(geometry), requests, strategy, batch_size=batch_size)  # type: ignore[arg-type]
         assert [(r.output_ids, r.when, r.nfe) for r in got] == [(r.output_ids, r.when, r.nfe) for r in want]
         assert all(0 not in r.when for r in want), "a column of the output was left undecided"
         closed = torch.zeros(len(requests), dtype=torch.bool)
-        for step in laws.run(model(geometry), requests, strategy)[0] if batch_size == 1 else ():
+        for step in laws.run_batch(tiny_model(geometry), requests, strategy)[0] if batch_size == 1 else ():
             assert not (closed & ~step.window.closed).any(), "a finished row was opened again"
             closed = step.window.closed
 

@@ -22,7 +22,7 @@ from dllm import (
     Whole,
 )
 from dllm.testing import laws
-from dllm.testing.tiny import GEOMETRIES, model
+from dllm.testing.tiny import GEOMETRIES, tiny_model
 from dllm.types import Cache, Policy, Scheduler
 
 REQUESTS = [
@@ -36,7 +36,7 @@ ENDS = (2, 30)
 
 
 def outcome(geometry: str, policy: Policy, scheduler: Scheduler, cache: Cache) -> list[tuple]:
-    _, results = laws.run(model(geometry), REQUESTS, Strategy(policy, scheduler, cache))
+    _, results = laws.run_batch(tiny_model(geometry), REQUESTS, Strategy(policy, scheduler, cache))
     return [(r.output_ids, r.when, r.queries) for r in results]
 
 
@@ -72,12 +72,12 @@ def test_a_sliding_block_as_wide_as_the_text(geometry: str, cache: Cache) -> Non
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_blocks_of_one_column(geometry: str) -> None:
     """A window of one column, and blocks that end at any token of which one is searched, go from left to right."""
-    _, results = laws.run(model(geometry), REQUESTS[:1], Strategy(TopK(k=3), SlidingBlock(1), NoCache()))
+    _, results = laws.run_batch(tiny_model(geometry), REQUESTS[:1], Strategy(TopK(k=3), SlidingBlock(1), NoCache()))
     (want,) = results
     assert list(want.when) == list(range(1, 14))
     single = AdaptiveBlocks(8, tau=0.0, delimiters=tuple(range(31)), search=1 / 13)
     for scheduler in (SlidingBlock(1, longest=1), single):
-        _, (got,) = laws.run(model(geometry), REQUESTS[:1], Strategy(TopK(k=3), scheduler, NoCache()))
+        _, (got,) = laws.run_batch(tiny_model(geometry), REQUESTS[:1], Strategy(TopK(k=3), scheduler, NoCache()))
         assert (got.output_ids, got.when) == (want.output_ids, want.when)
 
 
@@ -86,6 +86,6 @@ def test_without_growth_and_insertion_a_row_keeps_its_first_length(geometry: str
     """It is as if only so many tokens were asked for: 8, or with attention blocks of 8 what fills the last one."""
     never = VariableLength(8, initial=8, enough=0.0, certain=0.0, ends=ENDS)
     asked = [replace(REQUESTS[0], max_new_tokens=8 if geometry.startswith("bidirectional") else 11)]
-    _, want = laws.run(model(geometry), asked, Strategy(Threshold(0.4), Blocks(8), NoCache()))
-    _, got = laws.run(model(geometry), REQUESTS[:1], Strategy(Threshold(0.4), never, NoCache()))
+    _, want = laws.run_batch(tiny_model(geometry), asked, Strategy(Threshold(0.4), Blocks(8), NoCache()))
+    _, got = laws.run_batch(tiny_model(geometry), REQUESTS[:1], Strategy(Threshold(0.4), never, NoCache()))
     assert [(r.output_ids, r.when) for r in got] == [(r.output_ids, r.when) for r in want]

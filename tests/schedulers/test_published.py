@@ -160,7 +160,7 @@ def test_daedal(initial: int, growth: int, tail: int, enough: float, certain: fl
 def test_daedal_grows_and_inserts() -> None:
     """The cases above do what they are for."""
     strategy = Strategy(Threshold(TAU), VariableLength(6, 7, 5, 0.3, 0.6, 0.4, 3, ends=(END,)), NoCache())
-    stream, _ = laws.run(Scripted(moody), REQUESTS, strategy)
+    stream, _ = laws.run_batch(Scripted(moody), REQUESTS, strategy)
     grown = inserted = 0
     for step in stream:
         if step.moved is not None:

@@ -32,7 +32,7 @@ from dllm import (
 )
 from dllm.streaming import Delta, Deltas
 from tests.streaming.tokenizers import STRINGS, TOKENIZERS
-from tests.tiny import STOP, model
+from tests.tiny import STOP, tiny_model
 
 REQUESTS = [
     Request((3, 7, 1, 22, 9), 13, seed=1),
@@ -73,7 +73,7 @@ MADE = {name: make() for name, make in TOKENIZERS.items()}
 
 def talking(geometry: str, name: str | None) -> Any:
     """A tiny model with a tokenizer."""
-    return replace(model(geometry), tokenizer=None if name is None else MADE[name])
+    return replace(tiny_model(geometry), tokenizer=None if name is None else MADE[name])
 
 
 def joined(deltas: list[Delta]) -> None:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dllm.stopping import Stopper
-from dllm.streaming.text import Growing, begun
+from dllm.engine.stop import Stopper
+from dllm.streaming.final_text import GrowingText, count_partial_stop
 from tests.streaming.tokenizers import STRINGS, TOKENIZERS
 from tests.tiny import STOP, VOCABULARY
 
@@ -26,7 +26,7 @@ def stopper(name: str, strings: tuple[str, ...]) -> Stopper:
 @given(chunks=CHUNKS)
 def test_pieces_make_the_text(name: str, stops: bool, chunks: list[list[int]]) -> None:
     stop = stopper(name, STRINGS[name] if stops else ())
-    growing, ids = Growing(stop, 0), []
+    growing, ids = GrowingText(stop, 0), []
     for chunk in chunks:
         before = growing.text
         new, own = growing.grow([], chunk)
@@ -44,7 +44,7 @@ def test_pieces_make_the_text(name: str, stops: bool, chunks: list[list[int]]) -
 @given(before=st.lists(st.integers(0, VOCABULARY - 3), min_size=1, max_size=8), chunks=CHUNKS)
 def test_what_was_given_belongs_to_a_text_with_holes(name: str, before: list[int], chunks: list[list[int]]) -> None:
     stop = stopper(name, ())
-    growing = Growing(stop, 0)
+    growing = GrowingText(stop, 0)
     growing.grow(before, [])
     for chunk in chunks:
         growing.grow([], chunk)
@@ -55,18 +55,18 @@ def test_what_was_given_belongs_to_a_text_with_holes(name: str, before: list[int
 def test_a_character_comes_when_it_is_whole() -> None:
     tokens = TOKENS["byte-level"]
     euro = tokens.convert_tokens_to_ids(["â", "Ĥ", "¬"])
-    growing = Growing(stopper("byte-level", ()), 0)
+    growing = GrowingText(stopper("byte-level", ()), 0)
     assert [growing.grow([], [token])[0] for token in euro] == ["", "", "€"]
 
 
 def test_a_run_of_bytes_comes_when_it_has_ended() -> None:
     tokens = TOKENS["byte-fallback"]
-    growing = Growing(stopper("byte-fallback", ()), 0)
+    growing = GrowingText(stopper("byte-fallback", ()), 0)
     pieces = ["<0xE2>", "<0x82>", "<0xAC>", "b"]
     assert [growing.grow([], [token])[0] for token in tokens.convert_tokens_to_ids(pieces)] == ["", "", "", "€b"]
 
 
 def test_the_beginning_of_a_stop_string_waits() -> None:
-    assert begun("one two", ("two three",)) == 3
-    assert begun("aab", ("abc", "aabd")) == 3
-    assert begun("one", ("two",)) == 0 and begun("one", ()) == 0
+    assert count_partial_stop("one two", ("two three",)) == 3
+    assert count_partial_stop("aab", ("abc", "aabd")) == 3
+    assert count_partial_stop("one", ("two",)) == 0 and count_partial_stop("one", ()) == 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dllm.sweeps.intervals import wilson
+from dllm.sweeps.intervals import wilson_interval
 
 STRATEGY = "Strategy(policy=Threshold(tau=0.9), scheduler=Blocks(), cache=PrefixCache())"
 
@@ -19,7 +19,7 @@ def row() -> Callable[..., dict[str, Any]]:
     """`row(name, right, tpf)`: a cell that answers so many of its hundred questions."""
 
     def make(name: str, right: int, tpf: float = 1.0, *, total: int = 100, **more: Any) -> dict[str, Any]:
-        low, high = wilson(right, total)
+        low, high = wilson_interval(right, total)
         return {
             "cell": name, "model": "embedded", "prompts": "questions", "name": name, "rows": total, "failed": 0,
             "scored": total, "correct": right, "accuracy": right / total, "accuracy_low": low, "accuracy_high": high,

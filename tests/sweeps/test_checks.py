@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dllm.errors import ConfigError
-from dllm.sweeps.checks import CHECKS, find, usual
-from dllm.sweeps.checks import test as demand
+from dllm.sweeps.answer_checks import CHECKS, find_check, infer_check_name
+from dllm.sweeps.answer_checks import check_answer as demand
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,9 @@ def test_checks(check: str, text: str, answer: str, right: bool) -> None:
 
 
 def test_the_usual_check_goes_by_the_answer() -> None:
-    assert [usual(a) for a in ("5", "so\n#### 5", "-1,000.5", "Paris", "5 apples")] == ["number"] * 3 + ["exact"] * 2
+    assert [infer_check_name(a) for a in ("5", "so\n#### 5", "-1,000.5", "Paris", "5 apples")] == ["number"] * 3 + [
+        "exact"
+    ] * 2
 
 
 def test_an_answer_that_nothing_could_match_is_refused() -> None:
@@ -44,4 +46,4 @@ def test_an_answer_that_nothing_could_match_is_refused() -> None:
     with pytest.raises(ConfigError, match="no regular expression"):
         demand("regex", "(")
     with pytest.raises(ConfigError, match="did you mean 'regex'"):
-        find("regexp")
+        find_check("regexp")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dllm.compose.options import Options
 from dllm.errors import ConfigError
-from dllm.options import Options
 from dllm.sweeps.grid import make_sweep, read_sweep
 
 BASE = {"prompts": "word-problems"}

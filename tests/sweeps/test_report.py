@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dllm.errors import ConfigError
-from dllm.sweeps.report import page, write_page
-from dllm.sweeps.table import Table, read_table
+from dllm.sweeps.report import render_sweep_page, write_sweep_page
+from dllm.sweeps.table import SweepTable, read_table
 
 EVIL = '<script>alert("&$1$")</script>'
 
@@ -31,7 +31,7 @@ class Reader(HTMLParser):
 def test_a_page_loads_nothing_and_escapes_everything(row) -> None:
     rows = [row("slow", 90, 1.0), row(EVIL, 80, 3.0), row("beaten", 70, 2.0), row(EVIL, 5, prompts=EVIL, model=EVIL)]
     rows.append(row("unscored", 0, prompts="texts", accuracy=None, scored=0, certified_share=None))
-    text = page(rows, EVIL)
+    text = render_sweep_page(rows, EVIL)
     reader = Reader()
     reader.feed(text)
     assert reader.tags.count("script") == 1 and "alert" not in re.findall("<script>(.*?)</script>", text, re.DOTALL)[0]
@@ -46,34 +46,34 @@ def test_a_page_loads_nothing_and_escapes_everything(row) -> None:
 
 def test_an_empty_table_has_no_page() -> None:
     with pytest.raises(ConfigError, match="no cell is done"):
-        page([], "x")
+        render_sweep_page([], "x")
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    write_page("old", path)
+    write_sweep_page("old", path)
     with pytest.raises(UnicodeEncodeError):
-        write_page("\udc80", path)
+        write_sweep_page("\udc80", path)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_table_is_continued_and_foreign_files_are_left_alone(tmp_path: Path, row) -> None:
     path = tmp_path / "t" / "table.jsonl"
-    with Table(path) as table:
+    with SweepTable(path) as table:
         table.append(row("a", 1))
         with pytest.raises(ConfigError, match="another sweep is writing"):
-            Table(path)
+            SweepTable(path)
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:40])
     assert len(read_table(path.parent)) == 1
-    with Table(path) as table:
+    with SweepTable(path) as table:
         assert "a" in table and "b" not in table
         table.append(row("b", 2))
     assert path.read_bytes().startswith(whole) and [r["cell"] for r in read_table(path)] == ["a", "b"]
     for notes in (b"my notes\n", b"my notes", b'{"id": 1}\n'):
         path.write_bytes(notes)
         with pytest.raises(ConfigError, match="line 1 is not a cell"):
-            Table(path)
+            SweepTable(path)
         assert path.read_bytes() == notes
     with pytest.raises(ConfigError, match="No such file"):
         read_table(tmp_path / "none.jsonl")

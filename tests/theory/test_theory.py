@@ -43,10 +43,10 @@ def with_atom(rng, n, v):
 
 KINDS = {
     "atom": with_atom,
-    "correlated": lambda rng, n, v: torch.stack([theory.correlated(w, n) for w in dirichlet(rng, BATCH, v)]),
+    "correlated": lambda rng, n, v: torch.stack([theory.correlated_joint(w, n) for w in dirichlet(rng, BATCH, v)]),
     "star": lambda rng, n, v: torch.stack([theory.star_joint(m) for m in random_marginals(rng, n, v)]),
-    "xor": lambda rng, n, v: 0.9 * with_atom(rng, n, v) + 0.1 * theory.xor(n, v),
-    "independent": lambda rng, n, v: theory.product(random_marginals(rng, n, v)),
+    "xor": lambda rng, n, v: 0.9 * with_atom(rng, n, v) + 0.1 * theory.xor_joint(n, v),
+    "independent": lambda rng, n, v: theory.product_joint(random_marginals(rng, n, v)),
 }
 
 
@@ -79,11 +79,11 @@ def test_a_certificate_means_the_only_mode_of_joint_and_product(test, drawn):
     m, greedy, p1, p2, every = look(joint, n)
     holds = {
         "theorem 1": theory.theorem1_holds(p1, every),
-        "profile": theory.certified(p1, 1 - p1, every),
-        "exact": theory.certified(p1, p2, every),
+        "profile": theory.is_certified(p1, 1 - p1, every),
+        "exact": theory.is_certified(p1, p2, every),
     }[test]
     assert only_mode(joint, n, greedy)[holds].all()
-    assert only_mode(theory.product(m), n, greedy)[holds].all()
+    assert only_mode(theory.product_joint(m), n, greedy)[holds].all()
 
 
 @law
@@ -102,7 +102,7 @@ def test_the_exact_form_cannot_be_improved(n, v, seed):
     decided = (errors + rival - 1).abs() > 1e-9
     wins = only_mode(star, n, greedy)
     assert torch.equal(wins[decided], (errors + rival < 1)[decided])
-    assert torch.equal(theory.certified(p1, p2, every)[decided], wins[decided])
+    assert torch.equal(theory.is_certified(p1, p2, every)[decided], wins[decided])
     assert (own < star.flatten(-n).amax(-1))[decided & ~wins].all()
 
 
@@ -122,8 +122,8 @@ def test_theorem1_within_profile_within_exact(drawn, seed):
     accepted = torch.rand(every.shape, generator=torch.Generator().manual_seed(seed)) < 0.7
     inner, middle, outer = (
         theory.theorem1_holds(p1, accepted),
-        theory.certified(p1, 1 - p1, accepted),
-        theory.certified(p1, p2, accepted),
+        theory.is_certified(p1, 1 - p1, accepted),
+        theory.is_certified(p1, p2, accepted),
     )
     assert (inner <= middle).all() and (middle <= outer).all()
     edge = 1 / (accepted.sum(-1) + 1)
@@ -139,22 +139,22 @@ def test_the_inclusions_are_strict_and_the_certificates_not_vacuous():
     p2 = f64([[0.15, 0.01, 0.01], [0.3, 0.1, 0.1], [0.3, 0.1, 0.1]])
     every = torch.ones(3, 3, dtype=torch.bool)
     assert theory.theorem1_holds(p1, every).tolist() == [True, False, False]
-    assert theory.certified(p1, 1 - p1, every).tolist() == [True, False, False]
-    assert theory.certified(p1, p2, every).tolist() == [True, True, False]
+    assert theory.is_certified(p1, 1 - p1, every).tolist() == [True, False, False]
+    assert theory.is_certified(p1, p2, every).tolist() == [True, True, False]
     uneven = f64([0.7, 0.99, 0.99])
-    assert not theory.theorem1_holds(uneven, every[0]) and theory.certified(uneven, 1 - uneven, every[0])
+    assert not theory.theorem1_holds(uneven, every[0]) and theory.is_certified(uneven, 1 - uneven, every[0])
 
 
 def test_small_sets_and_what_is_not_accepted():
     nan = math.nan
     p1, p2 = torch.tensor([[0.4, nan], [0.4, nan], [nan, nan]]), torch.tensor([[0.3, nan], [0.4, nan], [nan, nan]])
     accepted = torch.tensor([[True, False], [True, False], [False, False]])
-    assert theory.certified(p1, p2, accepted).tolist() == [True, False, True]  # one position: p2 < c, whatever c is
+    assert theory.is_certified(p1, p2, accepted).tolist() == [True, False, True]  # one position: p2 < c, whatever c is
     assert theory.theorem1_holds(p1, accepted).tolist() == [False, False, True]
     assert theory.tv_bound(p1, accepted).tolist() == pytest.approx([0.6, 0.6, 0])
     assert theory.entropy_bound(p1, accepted).tolist() == pytest.approx([0, 0, 0])
     sampled, mode = torch.tensor([0.3]), torch.tensor([0.5])  # a candidate that is not the mode
-    assert not theory.certified(sampled, mode, torch.tensor([True]))
+    assert not theory.is_certified(sampled, mode, torch.tensor([True]))
 
 
 @law
@@ -164,8 +164,8 @@ def test_what_is_certified_greedy_finds_in_every_order(drawn):
     joint, n = drawn
     _, greedy, p1, p2, every = look(joint, n)
     subsets = torch.tensor(list(itertools.product([False, True], repeat=n)))
-    for i in theory.certified(p1, p2, every).nonzero().flatten().tolist()[:6]:
-        given_some = theory.condition(joint[i], greedy[i].expand(2**n, n), subsets)
+    for i in theory.is_certified(p1, p2, every).nonzero().flatten().tolist()[:6]:
+        given_some = theory.condition_joint(joint[i], greedy[i].expand(2**n, n), subsets)
         assert (theory.marginals(given_some, n).argmax(-1) == greedy[i]).all()
 
 
@@ -179,7 +179,9 @@ def test_rounding_never_certifies_a_tie(dtype):
         rivals = (parts * torch.rand(200, n, generator=rng)).long()
         for spare, answer in ((1.0, False), (1.002, True)):
             whole = (parts.sum(-1) + rivals.amax(-1)).double().unsqueeze(-1) * spare
-            assert (theory.certified((1 - parts / whole).to(dtype), (rivals / whole).to(dtype), every) == answer).all()
+            assert (
+                theory.is_certified((1 - parts / whole).to(dtype), (rivals / whole).to(dtype), every) == answer
+            ).all()
             whole = (n + 1) * parts.amax(-1, keepdim=True).double() * spare
             assert (theory.theorem1_holds((1 - parts / whole).to(dtype), every) == answer).all()
 
@@ -191,7 +193,7 @@ def test_the_margin_is_as_wide_as_documented(n):
         error = torch.full((n,), (1 - short * slack) / (n + 1), dtype=torch.float64)
         every = torch.ones(n, dtype=torch.bool)
         assert theory.theorem1_holds(1 - error, every) == answer
-        assert theory.certified(1 - error, error, every) == answer
+        assert theory.is_certified(1 - error, error, every) == answer
         assert theory.certified_prefix(1 - error, error)[-1] == answer
 
 
@@ -214,7 +216,7 @@ def test_the_certified_prefix_is_the_certificate_of_every_prefix(drawn):
     prefix = theory.certified_prefix(p1, p2)
     for m in range(1, n + 1):
         accepted = (torch.arange(n) < m).expand(BATCH, n)
-        assert torch.equal(prefix[:, m - 1], theory.certified(p1, p2, accepted))
+        assert torch.equal(prefix[:, m - 1], theory.is_certified(p1, p2, accepted))
         assert (theory.theorem1_holds(p1, accepted) <= prefix[:, m - 1]).all()
     assert torch.equal(prefix, prefix.cummin(-1).values)
     padded = theory.certified_prefix(pad(p1, (0, 1), value=-math.inf), pad(p2, (0, 1)))
@@ -230,7 +232,7 @@ def test_theorem1_is_tight_from_two_positions_on(n, over):
     assert joint.sum().item() == pytest.approx(1) and (joint >= 0).all()
     assert (m[:, 0] > 1 - eps).all() and (greedy == 0).all()
     assert theory.argmax_joint(joint).sum() == 1 and joint.max() > joint.flatten()[0]
-    assert theory.argmax_joint(theory.product(m)).sum() == 0
+    assert theory.argmax_joint(theory.product_joint(m)).sum() == 0
 
 
 def test_theorem1_is_vacuous_for_one_position():
@@ -249,7 +251,7 @@ def test_theorem1_is_vacuous_for_one_position():
 def test_total_variation_and_lp_bounds(drawn):
     joint, n = drawn
     m, _, p1, _, every = look(joint, n)
-    other = theory.product(m)
+    other = theory.product_joint(m)
     eps = (1 - p1).amax(-1) + 1e-9
     distance, ours = theory.total_variation(joint, other, n), theory.tv_bound(p1, every)
     assert (distance <= ours + TINY).all()
@@ -264,9 +266,9 @@ def test_total_variation_and_lp_bounds(drawn):
 
 def test_the_total_variation_bound_is_asymptotically_tight():
     for n in range(2, 6):
-        joint = theory.correlated(f64([0.999, 0.001]), n)
+        joint = theory.correlated_joint(f64([0.999, 0.001]), n)
         m, _, p1, _, every = look(joint, n)
-        distance = theory.total_variation(joint, theory.product(m))
+        distance = theory.total_variation(joint, theory.product_joint(m))
         assert distance.item() == pytest.approx(1 - 0.999**n - 0.001**n)
         assert 0.99 < distance / theory.tv_bound(p1, every) <= 1
 
@@ -276,19 +278,19 @@ def test_the_total_variation_bound_is_asymptotically_tight():
 def test_kl_bounds(drawn):
     joint, n = drawn
     m, _, p1, _, every = look(joint, n)
-    lost = theory.kl(joint, theory.product(m), n)
+    lost = theory.kl_divergence(joint, theory.product_joint(m), n)
     torch.testing.assert_close(lost, theory.total_correlation(joint, n), atol=1e-9, rtol=0)
     mid, outer = (
         theory.entropy_bound(theory.entropy(m), every),
         theory.paper_kl_bound((1 - p1).amax(-1) + 1e-9, n, joint.shape[-1]),
     )
     assert (lost <= mid + 1e-9).all() and (mid <= outer + 1e-9).all()
-    assert (theory.total_variation(joint, theory.product(m), n) <= (mid / 2).clamp(min=0).sqrt() + 1e-6).all()
+    assert (theory.total_variation(joint, theory.product_joint(m), n) <= (mid / 2).clamp(min=0).sqrt() + 1e-6).all()
 
 
 def test_the_papers_kl_bound_ends_where_fano_turns():
     """As printed it would promise 0.56 nats for bits that share 0.69; in its range it is as printed."""
-    agree = theory.correlated(torch.tensor([0.5, 0.5]), 2)
+    agree = theory.correlated_joint(torch.tensor([0.5, 0.5]), 2)
     eps = f64([0.1, 0.3, 0.99])
     printed = -(eps * eps.log() + (1 - eps) * (1 - eps).log())
     assert printed[2] < theory.total_correlation(agree) <= theory.paper_kl_bound(eps, 2, 2)[2] + TINY
@@ -315,7 +317,7 @@ def test_the_price_of_a_whole_decode_is_the_sum_of_its_steps(threshold, drawn):
         reached = torch.ones(v**n, dtype=torch.float64)
         variation, divergence = torch.zeros(2, v**n, dtype=torch.float64)
         while not known.all():
-            m = theory.marginals(theory.condition(joint, texts, known), n)
+            m = theory.marginals(theory.condition_joint(joint, texts, known), n)
             confidence = m.amax(-1)
             best = torch.where(known, -1, confidence).argmax(-1, keepdim=True) == torch.arange(n)
             write = ~known & ((confidence >= threshold) | best)
@@ -327,19 +329,19 @@ def test_the_price_of_a_whole_decode_is_the_sum_of_its_steps(threshold, drawn):
         weight = joint.flatten()
         assert sampler.sum().item() == pytest.approx(1)
         assert theory.total_variation(joint, sampler) <= (weight * variation).sum() + TINY
-        assert theory.kl(joint, sampler) <= (weight * divergence).sum() + 1e-9
+        assert theory.kl_divergence(joint, sampler) <= (weight * divergence).sum() + 1e-9
         if threshold > 1:
             torch.testing.assert_close(sampler, joint, atol=1e-9, rtol=0)
 
 
 def test_poker_hands():
-    joint = theory.poker_hands()
+    joint = theory.poker_hand_joint()
     _, greedy, p1, p2, every = look(joint, 2)
     assert [theory.POKER_WORDS[t] for t in greedy] == ["high", "pair"]
     assert joint[tuple(greedy)] == 0 and (p1 >= 0.4).all()  # a threshold of .4 writes what is no hand
-    assert not theory.certified(p1, p2, every)
-    assert theory.certified(p1[1:], p2[1:], every[1:])  # one word alone is fine
-    first = theory.marginals(theory.condition(joint, greedy, torch.tensor([False, True])))[0].argmax()
+    assert not theory.is_certified(p1, p2, every)
+    assert theory.is_certified(p1[1:], p2[1:], every[1:])  # one word alone is fine
+    first = theory.marginals(theory.condition_joint(joint, greedy, torch.tensor([False, True])))[0].argmax()
     assert joint[first, greedy[1]] > 0  # and the next step then names a hand
 
 
@@ -361,7 +363,7 @@ def test_conditionals_are_those_of_the_table(drawn, seed):
     joint, n = drawn[0][0], drawn[1]
     v, rng = joint.shape[0], torch.Generator().manual_seed(seed)
     tokens, known = torch.randint(v, (8, n), generator=rng), torch.rand(8, n, generator=rng) < 0.5
-    batched = theory.condition(joint, tokens.where(known, -7), known)
+    batched = theory.condition_joint(joint, tokens.where(known, -7), known)
     for row, (some, seen) in enumerate(zip(tokens.tolist(), known.tolist(), strict=True)):
         choices = [[token] if s else range(v) for token, s in zip(some, seen, strict=True)]
         texts = list(itertools.product(*choices))
@@ -371,38 +373,38 @@ def test_conditionals_are_those_of_the_table(drawn, seed):
         for z, w in zip(texts, weights, strict=True):
             expected[z] = w
         torch.testing.assert_close(batched[row], expected)
-        torch.testing.assert_close(theory.condition(joint, tokens[row], known[row]), expected)
+        torch.testing.assert_close(theory.condition_joint(joint, tokens[row], known[row]), expected)
 
 
 def test_evidence_that_cannot_be():
-    bits = theory.xor(2)
-    impossible = theory.condition(bits, torch.tensor([0, 1]), torch.tensor([True, True]))
+    bits = theory.xor_joint(2)
+    impossible = theory.condition_joint(bits, torch.tensor([0, 1]), torch.tensor([True, True]))
     assert impossible.tolist() == [[0, 1], [0, 0]]
-    hands = theory.condition(theory.poker_hands(), torch.tensor([6, 0]), torch.tensor([True, False]))
+    hands = theory.condition_joint(theory.poker_hand_joint(), torch.tensor([6, 0]), torch.tensor([True, False]))
     torch.testing.assert_close(theory.marginals(hands)[1], torch.full((7,), 1 / 7).double())
     with pytest.raises(ConfigError, match=r"\[2\].*0\.\.1"):
-        theory.condition(bits, torch.tensor([2, 0]), torch.tensor([True, False]))
+        theory.condition_joint(bits, torch.tensor([2, 0]), torch.tensor([True, False]))
     with pytest.raises(ConfigError, match=r"\(2, 3\)"):
         theory.marginals(torch.ones(2, 3))
 
 
 def test_named_joints():
     for n, v in itertools.product(range(2, 5), range(2, 5)):
-        parity = theory.xor(n, v)
+        parity = theory.xor_joint(n, v)
         assert theory.total_correlation(parity).item() == pytest.approx(math.log(v))
         torch.testing.assert_close(parity.sum(0), torch.full((v,) * (n - 1), v ** (1.0 - n)).double())
         weights = dirichlet(torch.Generator().manual_seed(n), v)
-        agree = theory.correlated(weights, n)
+        agree = theory.correlated_joint(weights, n)
         torch.testing.assert_close(theory.total_correlation(agree), (n - 1) * theory.entropy(weights))
         assert (theory.argmax_joint(agree) == weights.argmax()).all()
-    assert theory.argmax_joint(theory.xor(3)).tolist() == [0, 0, 0]  # of equal texts the first
+    assert theory.argmax_joint(theory.xor_joint(3)).tolist() == [0, 0, 0]  # of equal texts the first
 
 
 @law
 @given(st.integers(1, 5), st.integers(2, 4), st.integers(0, 2**31))
 def test_marginals_undo_product(n, v, seed):
     m = random_marginals(torch.Generator().manual_seed(seed), n, v)
-    torch.testing.assert_close(theory.marginals(theory.product(m), n), m)
-    assert (theory.argmax_joint(theory.product(m), n) == m.argmax(-1)).all()
-    assert theory.total_correlation(theory.product(m), n).abs().max() < 1e-9
-    torch.testing.assert_close(theory.product(m)[3], theory.product(m[3]))
+    torch.testing.assert_close(theory.marginals(theory.product_joint(m), n), m)
+    assert (theory.argmax_joint(theory.product_joint(m), n) == m.argmax(-1)).all()
+    assert theory.total_correlation(theory.product_joint(m), n).abs().max() < 1e-9
+    torch.testing.assert_close(theory.product_joint(m)[3], theory.product_joint(m[3]))

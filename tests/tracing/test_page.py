@@ -24,8 +24,10 @@ def page(tmp_path: Path) -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
     certain = dllm.Strategy(dllm.TopK(k=2), dllm.Blocks(8), dllm.NoCache())
-    trace.record(tmp_path / "run.jsonl", talking("bidirectional", "byte-level"), REQUESTS[:2], certain, top=3)
-    (tmp_path / "run.html").write_text(trace.page(trace.read(tmp_path / "run.jsonl")), encoding="utf-8")
+    trace.record_trace(tmp_path / "run.jsonl", talking("bidirectional", "byte-level"), REQUESTS[:2], certain, top=3)
+    (tmp_path / "run.html").write_text(
+        trace.render_trace_page(trace.read_trace(tmp_path / "run.jsonl")), encoding="utf-8"
+    )
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         found = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")

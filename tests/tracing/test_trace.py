@@ -10,7 +10,7 @@ import pytest
 
 import dllm
 from dllm import trace
-from dllm.tracing.watched import watched
+from dllm.tracing.full_probabilities import request_probabilities
 from tests.streaming.test_deltas import REQUESTS, STRATEGIES, talking
 
 ids = [f"{type(s.policy).__name__}-{type(s.scheduler).__name__}" for s in STRATEGIES]
@@ -19,11 +19,11 @@ ids = [f"{type(s.policy).__name__}-{type(s.scheduler).__name__}" for s in STRATE
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=ids)
 def test_replayed_and_checked(strategy: dllm.Strategy, tmp_path: Path) -> None:
     tiny = talking("bidirectional", "byte-level")
-    results = trace.record(tmp_path / "run.jsonl", tiny, REQUESTS, strategy, batch_size=3)
-    found = trace.read(tmp_path / "run.jsonl")
+    results = trace.record_trace(tmp_path / "run.jsonl", tiny, REQUESTS, strategy, batch_size=3)
+    found = trace.read_trace(tmp_path / "run.jsonl")
     (run,) = found.runs
     assert run.strategy == repr(strategy) and len(run.results) == len(REQUESTS)
-    verdict = trace.check(found)
+    verdict = trace.check_trace(found)
     assert verdict.faults == () and verdict.results == len(REQUESTS)
     for kept in run.results:
         result = results[kept["request"]]
@@ -34,9 +34,9 @@ def test_replayed_and_checked(strategy: dllm.Strategy, tmp_path: Path) -> None:
 def test_certificates_are_those_of_the_results(tmp_path: Path) -> None:
     tiny = talking("block-causal", None)
     sure = dllm.Strategy(dllm.Certified(), dllm.Blocks(8), dllm.PrefixCache())
-    results = trace.record(tmp_path / "run.jsonl", tiny, REQUESTS[:3], sure)
-    found = trace.read(tmp_path / "run.jsonl")
-    assert trace.check(found).faults == ()
+    results = trace.record_trace(tmp_path / "run.jsonl", tiny, REQUESTS[:3], sure)
+    found = trace.read_trace(tmp_path / "run.jsonl")
+    assert trace.check_trace(found).faults == ()
     assert [r["certified"] for r in sorted(found.runs[0].results, key=lambda r: r["request"])] == [
         r.certified for r in results
     ]
@@ -45,22 +45,22 @@ def test_certificates_are_those_of_the_results(tmp_path: Path) -> None:
 def test_candidates_are_kept_and_change_nothing(tmp_path: Path) -> None:
     tiny = talking("bidirectional", None)
     plain = dllm.decode(tiny, REQUESTS[:2], STRATEGIES[0])
-    results = trace.record(tmp_path / "run.jsonl", tiny, REQUESTS[:2], STRATEGIES[0], top=3)
+    results = trace.record_trace(tmp_path / "run.jsonl", tiny, REQUESTS[:2], STRATEGIES[0], top=3)
     assert [r.output_ids for r in results] == [r.output_ids for r in plain]
-    for step in trace.read(tmp_path / "run.jsonl").runs[0].steps:
+    for step in trace.read_trace(tmp_path / "run.jsonl").runs[0].steps:
         for row in step["rows"]:
             assert [len(column) for column in row["top"]] == [3] * len(row["columns"])
             for column, p1 in zip(row["top"], row["p1"], strict=True):
                 assert column[0][1] == pytest.approx(p1, rel=1e-3)
                 assert tiny.mask_id not in [token for token, _ in column]
-    assert repr(watched(STRATEGIES[0])) == repr(STRATEGIES[0])
+    assert repr(request_probabilities(STRATEGIES[0])) == repr(STRATEGIES[0])
 
 
 @pytest.fixture
 def lines(tmp_path: Path) -> list[Any]:
     """The lines of a trace."""
     certain = dllm.Strategy(dllm.TopK(k=3), dllm.Blocks(8), dllm.NoCache())
-    trace.record(tmp_path / "good.jsonl", talking("bidirectional", None), REQUESTS[:2], certain)
+    trace.record_trace(tmp_path / "good.jsonl", talking("bidirectional", None), REQUESTS[:2], certain)
     return [json.loads(line) for line in (tmp_path / "good.jsonl").read_text().splitlines()]
 
 
@@ -81,13 +81,13 @@ def test_a_lie_is_found(field: str, value: Any, lines: list[Any], tmp_path: Path
         row["tokens"] = [(token + 1) % 30 for token in row["tokens"]]
     else:
         row[field] = value
-    assert trace.check(trace.read(put(tmp_path, lines))).faults
+    assert trace.check_trace(trace.read_trace(put(tmp_path, lines))).faults
 
 
 def test_damage_is_told(lines: list[Any], tmp_path: Path) -> None:
     def told(changed: list[Any]) -> str:
         with pytest.raises(trace.TraceError) as error:
-            trace.read(put(tmp_path, changed))
+            trace.read_trace(put(tmp_path, changed))
         return str(error.value)
 
     header, *rest = lines
@@ -104,25 +104,25 @@ def test_damage_is_told(lines: list[Any], tmp_path: Path) -> None:
         assert bad in told(changed), change
     (tmp_path / "bad.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(trace.TraceError, match="not JSON"):
-        trace.read(tmp_path / "bad.jsonl")
+        trace.read_trace(tmp_path / "bad.jsonl")
 
 
 def test_nothing_is_overwritten_or_left_behind(tmp_path: Path) -> None:
     tiny, path = talking("bidirectional", None), tmp_path / "run.jsonl"
     with pytest.raises(dllm.RequestError):
-        trace.record(path, tiny, [dllm.Request((99,), 4)], STRATEGIES[0])
+        trace.record_trace(path, tiny, [dllm.Request((99,), 4)], STRATEGIES[0])
     assert not list(tmp_path.iterdir())
     path.write_text("mine")
     with pytest.raises(dllm.ConfigError, match="exists already"):
-        trace.record(path, tiny, REQUESTS[:1], STRATEGIES[0])
+        trace.record_trace(path, tiny, REQUESTS[:1], STRATEGIES[0])
     assert path.read_text() == "mine" and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_page_holds_the_trace_and_nothing_that_runs(lines: list[Any], tmp_path: Path) -> None:
     lines[1]["run"]["strategy"] = "</script><script>alert(1)</script><!--"
     lines[1]["pieces"] = {"3": "<img src=x onerror=alert(1)>"}
-    found = trace.read(put(tmp_path, lines))
-    page = trace.page(found)
+    found = trace.read_trace(put(tmp_path, lines))
+    page = trace.render_trace_page(found)
     assert page.count("<script") == 2 and "<img" not in page and "alert(1)</script>" not in page
     assert "http://" not in page.replace("http-equiv", "") and "https://" not in page and "default-src 'none'" in page
     inside = page.split('id="data">')[1].split("</script>")[0]

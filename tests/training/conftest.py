@@ -12,8 +12,8 @@ import pytest
 import torch
 import transformers
 
-from dllm.training.tokenizer import word_tokenizer
-from experiments.embedded_text import examples
+from dllm.training.tokenizer import build_word_tokenizer
+from experiments.embedded_text import generate_examples
 
 SIZES: dict[str, int] = {
     "hidden_size": 32,
@@ -27,8 +27,8 @@ SIZES: dict[str, int] = {
 
 def tiny_tokenizer(mask: bool = True) -> Any:
     """Whole words of the embedded model's text; without `mask` it names no mask token."""
-    some = islice(examples(0, held=False), 300)
-    tokenizer = word_tokenizer((text for e in some for text in (e.prompt, e.completion)), 400)
+    some = islice(generate_examples(0, held=False), 300)
+    tokenizer = build_word_tokenizer((text for e in some for text in (e.prompt, e.completion)), 400)
     if not mask:
         tokenizer.mask_token = None
     return tokenizer
@@ -65,6 +65,6 @@ def make_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """120 questions with answers, as `prompt` and `completion`."""
     path = tmp_path_factory.mktemp("data") / "some.jsonl"
-    rows = [{"prompt": e.prompt, "completion": e.completion} for e in islice(examples(1, held=False), 120)]
+    rows = [{"prompt": e.prompt, "completion": e.completion} for e in islice(generate_examples(1, held=False), 120)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from dllm.training.plan import Plan
-from dllm.training.run import train
+from dllm.training.plan import TrainingPlan
+from dllm.training.run import run_training
 from dllm.training.trainer import DiffusionTrainer
 
 
@@ -30,7 +30,7 @@ def main(file: str, step: int) -> None:
         whole(self, output_dir)
 
     DiffusionTrainer._save_rng_state = save  # type: ignore[method-assign]
-    train(Plan(**{**fields, "data": tuple(fields["data"]), "report_to": ()}))
+    run_training(TrainingPlan(**{**fields, "data": tuple(fields["data"]), "report_to": ()}))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from dllm.training.objective import view_loss
-from dllm.training.views import BlockDiffusion, Packed
+from dllm.training.objective import compute_view_loss
+from dllm.training.views import BlockDiffusion, PackedRows
 
 
 def main() -> None:
@@ -28,17 +28,17 @@ def main() -> None:
     config._attn_implementation = "sdpa"
     network: Any = Qwen2ForCausalLM(config)
     tokens = torch.randint(4, 40, (2, 32), generator=torch.Generator().manual_seed(1))
-    packed = Packed(tokens, tokens.clone(), torch.zeros_like(tokens), torch.arange(32).expand(2, 32))
+    packed = PackedRows(tokens, tokens.clone(), torch.zeros_like(tokens), torch.arange(32).expand(2, 32))
     objective = BlockDiffusion(8)
     view = objective.view(packed, objective.noise(packed, torch.Generator().manual_seed(2)), 3)
-    whole = view_loss(network, view, objective.attention_block)
+    whole = compute_view_loss(network, view, objective.attention_block)
     whole.backward()  # type: ignore[no-untyped-call]
     wanted = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
     network.zero_grad()
     mesh = init_device_mesh("cpu", (2,))
     for part in (*network.model.layers, network):
         fully_shard(part, mesh=mesh)
-    parted = view_loss(network, view, objective.attention_block)
+    parted = compute_view_loss(network, view, objective.attention_block)
     parted.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(parted, whole)
     for name, parameter in network.named_parameters():

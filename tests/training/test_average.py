@@ -11,20 +11,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dllm.training.average import FILE, LEAD, Average
-from dllm.training.events import Evaluated, Event
-from dllm.training.plan import Plan
-from dllm.training.run import train
+from dllm.training.average import FILE, LEAD, WeightAverage
+from dllm.training.events import Event, LossEvaluated
+from dllm.training.plan import TrainingPlan
+from dllm.training.run import run_training
 
 
-def after(average: Average, step: int) -> None:
+def after(average: WeightAverage, step: int) -> None:
     average.on_step_end(None, SimpleNamespace(global_step=step), None)
 
 
 def test_it_averages_and_gives_the_weights_back(tmp_path: Path) -> None:
     network = torch.nn.Linear(1, 1, bias=False)
     network.weight.data.fill_(1.0)
-    average = Average(network, 0.5, None)
+    average = WeightAverage(network, 0.5, None)
     average.on_train_begin(None, None, None)
     want = 1.0
     for step, value in ((1, 3.0), (2, -1.0), (50, 7.0)):
@@ -36,7 +36,7 @@ def test_it_averages_and_gives_the_weights_back(tmp_path: Path) -> None:
         assert network.weight.item() == pytest.approx(want)
     assert network.weight.item() == 7.0
     average.write(tmp_path)
-    again = Average(network, 0.5, str(tmp_path))
+    again = WeightAverage(network, 0.5, str(tmp_path))
     again.on_train_begin(None, None, None)
     again.settle()
     assert network.weight.item() == pytest.approx(want)
@@ -45,7 +45,7 @@ def test_it_averages_and_gives_the_weights_back(tmp_path: Path) -> None:
 def test_frozen_weights_are_none_of_its_business() -> None:
     network = torch.nn.Linear(2, 2)
     network.bias.requires_grad_(False)
-    assert list(Average(network, 0.5, None).live) == ["weight"]
+    assert list(WeightAverage(network, 0.5, None).live) == ["weight"]
 
 
 @pytest.mark.parametrize("lora", [0, 4], ids=["full", "lora"])
@@ -58,16 +58,18 @@ def test_the_average_is_evaluated_and_exported(
     }  # fmt: skip
     told: dict[float, list[Event]] = {0.0: [], 0.01: [], 0.9: []}
     for decay, events in told.items():
-        train(Plan(**fields, average=decay, out=str(tmp_path / str(decay))), events.append)
-    plain, light, averaged = ([e.loss for e in events if isinstance(e, Evaluated)] for events in told.values())
+        run_training(TrainingPlan(**fields, average=decay, out=str(tmp_path / str(decay))), events.append)
+    plain, light, averaged = ([e.loss for e in events if isinstance(e, LossEvaluated)] for events in told.values())
     assert plain[0] == light[0] == averaged[0]
     assert 0 < abs(light[1] - plain[1]) < 0.2 * abs(averaged[1] - plain[1])
     again: list[Event] = []
-    train(
-        Plan(**{**fields, "base": str(tmp_path / "0.9" / "model"), "lora": 0, "steps": 1}, out=str(tmp_path / "again")),
+    run_training(
+        TrainingPlan(
+            **{**fields, "base": str(tmp_path / "0.9" / "model"), "lora": 0, "steps": 1}, out=str(tmp_path / "again")
+        ),
         again.append,
     )
-    assert next(e.loss for e in again if isinstance(e, Evaluated)) == pytest.approx(averaged[1], rel=1e-5)
+    assert next(e.loss for e in again if isinstance(e, LossEvaluated)) == pytest.approx(averaged[1], rel=1e-5)
     if not lora:
         kept = load_file(tmp_path / "0.9" / "checkpoints" / "checkpoint-4" / FILE)
         shipped = load_file(tmp_path / "0.9" / "model" / "model.safetensors")

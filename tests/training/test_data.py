@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from dllm.errors import ConfigError
-from dllm.training.data import Problem, Record, check_files, read_files
+from dllm.training.data import DataProblem, DataRecord, check_data_files, read_data_files
 
 ASKED, ANSWERED = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
 
 
-def read(path: Path, content: str | bytes) -> list[Record | Problem]:
+def read(path: Path, content: str | bytes) -> list[DataRecord | DataProblem]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    check_files([str(path)])
-    return list(read_files([str(path)]))
+    check_data_files([str(path)])
+    return list(read_data_files([str(path)]))
 
 
 GOOD: list[dict[str, Any]] = [
@@ -35,18 +35,18 @@ GOOD: list[dict[str, Any]] = [
 def test_every_format_of_a_conversation_reads_the_same(tmp_path: Path, row: dict[str, Any]) -> None:
     (lines,) = read(tmp_path / "a.jsonl", json.dumps(row) + "\n")
     (listed,) = read(tmp_path / "a.json", json.dumps([row]))
-    assert lines == Record(f"{tmp_path}/a.jsonl:1", (ASKED, ANSWERED))
-    assert listed == Record(f"{tmp_path}/a.json:row 1", (ASKED, ANSWERED))
+    assert lines == DataRecord(f"{tmp_path}/a.jsonl:1", (ASKED, ANSWERED))
+    assert listed == DataRecord(f"{tmp_path}/a.json:row 1", (ASKED, ANSWERED))
 
 
 def test_alpacas_input_follows_its_instruction(tmp_path: Path) -> None:
     (record,) = read(tmp_path / "a.jsonl", '{"instruction": "Sort.", "input": "b a", "output": "a b"}')
-    assert isinstance(record, Record) and record.messages[0]["content"] == "Sort.\n\nb a"
+    assert isinstance(record, DataRecord) and record.messages[0]["content"] == "Sort.\n\nb a"
 
 
 def test_texts_are_documents(tmp_path: Path) -> None:
-    assert read(tmp_path / "a.txt", "One.\n\nTwo.\n") == [Record(f"{tmp_path}/a.txt:1", text="One.\n\nTwo.\n")]
-    assert read(tmp_path / "a.jsonl", '{"text": "One."}\n') == [Record(f"{tmp_path}/a.jsonl:1", text="One.")]
+    assert read(tmp_path / "a.txt", "One.\n\nTwo.\n") == [DataRecord(f"{tmp_path}/a.txt:1", text="One.\n\nTwo.\n")]
+    assert read(tmp_path / "a.jsonl", '{"text": "One."}\n') == [DataRecord(f"{tmp_path}/a.jsonl:1", text="One.")]
 
 
 BAD = {
@@ -78,17 +78,17 @@ BAD = {
 def test_a_bad_row_is_a_problem_with_its_line(tmp_path: Path, line: str) -> None:
     good = json.dumps(GOOD[0])
     first, problem, last = read(tmp_path / "a.jsonl", f"{good}\n{line}\n{good}\n")
-    assert isinstance(first, Record) and isinstance(last, Record)
-    assert isinstance(problem, Problem), problem
+    assert isinstance(first, DataRecord) and isinstance(last, DataRecord)
+    assert isinstance(problem, DataProblem), problem
     assert (problem.place, problem.kind) == (f"{tmp_path}/a.jsonl:2", BAD[line])
     assert problem.message
 
 
 def test_bytes_that_are_no_text_are_a_problem(tmp_path: Path) -> None:
     (problem,) = read(tmp_path / "a.jsonl", b'{"text": "\xff"}\n')
-    assert isinstance(problem, Problem) and problem.kind == "broken JSON"
+    assert isinstance(problem, DataProblem) and problem.kind == "broken JSON"
     (problem,) = read(tmp_path / "a.txt", b"\xff\xfe\x00")
-    assert isinstance(problem, Problem) and problem.kind == "not UTF-8"
+    assert isinstance(problem, DataProblem) and problem.kind == "not UTF-8"
 
 
 @pytest.mark.parametrize(
@@ -106,4 +106,4 @@ def test_a_file_that_is_wrong_as_a_whole_is_an_error(tmp_path: Path, name: str, 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nope\.jsonl: no such file"):
-        check_files([str(tmp_path / "nope.jsonl")])
+        check_data_files([str(tmp_path / "nope.jsonl")])

@@ -7,9 +7,9 @@ from itertools import islice
 
 import pytest
 
-from experiments.embedded_text import Example, examples, held_out, is_correct
+from experiments.embedded_text import Example, generate_examples, is_correct, is_held_out
 
-SOME = list(islice(examples("test", held=False), 1500))
+SOME = list(islice(generate_examples("test", held=False), 1500))
 
 
 def test_the_worked_answer_is_graded_right_and_an_altered_one_wrong() -> None:
@@ -28,12 +28,12 @@ def test_every_line_of_working_is_true() -> None:
 
 @pytest.mark.parametrize("held", [True, False])
 def test_the_splits_are_disjoint_by_the_hash_of_the_prompt(held: bool) -> None:
-    assert all(held_out(e.prompt) is held for e in islice(examples(1, held=held), 200))
+    assert all(is_held_out(e.prompt) is held for e in islice(generate_examples(1, held=held), 200))
 
 
 def test_a_seed_decides_the_stream() -> None:
-    assert list(islice(examples(3, held=False), 50)) == list(islice(examples(3, held=False), 50))
-    assert list(islice(examples(3, held=False), 50)) != list(islice(examples(4, held=False), 50))
+    assert list(islice(generate_examples(3, held=False), 50)) == list(islice(generate_examples(3, held=False), 50))
+    assert list(islice(generate_examples(3, held=False), 50)) != list(islice(generate_examples(4, held=False), 50))
 
 
 def test_word_problems_hardly_repeat() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dllm.training.noise import IGNORE, complement, draw_noise, noised_labels
+from dllm.training.noise import IGNORE, complement_mask, draw_noise, select_noised_labels
 
 
 @st.composite
@@ -21,10 +21,10 @@ def labelled(draw: st.DrawFn) -> Tensor:
 @given(labelled(), st.integers(1, 12), st.integers(0, 99))
 def test_every_supervised_token_is_masked_in_exactly_one_copy(labels: Tensor, block: int, seed: int) -> None:
     noised = draw_noise(labels, block, rng=torch.Generator().manual_seed(seed))
-    other = complement(noised, labels)
+    other = complement_mask(noised, labels)
     assert torch.equal(noised ^ other, labels != IGNORE)
     assert not (noised & other).any()
-    kept, rest = noised_labels(labels, noised), noised_labels(labels, other)
+    kept, rest = select_noised_labels(labels, noised), select_noised_labels(labels, other)
     assert torch.equal(torch.where(kept != IGNORE, kept, rest), labels)
 
 

@@ -14,10 +14,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from dllm.training.attention import paper_layout, sees
-from dllm.training.noise import IGNORE, complement, draw_noise, noised_labels
-from dllm.training.objective import diffusion_loss, paper_forward, shifted_loss, view_loss
-from dllm.training.views import NextToken, Packed
+from dllm.training.attention import make_paper_layout, make_visibility_mask
+from dllm.training.noise import IGNORE, complement_mask, draw_noise, select_noised_labels
+from dllm.training.objective import (
+    compute_diffusion_loss,
+    compute_shifted_loss,
+    compute_view_loss,
+    forward_as_published,
+)
+from dllm.training.views import NextToken, PackedRows
 
 GOLDENS = Path(__file__).resolve().parents[3] / "shared" / "goldens"
 TRACES = GOLDENS / "fast_dllm_v2_training.json"
@@ -61,16 +66,16 @@ def tiny() -> Qwen2ForCausalLM:
 def test_equals_the_recorded_training_forward(case: dict[str, Any]) -> None:
     tokens, labels = torch.tensor(case["input_ids"]), torch.tensor(case["labels"])
     noised = (torch.tensor(case["noised"]) == case["mask_id"]) & (labels != IGNORE)
-    other = complement(noised, labels)
+    other = complement_mask(noised, labels)
     assert tokens.masked_fill(other, case["mask_id"]).tolist() == case["noised_complement"]
-    both = torch.cat((noised_labels(labels, noised), noised_labels(labels, other)))
+    both = torch.cat((select_noised_labels(labels, noised), select_noised_labels(labels, other)))
     assert both.tolist() == case["model_labels"]
     model = golden_model(case["checkpoint"])
-    logits, loss = paper_forward(model, tokens, labels, noised, block=case["bd_size"], mask_id=case["mask_id"])
+    logits, loss = forward_as_published(model, tokens, labels, noised, block=case["bd_size"], mask_id=case["mask_id"])
     assert loss.item() == pytest.approx(case["loss"], abs=2e-4)
     want = np.load(GOLDENS / "fast_dllm_v2_training_logits.npz")[f"{case['id']}/logits"]
     assert np.abs(logits[:, ::4].numpy() - want).max() < 1e-3
-    cheap, _ = diffusion_loss(model, tokens, labels, noised, block=case["bd_size"], mask_id=case["mask_id"])
+    cheap, _ = compute_diffusion_loss(model, tokens, labels, noised, block=case["bd_size"], mask_id=case["mask_id"])
     assert cheap.item() == pytest.approx(case["loss"], abs=2e-4)
 
 
@@ -78,7 +83,10 @@ def test_equals_the_recorded_training_forward(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", GOLDEN["attention_masks"])
 def test_equals_the_recorded_attention_mask(name: str) -> None:
     length, block = (int(part[1:]) for part in name.split("_"))
-    rows = ["".join(str(int(cell)) for cell in row) for row in sees(paper_layout(length), block).tolist()]
+    rows = [
+        "".join(str(int(cell)) for cell in row)
+        for row in make_visibility_mask(make_paper_layout(length), block).tolist()
+    ]
     assert rows == GOLDEN["attention_masks"][name]
 
 
@@ -93,22 +101,22 @@ def test_the_cheap_layout_gives_the_published_loss(
     labels = tokens.masked_fill(torch.arange(length) < first, IGNORE)
     noised = draw_noise(labels, block, rng=rng)
     with torch.no_grad():
-        _, want = paper_forward(tiny, tokens, labels, noised, block=block, mask_id=MASK)
-        got, positions = diffusion_loss(tiny, tokens, labels, noised, block=block, mask_id=MASK)
+        _, want = forward_as_published(tiny, tokens, labels, noised, block=block, mask_id=MASK)
+        got, positions = compute_diffusion_loss(tiny, tokens, labels, noised, block=block, mask_id=MASK)
     assert got.item() == pytest.approx(want.item(), abs=1e-5)
     assert positions <= 3 * 3 * length
 
 
 def test_the_label_of_column_zero_is_never_used() -> None:
     logits, labels = torch.randn(1, 4, 9), torch.tensor([[1, 2, 3, 4]])
-    assert shifted_loss(logits, labels) == shifted_loss(logits, torch.tensor([[8, 2, 3, 4]]))
+    assert compute_shifted_loss(logits, labels) == compute_shifted_loss(logits, torch.tensor([[8, 2, 3, 4]]))
 
 
 @torch.no_grad()
 def test_next_token_loss_is_the_stock_causal_loss(tiny: Any) -> None:
     tokens = torch.randint(4, 20, (2, 12), generator=torch.Generator().manual_seed(1))
     labels = tokens.masked_fill(torch.arange(12) < 5, IGNORE)
-    packed = Packed(tokens, labels, torch.zeros_like(tokens), torch.arange(12).expand(2, -1))
+    packed = PackedRows(tokens, labels, torch.zeros_like(tokens), torch.arange(12).expand(2, -1))
     view = NextToken().view(packed, NextToken().noise(packed), MASK)
-    loss = view_loss(tiny, view, NextToken().attention_block) / (view["labels"] != IGNORE).sum()
+    loss = compute_view_loss(tiny, view, NextToken().attention_block) / (view["labels"] != IGNORE).sum()
     assert loss.item() == pytest.approx(tiny(input_ids=tokens, labels=labels).loss.item(), abs=1e-5)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from dllm.training.optim import Muon, divided, orthogonalise
+from dllm.training.optim import Muon, make_parameter_groups, orthogonalise_matrices
 
 
 def test_orthogonalise_brings_singular_values_near_one() -> None:
     torch.manual_seed(0)
     for shape in ((2, 6, 10), (3, 10, 6), (1, 5, 5)):
-        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+        values = torch.linalg.svdvals(orthogonalise_matrices(torch.randn(shape)))
         assert values.min() > 0.3 and values.max() < 1.5
 
 
@@ -59,7 +59,7 @@ def test_only_matrices_between_embedding_and_head_are_orthogonal(tied: bool) -> 
     )  # fmt: skip
     network = Qwen2ForCausalLM(config)
     network.model.norm.requires_grad_(False)
-    matrices, rest = divided(network, 0.1)
+    matrices, rest = make_parameter_groups(network, 0.1)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     inner = {names[id(parameter)] for parameter in matrices["params"]}
     outer = {names[id(parameter)] for parameter in rest["params"]}
@@ -78,7 +78,7 @@ def test_rows_of_the_vocabulary_in_an_adapter_are_not_orthogonal(tied: bool) -> 
     )  # fmt: skip
     lora = peft.LoraConfig(r=2, target_modules="all-linear", trainable_token_indices=[3], task_type="CAUSAL_LM")
     adapted = peft.get_peft_model(Qwen2ForCausalLM(config), lora)
-    matrices, rest = divided(adapted, 0.0)
+    matrices, rest = make_parameter_groups(adapted, 0.0)
     assert len(rest["params"]) == 1 and rest["params"][0].shape == (1, 16)
     assert len(matrices["params"]) == 14
 

@@ -7,22 +7,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dllm.training.attention import FILLER
-from dllm.training.encoding import Sample
+from dllm.training.encoding import TrainingSample
 from dllm.training.noise import IGNORE
-from dllm.training.packing import Lessons, Packing, Rows, blank, fitted, held_out, stacked
+from dllm.training.packing import (
+    NoisedDataset,
+    PackedDataset,
+    RowPacking,
+    fit_into_rows,
+    make_blank_row,
+    split_held_out,
+    stack_rows,
+)
 from dllm.training.views import BlockDiffusion
 
 FILL = 3
 
 
-def sample(size: int, start: int = 10) -> Sample:
+def sample(size: int, start: int = 10) -> TrainingSample:
     tokens = list(range(start, start + size))
-    return Sample(tokens, [i >= size // 2 for i in range(size)], f"{start}-{size}")
+    return TrainingSample(tokens, [i >= size // 2 for i in range(size)], f"{start}-{size}")
 
 
 @given(st.lists(st.integers(1, 20), max_size=40), st.integers(20, 50))
 def test_fitted_rows_hold_everything_once_and_never_too_much(sizes: list[int], room: int) -> None:
-    rows = fitted(sizes, room)
+    rows = fit_into_rows(sizes, room)
     assert sorted(index for row in rows for index in row) == list(range(len(sizes)))
     totals = sorted(sum(sizes[i] for i in row) for row in rows)
     assert all(0 < total <= room for total in totals)
@@ -32,7 +40,7 @@ def test_fitted_rows_hold_everything_once_and_never_too_much(sizes: list[int], r
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(1, 8), st.booleans())
 def test_isolated_rows_hold_every_sample_padded_to_whole_blocks(sizes: list[int], block: int, learnt: bool) -> None:
     samples = [sample(size, 10 + 100 * i) for i, size in enumerate(sizes)]
-    rows = Rows(samples, Packing(28, block, FILL, learnt))
+    rows = PackedDataset(samples, RowPacking(28, block, FILL, learnt))
     found = []
     for row in (rows[i] for i in range(len(rows))):
         assert len(row.tokens) <= 28
@@ -50,7 +58,7 @@ def test_isolated_rows_hold_every_sample_padded_to_whole_blocks(sizes: list[int]
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.sampled_from([1, 4]))
 def test_a_stream_is_everything_in_a_row_cut_at_the_context(sizes: list[int], block: int) -> None:
     samples = [sample(size, 10 + 100 * i) for i, size in enumerate(sizes)]
-    rows = Rows(samples, Packing(16, block, FILL, isolate=False))
+    rows = PackedDataset(samples, RowPacking(16, block, FILL, isolate=False))
     joined = torch.cat([rows[i].tokens for i in range(len(rows))]).tolist()
     want = [t for s in samples for t in s.tokens + [FILL] * (-len(s.tokens) % block)]
     assert joined == want
@@ -59,9 +67,9 @@ def test_a_stream_is_everything_in_a_row_cut_at_the_context(sizes: list[int], bl
     assert all(set(rows[i].sample.tolist()) == {0} for i in range(len(rows)))
 
 
-def lessons(count: int = 30, seed: int = 0, shuffle: bool = True) -> Lessons:
-    rows = Rows([sample(8, 10 + 100 * i) for i in range(10)], Packing(8, 4, FILL))
-    return Lessons(rows, BlockDiffusion(4), seed, count, shuffle)
+def lessons(count: int = 30, seed: int = 0, shuffle: bool = True) -> NoisedDataset:
+    rows = PackedDataset([sample(8, 10 + 100 * i) for i in range(10)], RowPacking(8, 4, FILL))
+    return NoisedDataset(rows, BlockDiffusion(4), seed, count, shuffle)
 
 
 def same(one: object, two: object) -> bool:
@@ -93,9 +101,9 @@ def test_held_out_lessons_keep_their_order() -> None:
 
 
 def test_rows_of_unequal_length_make_a_batch_with_filler() -> None:
-    rows = Rows([sample(8), sample(4, 200)], Packing(8, 4, FILL))
-    some = Lessons(rows, BlockDiffusion(4), 0, 2, shuffle=False)
-    packed, noise = stacked([some[0], some[1], blank()])
+    rows = PackedDataset([sample(8), sample(4, 200)], RowPacking(8, 4, FILL))
+    some = NoisedDataset(rows, BlockDiffusion(4), 0, 2, shuffle=False)
+    packed, noise = stack_rows([some[0], some[1], make_blank_row()])
     assert packed.tokens.shape == noise.mask.shape == noise.rate.shape == (3, 8)
     assert packed.sample[1].tolist() == [0] * 4 + [FILLER] * 4
     assert (packed.labels[1, 4:] == IGNORE).all() and (packed.labels[2] == IGNORE).all()
@@ -105,10 +113,10 @@ def test_rows_of_unequal_length_make_a_batch_with_filler() -> None:
 def test_held_out_texts_do_not_depend_on_order_and_are_never_trained_on(
     names: list[int], share: float, dice: object
 ) -> None:
-    samples = [Sample([name], [True], f"{name * 7919 % 1000:03}") for name in names]
-    taught, spared = held_out(samples, share)
+    samples = [TrainingSample([name], [True], f"{name * 7919 % 1000:03}") for name in names]
+    taught, spared = split_held_out(samples, share)
     assert not {s.digest for s in taught} & {s.digest for s in spared}
     assert len(taught) + len(spared) == len(samples) and bool(spared) == (share > 0)
     mixed = list(samples)
     dice.shuffle(mixed)  # type: ignore[attr-defined]
-    assert {s.digest for s in held_out(mixed, share)[1]} == {s.digest for s in spared}
+    assert {s.digest for s in split_held_out(mixed, share)[1]} == {s.digest for s in spared}

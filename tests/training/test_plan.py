@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dllm.errors import ConfigError
-from dllm.training.plan import PASSING, RECIPES, Plan, make_plan, read_config
+from dllm.training.plan import PASSING, RECIPES, TrainingPlan, make_training_plan, read_training_config
 from dllm.training.views import BlockDiffusion, FullDiffusion, NextToken
 
 NEEDED: dict[str, Any] = {"base": "b", "data": ("d.jsonl",), "out": "o", "steps": 10}
@@ -44,34 +44,34 @@ NEEDED: dict[str, Any] = {"base": "b", "data": ("d.jsonl",), "out": "o", "steps"
 )
 def test_what_cannot_work_is_refused_by_name(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Plan(**{**NEEDED, **change})
+        TrainingPlan(**{**NEEDED, **change})
 
 
 def test_the_objective_is_a_value() -> None:
-    assert Plan(**NEEDED, sub_block=8).task == BlockDiffusion(32, 8)
-    assert Plan(**NEEDED, objective="full-attention", context=100).task == FullDiffusion()
-    assert Plan(**NEEDED, objective="next-token", context=100).task == NextToken()
-    assert [Plan(**NEEDED, pad=pad).fills for pad in ("mask", "end", "none")] == [32, 32, 1]
+    assert TrainingPlan(**NEEDED, sub_block=8).task == BlockDiffusion(32, 8)
+    assert TrainingPlan(**NEEDED, objective="full-attention", context=100).task == FullDiffusion()
+    assert TrainingPlan(**NEEDED, objective="next-token", context=100).task == NextToken()
+    assert [TrainingPlan(**NEEDED, pad=pad).fills for pad in ("mask", "end", "none")] == [32, 32, 1]
 
 
 @pytest.mark.parametrize(("name", "rate", "steps"), [("1.5b", 2e-5, 6000), ("7b", 1e-5, 2500)])
 def test_the_published_recipes(name: str, rate: float, steps: int) -> None:
-    plan = make_plan(read_config(f"fast_dllm_v2_{name}"), {"data": ("d.jsonl",), "out": "o"})
+    plan = make_training_plan(read_training_config(f"fast_dllm_v2_{name}"), {"data": ("d.jsonl",), "out": "o"})
     assert (plan.lr, plan.steps, plan.batch, plan.block, plan.context) == (rate, steps, 256, 32, 2048)
     assert plan.task == BlockDiffusion(32) and plan.lora == 0 and plan.pad == "mask"
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_a_plan(path: Path) -> None:
-    make_plan(read_config(path.stem), {"data": ("d.jsonl",), "out": "o"})
+    make_training_plan(read_training_config(path.stem), {"data": ("d.jsonl",), "out": "o"})
 
 
 def test_what_is_given_replaces_the_config(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("base: b\ndata: d.jsonl\nout: o\nsteps: 5\nlr: 2e-4\nreport_to: [tensorboard]\nlora_alpha: null\n")
-    plan = make_plan(read_config(str(path)), {"lr": None, "batch": 8})
+    plan = make_training_plan(read_training_config(str(path)), {"lr": None, "batch": 8})
     assert (plan.data, plan.lr, plan.batch, plan.report_to) == (("d.jsonl",), 2e-4, 8, ("tensorboard",))
-    assert make_plan(read_config(str(path)), {"epochs": 2.0}).steps is None
+    assert make_training_plan(read_training_config(str(path)), {"epochs": 2.0}).steps is None
 
 
 @pytest.mark.parametrize(
@@ -94,26 +94,28 @@ def test_a_config_that_is_wrong_says_where(tmp_path: Path, text: str, message: s
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message) as caught:
-        read_config(str(path))
+        read_training_config(str(path))
     assert str(path) in str(caught.value)
 
 
 def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
     with pytest.raises(ConfigError, match=r"shipped recipes are fast_dllm_v2_1.5b, fast_dllm_v2_7b, laptop_lora"):
-        read_config("fast_dllm_v3")
+        read_training_config("fast_dllm_v3")
 
 
 def test_going_on_needs_the_same_plan_but_for_what_changes_no_weight() -> None:
-    plan = Plan(**NEEDED)
+    plan = TrainingPlan(**NEEDED)
     plan.check_continues(plan.record())
-    plan.check_continues(Plan(**NEEDED, log_every=3, keep=9).record())
+    plan.check_continues(TrainingPlan(**NEEDED, log_every=3, keep=9).record())
     with pytest.raises(ConfigError, match=r"--lr 2e-05: the run in o was started with 0.001"):
-        plan.check_continues(Plan(**NEEDED, lr=1e-3).record())
+        plan.check_continues(TrainingPlan(**NEEDED, lr=1e-3).record())
     assert {"lr", "seed", "batch", "data", "block"}.isdisjoint(PASSING)
 
 
 def test_a_run_from_before_a_field_existed_had_its_default() -> None:
-    old = {name: value for name, value in Plan(**NEEDED).record().items() if name not in ("optimizer", "average")}
-    Plan(**NEEDED).check_continues(old)
+    old = {
+        name: value for name, value in TrainingPlan(**NEEDED).record().items() if name not in ("optimizer", "average")
+    }
+    TrainingPlan(**NEEDED).check_continues(old)
     with pytest.raises(ConfigError, match="--optimizer muon: the run in o was started with 'adamw'"):
-        Plan(**NEEDED, optimizer="muon").check_continues(old)
+        TrainingPlan(**NEEDED, optimizer="muon").check_continues(old)

@@ -14,10 +14,18 @@ from safetensors.torch import load_file
 
 import dllm
 from dllm.errors import ConfigError
-from dllm.training.attention import block_causal
-from dllm.training.events import Evaluated, Event, Exported, Logged, Prepared, Sampled, Saved
-from dllm.training.plan import Plan
-from dllm.training.run import train
+from dllm.training.attention import make_block_causal_mask
+from dllm.training.events import (
+    AnswerSampled,
+    CheckpointSaved,
+    Event,
+    LossEvaluated,
+    LossLogged,
+    ModelExported,
+    RunPrepared,
+)
+from dllm.training.plan import TrainingPlan
+from dllm.training.run import run_training
 
 Base = Callable[..., Path]
 SMALL: dict[str, Any] = {
@@ -26,17 +34,17 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def plan(base: Path, data: Path, out: Path, **changes: Any) -> Plan:
-    return Plan(**{**SMALL, "base": str(base), "data": (str(data),), "out": str(out), **changes})
+def plan(base: Path, data: Path, out: Path, **changes: Any) -> TrainingPlan:
+    return TrainingPlan(**{**SMALL, "base": str(base), "data": (str(data),), "out": str(out), **changes})
 
 
 def losses(events: list[Event]) -> list[float]:
-    return [event.loss for event in events if isinstance(event, Logged)]
+    return [event.loss for event in events if isinstance(event, LossLogged)]
 
 
 @torch.no_grad()
 def logits(network: Any, tokens: torch.Tensor, block: int = 16) -> torch.Tensor:
-    mask = block_causal(tokens.shape[1], block)[None, None]
+    mask = make_block_causal_mask(tokens.shape[1], block)[None, None]
     network.eval().set_attn_implementation("sdpa")
     return network(input_ids=tokens, attention_mask=mask, use_cache=False).logits
 
@@ -48,7 +56,7 @@ def test_every_base_is_trained_and_exported(
 ) -> None:
     base = make_base(kind, tied=kind != "Llama", mask=kind == "Qwen2")
     events: list[Event] = []
-    folder = train(plan(base, data_file, tmp_path / "run", lora=lora), events.append, command="dllm train …")
+    folder = run_training(plan(base, data_file, tmp_path / "run", lora=lora), events.append, command="dllm train …")
     model = dllm.load(folder)
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == f"Fast_dLLM_{kind.replace('Qwen2', 'Qwen')}" and config["bd_size"] == 16
@@ -64,16 +72,16 @@ def test_every_base_is_trained_and_exported(
     assert not torch.allclose(logits(dllm.load(base).network, tokens), logits(stock, tokens)[..., :held], atol=1e-2)
     assert len(dllm.decode(model, "Tom has 3 nuts.", max_new_tokens=16)[0].output_ids) <= 16
     prepared = events[0]
-    assert isinstance(prepared, Prepared) and (prepared.trained < prepared.parameters / 2) == bool(lora)
-    assert isinstance(events[-1], Exported) and (events[-1].adapter is not None) == bool(lora)
+    assert isinstance(prepared, RunPrepared) and (prepared.trained < prepared.parameters / 2) == bool(lora)
+    assert isinstance(events[-1], ModelExported) and (events[-1].adapter is not None) == bool(lora)
     assert losses(events)[-1] < losses(events)[0]
 
 
 def test_an_adapter_on_the_exported_base_is_the_merged_model(make_base: Base, data_file: Path, tmp_path: Path) -> None:
     """The base in Hub format is a run of no steps; a mask row that is new lies in the adapter too."""
     base = make_base("Qwen2", mask=False)
-    merged = train(plan(base, data_file, tmp_path / "run", lora=4))
-    plain = train(plan(base, data_file, tmp_path / "plain", steps=0))
+    merged = run_training(plan(base, data_file, tmp_path / "run", lora=4))
+    plain = run_training(plan(base, data_file, tmp_path / "plain", steps=0))
     assert "Not trained" in (plain / "README.md").read_text()
     model = dllm.load(plain, adapter=tmp_path / "run" / "adapter")
     tokens = torch.randint(5, 200, (1, 40), generator=torch.Generator().manual_seed(0))
@@ -90,7 +98,7 @@ def test_an_adapter_on_the_exported_base_is_the_merged_model(make_base: Base, da
 def test_a_new_mask_row_starts_as_the_mean_of_the_others(make_base: Base, data_file: Path, tmp_path: Path) -> None:
     for spare in (0, 3):
         base = make_base("Qwen2", mask=False, spare=spare)
-        folder = train(plan(base, data_file, tmp_path / f"run{spare}", steps=0))
+        folder = run_training(plan(base, data_file, tmp_path / f"run{spare}", steps=0))
         rows = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
         was = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
         index = json.loads((folder / "config.json").read_text())["mask_token_id"]
@@ -100,26 +108,26 @@ def test_a_new_mask_row_starts_as_the_mean_of_the_others(make_base: Base, data_f
 
 
 def test_a_named_token_serves_as_the_mask(make_base: Base, data_file: Path, tmp_path: Path) -> None:
-    folder = train(plan(make_base(mask=False), data_file, tmp_path / "run", steps=0, mask_token="<|pad|>"))
+    folder = run_training(plan(make_base(mask=False), data_file, tmp_path / "run", steps=0, mask_token="<|pad|>"))
     assert dllm.load(folder).mask_id == 1
     with pytest.raises(ConfigError, match="--mask-token 'nope': not a token"):
-        train(plan(make_base(), data_file, tmp_path / "two", mask_token="nope"))
+        run_training(plan(make_base(), data_file, tmp_path / "two", mask_token="nope"))
 
 
 @pytest.mark.parametrize("kind", ["Qwen2", "Llama"])
 def test_other_objectives_export_formats_that_load(kind: str, make_base: Base, data_file: Path, tmp_path: Path) -> None:
-    full = train(plan(make_base(kind), data_file, tmp_path / "full", steps=1, objective="full-attention"))
+    full = run_training(plan(make_base(kind), data_file, tmp_path / "full", steps=1, objective="full-attention"))
     model = dllm.load(full)
     assert model.geometry == dllm.types.Bidirectional() and model.needs_left == 0 and model.mask_id == 2
-    causal = train(plan(make_base(kind), data_file, tmp_path / "causal", steps=1, objective="next-token"))
+    causal = run_training(plan(make_base(kind), data_file, tmp_path / "causal", steps=1, objective="next-token"))
     assert dllm.load(causal).family == "autoregressive"
     stock = transformers.AutoModelForCausalLM.from_pretrained(causal)
     assert type(stock).__name__ == f"{kind}ForCausalLM"
 
 
 def test_an_adapted_model_can_be_trained_on(make_base: Base, data_file: Path, tmp_path: Path) -> None:
-    once = train(plan(make_base(mask=False), data_file, tmp_path / "one", steps=1))
-    twice = train(plan(once, data_file, tmp_path / "two", steps=1))
+    once = run_training(plan(make_base(mask=False), data_file, tmp_path / "one", steps=1))
+    twice = run_training(plan(once, data_file, tmp_path / "two", steps=1))
     assert dllm.load(twice).mask_id == dllm.load(once).mask_id
 
 
@@ -132,20 +140,20 @@ def test_events_tell_the_run_and_the_card_keeps_it(make_base: Base, data_file: P
         return f"answer {len(asked)}"
 
     out = tmp_path / "run"
-    folder = train(
+    folder = run_training(
         plan(make_base(), data_file, out, report_to=("tensorboard",), optimizer="muon", average=0.5),
         events.append,
         sampler,
         "dllm train x",
     )
-    assert [e.step for e in events if isinstance(e, Evaluated)] == [0, 2, 4]
-    assert [e.step for e in events if isinstance(e, Saved)] == [2, 4]
-    samples = [e for e in events if isinstance(e, Sampled)]
+    assert [e.step for e in events if isinstance(e, LossEvaluated)] == [0, 2, 4]
+    assert [e.step for e in events if isinstance(e, CheckpointSaved)] == [2, 4]
+    samples = [e for e in events if isinstance(e, AnswerSampled)]
     assert [e.answer for e in samples] == ["answer 1", "answer 2", "answer 3"]
     assert samples[0].prompt.startswith("<|user|>") and samples[0].prompt.endswith("<|assistant|>")
     assert len(losses(events)) == 4
     card = (folder / "README.md").read_text()
-    first = next(e.loss for e in events if isinstance(e, Evaluated))
+    first = next(e.loss for e in events if isinstance(e, LossEvaluated))
     for fact in (
         f"| 0 | {first:.4f} |",
         "dllm train x",
@@ -166,9 +174,9 @@ def test_skipped_rows_reach_the_report_and_the_card(make_base: Base, data_file: 
     data = tmp_path / "mixed.jsonl"
     data.write_text(data_file.read_text() + "\n{broken\n" + json.dumps({"prompt": "x"}) + "\n")
     events: list[Event] = []
-    folder = train(plan(make_base(), data, tmp_path / "run", steps=1, context=64), events.append)
+    folder = run_training(plan(make_base(), data, tmp_path / "run", steps=1, context=64), events.append)
     prepared = events[0]
-    assert isinstance(prepared, Prepared)
+    assert isinstance(prepared, RunPrepared)
     skipped = prepared.report.skipped
     assert {kind: skipped[kind] for kind in ("empty row", "broken JSON", "no response")} == {
         "empty row": 1, "broken JSON": 1, "no response": 1,
@@ -176,7 +184,7 @@ def test_skipped_rows_reach_the_report_and_the_card(make_base: Base, data_file: 
     assert skipped["over-long sample"] > 0 and sum(skipped.values()) + prepared.report.samples == 123
     assert f"skipped {skipped['over-long sample']:,}: over-long sample" in (folder / "README.md").read_text()
     with pytest.raises(ConfigError, match=r"mixed\.jsonl:121: empty row"):
-        train(plan(make_base(), data, tmp_path / "strict", strict_data=True))
+        run_training(plan(make_base(), data, tmp_path / "strict", strict_data=True))
     assert not (tmp_path / "strict").exists()
 
 
@@ -186,10 +194,10 @@ def test_another_plan_or_foreign_files_in_the_folder_are_refused(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="exists and is no training run"):
-        train(plan(make_base(), data_file, tmp_path / "mine"))
-    train(plan(make_base(), data_file, tmp_path / "run", steps=0))
+        run_training(plan(make_base(), data_file, tmp_path / "mine"))
+    run_training(plan(make_base(), data_file, tmp_path / "run", steps=0))
     with pytest.raises(ConfigError, match=r"--seed 1: the run in .* was started with 0"):
-        train(plan(make_base(), data_file, tmp_path / "run", steps=0, seed=1))
+        run_training(plan(make_base(), data_file, tmp_path / "run", steps=0, seed=1))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +214,7 @@ def test_what_cannot_work_is_refused_before_any_work(
     changes: dict[str, Any], message: str, make_base: Base, data_file: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        train(plan(make_base(), data_file, tmp_path / "run", **changes))
+        run_training(plan(make_base(), data_file, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
 
 
@@ -214,20 +222,20 @@ def test_a_base_of_another_kind_is_refused(data_file: Path, tmp_path: Path) -> N
     config = transformers.GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=64)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     with pytest.raises(ConfigError, match="is a GPT2LMHeadModel; those that can be adapted are Qwen2"):
-        train(plan(tmp_path / "gpt2", data_file, tmp_path / "run", context=32))
+        run_training(plan(tmp_path / "gpt2", data_file, tmp_path / "run", context=32))
 
 
 def test_a_tiny_model_learns(make_base: Base, data_file: Path, tmp_path: Path) -> None:
     events: list[Event] = []
     changes = {"steps": 40, "lr": 2e-2, "batch": 8, "micro_batch": 8, "save_every": 40, "eval_every": 40}
-    train(plan(make_base(), data_file, tmp_path / "run", **changes), events.append)
-    held = [event.loss for event in events if isinstance(event, Evaluated)]
+    run_training(plan(make_base(), data_file, tmp_path / "run", **changes), events.append)
+    held = [event.loss for event in events if isinstance(event, LossEvaluated)]
     assert held[-1] < held[0] - 2, held
 
 
 def moved(base: Path, data: Path, out: Path, **changes: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """A matrix of the base, and how far one update moves it."""
-    folder = train(plan(base, data, out, steps=1, warmup=0.0, lr=1e-2, eval_rows=0, held_out=0.0, **changes))
+    folder = run_training(plan(base, data, out, steps=1, warmup=0.0, lr=1e-2, eval_rows=0, held_out=0.0, **changes))
     name = "model.layers.0.self_attn.q_proj.weight"
     before, after = (load_file(place / "model.safetensors")[name] for place in (base, folder))
     return before, after - before
@@ -251,5 +259,5 @@ def test_what_needs_whole_weights_is_refused_under_fsdp(
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` sets it
     for change in ({"optimizer": "muon"}, {"average": 0.9}):
         with pytest.raises(ConfigError, match="fsdp: --optimizer muon and --average need whole weights"):
-            train(plan(make_base(), data_file, tmp_path / "run", **change))
+            run_training(plan(make_base(), data_file, tmp_path / "run", **change))
     assert not (tmp_path / "run").exists()

@@ -16,8 +16,8 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
-from dllm.training.plan import Plan
-from dllm.training.run import train
+from dllm.training.plan import TrainingPlan
+from dllm.training.run import run_training
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
@@ -34,8 +34,8 @@ def fields(make_base: Callable[..., Path], data_file: Path, tmp_path: Path) -> d
     }  # fmt: skip
 
 
-def as_plan(fields: dict[str, Any]) -> Plan:
-    return Plan(**{**fields, "data": tuple(fields["data"])})
+def as_plan(fields: dict[str, Any]) -> TrainingPlan:
+    return TrainingPlan(**{**fields, "data": tuple(fields["data"])})
 
 
 def history(out: Path) -> dict[tuple[int, str], float]:
@@ -54,7 +54,7 @@ def test_killed_while_saving_and_run_again_it_has_the_same_losses_and_weights(
     fields: dict[str, Any], change: dict[str, Any], tmp_path: Path
 ) -> None:
     fields |= change
-    whole = train(as_plan(fields))
+    whole = run_training(as_plan(fields))
     fields["out"] = str(tmp_path / "killed")
     (tmp_path / "plan.json").write_text(json.dumps(fields))
     command = [sys.executable, "-m", "tests.training.killed", str(tmp_path / "plan.json"), "4"]
@@ -63,7 +63,7 @@ def test_killed_while_saving_and_run_again_it_has_the_same_losses_and_weights(
     out = tmp_path / "killed"
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["checkpoint-2"]
     assert (out / "writing" / "checkpoint-4").is_dir(), "it was to be killed while it saved"
-    again = train(as_plan(fields))
+    again = run_training(as_plan(fields))
     assert not (out / "writing").exists()
     want, got = history(tmp_path / "whole"), history(out)
     assert {step for step, name in want if name == "loss"} == {1, 2, 3, 4, 5, 6}
@@ -88,7 +88,7 @@ def test_weights_in_parts_give_the_same_loss_and_gradients() -> None:
 @pytest.mark.parametrize("change", [{}, {"optimizer": "muon", "average": 0.9}], ids=["adamw", "muon and average"])
 def test_two_processes_have_the_losses_of_one(fields: dict[str, Any], change: dict[str, Any], tmp_path: Path) -> None:
     fields |= change
-    train(as_plan(fields))
+    run_training(as_plan(fields))
     options = [
         part
         for name, value in {**fields, "out": str(tmp_path / "two")}.items()

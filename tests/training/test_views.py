@@ -15,8 +15,16 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from dllm.training.attention import CLEAN, FILLER
 from dllm.training.noise import IGNORE
-from dllm.training.objective import paper_forward, view_loss
-from dllm.training.views import BlockDiffusion, FullDiffusion, NextToken, Noise, Packed, numbered, widened
+from dllm.training.objective import compute_view_loss, forward_as_published
+from dllm.training.views import (
+    BlockDiffusion,
+    FullDiffusion,
+    NextToken,
+    PackedRows,
+    RowNoise,
+    number_blocks,
+    widen_view,
+)
 
 MASK = 3
 
@@ -37,7 +45,7 @@ def tiny() -> Qwen2ForCausalLM:
 
 
 @st.composite
-def packed_rows(draw: st.DrawFn) -> Packed:
+def packed_rows(draw: st.DrawFn) -> PackedRows:
     """Rows of up to three texts of any length, anything supervised, some filler behind them."""
     width = draw(st.integers(4, 30))
     rng = torch.Generator().manual_seed(draw(st.integers(0, 99)))
@@ -50,11 +58,11 @@ def packed_rows(draw: st.DrawFn) -> Packed:
         tokens = torch.randint(4, 20, (width,), generator=rng)
         unsupervised = torch.rand(width, generator=rng) < draw(st.sampled_from([0.0, 0.5, 0.9]))
         labels = tokens.masked_fill(unsupervised | (sample == FILLER), IGNORE)
-        rows.append(Packed(tokens, labels, sample, position))
-    return Packed(*(torch.stack(fields) for fields in zip(*rows, strict=True)))
+        rows.append(PackedRows(tokens, labels, sample, position))
+    return PackedRows(*(torch.stack(fields) for fields in zip(*rows, strict=True)))
 
 
-def texts(packed: Packed) -> list[tuple[int, slice]]:
+def texts(packed: PackedRows) -> list[tuple[int, slice]]:
     """(row, columns) of every text."""
     found = []
     for row, sample in enumerate(packed.sample):
@@ -66,7 +74,7 @@ def texts(packed: Packed) -> list[tuple[int, slice]]:
 
 @given(packed_rows(), st.integers(1, 9), st.integers(1, 4), st.integers(0, 99))
 def test_both_copies_together_score_every_supervised_token_exactly_once(
-    packed: Packed, block: int, sub: int, seed: int
+    packed: PackedRows, block: int, sub: int, seed: int
 ) -> None:
     objective = BlockDiffusion(block, sub_block=sub)
     view = objective.view(packed, objective.noise(packed, torch.Generator().manual_seed(seed)), MASK)
@@ -94,7 +102,7 @@ def test_both_copies_together_score_every_supervised_token_exactly_once(
 @settings(max_examples=25)
 @given(packed_rows(), st.integers(1, 9), st.integers(0, 99))
 @torch.no_grad()
-def test_a_packed_row_costs_what_its_texts_cost_alone(tiny: Any, packed: Packed, block: int, seed: int) -> None:
+def test_a_packed_row_costs_what_its_texts_cost_alone(tiny: Any, packed: PackedRows, block: int, seed: int) -> None:
     objective = BlockDiffusion(block)
     noise = objective.noise(packed, torch.Generator().manual_seed(seed))
     view = objective.view(packed, noise, MASK)
@@ -102,10 +110,10 @@ def test_a_packed_row_costs_what_its_texts_cost_alone(tiny: Any, packed: Packed,
     for row, span in texts(packed):
         tokens, labels, hidden = (field[row : row + 1, span] for field in (packed.tokens, packed.labels, noise.mask))
         if count := int((labels[:, 1:] != IGNORE).sum()):
-            want += count * paper_forward(tiny, tokens, labels, hidden, block=block, mask_id=MASK)[1].item()
-    assert view_loss(tiny, view, block).item() == pytest.approx(want, rel=1e-4, abs=1e-4)
-    assert view_loss(tiny, widened(view, 16), block).item() == pytest.approx(want, rel=1e-4, abs=1e-4)
-    assert widened(view, 16)["input_ids"].shape[1] % 16 == 0
+            want += count * forward_as_published(tiny, tokens, labels, hidden, block=block, mask_id=MASK)[1].item()
+    assert compute_view_loss(tiny, view, block).item() == pytest.approx(want, rel=1e-4, abs=1e-4)
+    assert compute_view_loss(tiny, widen_view(view, 16), block).item() == pytest.approx(want, rel=1e-4, abs=1e-4)
+    assert widen_view(view, 16)["input_ids"].shape[1] % 16 == 0
 
 
 def test_without_the_complement_only_the_first_copy_is_scored() -> None:
@@ -121,7 +129,7 @@ def test_prompt_blocks_appear_once_and_the_last_clean_block_never() -> None:
     packed = one_text(40)
     labels = packed.labels.masked_fill(packed.position < 17, IGNORE)
     objective = BlockDiffusion(8)
-    noise = Noise(torch.arange(40)[None] % 2 == 0, torch.ones(1, 40))
+    noise = RowNoise(torch.arange(40)[None] % 2 == 0, torch.ones(1, 40))
     view = objective.view(packed._replace(labels=labels), noise, MASK)
     places = Counter(zip(view["copy"][0].tolist(), view["position_ids"][0].tolist(), strict=True))
     assert places == Counter([(0, i) for i in range(32)] + [(c, i) for c in (1, 2) for i in range(16, 40)])
@@ -131,7 +139,7 @@ def test_prompt_blocks_appear_once_and_the_last_clean_block_never() -> None:
 def test_blocks_are_counted_from_each_text(block: int, length: int) -> None:
     sample = torch.tensor([[0] * length + [1] * 5 + [FILLER]])
     position = torch.tensor([[*range(length), *range(5), 0]])
-    numbers = numbered(Packed(sample, sample, sample, position), block)[0].tolist()
+    numbers = number_blocks(PackedRows(sample, sample, sample, position), block)[0].tolist()
     keys = list(zip(sample[0].tolist(), (position[0] // block).tolist(), strict=True))
     assert numbers == [list(dict.fromkeys(keys)).index(key) for key in keys]
 
@@ -150,7 +158,7 @@ def test_full_diffusion_is_the_weighted_loss_of_a_bidirectional_forward(tiny: An
     noise = objective.noise(packed, torch.Generator().manual_seed(1))
     assert len(set(noise.rate[0].tolist())) == 1 and 2 < int(noise.mask.sum()) < 12
     view = objective.view(packed, noise, MASK)
-    got = view_loss(tiny, view, objective.attention_block).item()
+    got = compute_view_loss(tiny, view, objective.attention_block).item()
     everywhere = torch.zeros(1, 1, 12, 12)
     shown = packed.tokens.masked_fill(noise.mask, MASK)
     logits = tiny(input_ids=shown, attention_mask=everywhere, position_ids=packed.position, use_cache=False).logits
@@ -169,7 +177,7 @@ def test_next_token_is_the_stock_causal_loss(tiny: Any) -> None:
     objective = NextToken()
     view = objective.view(packed._replace(labels=labels), objective.noise(packed), MASK)
     want = tiny(input_ids=packed.tokens, labels=labels).loss.item() * 7
-    assert view_loss(tiny, view, objective.attention_block).item() == pytest.approx(want, rel=1e-5)
+    assert compute_view_loss(tiny, view, objective.attention_block).item() == pytest.approx(want, rel=1e-5)
 
 
 @torch.no_grad()
@@ -177,7 +185,7 @@ def test_a_row_without_supervision_costs_nothing(tiny: Any) -> None:
     packed = one_text(6)._replace(labels=torch.full((1, 6), IGNORE))
     for objective in (BlockDiffusion(4), FullDiffusion(), NextToken()):
         view = objective.view(packed, objective.noise(packed), MASK)
-        assert view_loss(tiny, view, objective.attention_block).item() == 0
+        assert compute_view_loss(tiny, view, objective.attention_block).item() == 0
         assert view["input_ids"].shape == (1, 1)
 
 
@@ -186,7 +194,7 @@ def test_a_block_of_nothing_is_refused() -> None:
         BlockDiffusion(0).noise(one_text(4))
 
 
-def one_text(length: int) -> Packed:
+def one_text(length: int) -> PackedRows:
     tokens = torch.randint(4, 20, (1, length), generator=torch.Generator().manual_seed(1))
     position = torch.arange(length)[None]
-    return Packed(tokens, tokens.clone(), torch.zeros_like(position), position)
+    return PackedRows(tokens, tokens.clone(), torch.zeros_like(position), position)

@@ -10,7 +10,7 @@ from dllm.integrations.harness import model  # registers it
 __all__ = ["model"]
 
 
-def main() -> None:
+def _run_lm_eval_command() -> None:
     from lm_eval.__main__ import cli_evaluate
 
     try:
@@ -20,4 +20,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _run_lm_eval_command()

@@ -11,20 +11,20 @@ from typing import Any, NamedTuple
 from lm_eval.evaluator import evaluate as harness
 
 from dllm.errors import CheckpointError, ConfigError
-from dllm.integrations.harness.asking import Plan, load_tasks, prepared
 from dllm.integrations.harness.model import DiffusionLM, Records, Watch
-from dllm.integrations.harness.settings import Settings
-from dllm.jobs import Outline
-from dllm.metrics import Provenance, Totals, agreement
+from dllm.integrations.harness.settings import HarnessSettings
+from dllm.integrations.harness.task_plan import EvaluationPlan, configure_tasks, load_tasks
+from dllm.jobs import ModelOutline
+from dllm.metrics import Provenance, Totals, agreement_share
 
 
-class Report(dict[str, Any]):
+class EvaluationReport(dict[str, Any]):
     """What an evaluation found, as JSON. `samples`: by task, a line for each document."""
 
     samples: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-class Share(NamedTuple):
+class _ProcessResults(NamedTuple):
     """What one process has done."""
 
     records: Records
@@ -34,22 +34,24 @@ class Share(NamedTuple):
     truncated: int
 
     @classmethod
-    def of(cls, model: DiffusionLM) -> Share:
+    def of(cls, model: DiffusionLM) -> _ProcessResults:
         return cls(dict(model.records), dict(model.references), dict(model.seconds), dict(model.fresh), model.truncated)
 
 
-def evaluate(plan: Plan, settings: Settings, watch: Watch | None = None) -> Report | None:
+def run_evaluation(
+    plan: EvaluationPlan, settings: HarnessSettings, watch: Watch | None = None
+) -> EvaluationReport | None:
     """Carry out an evaluation; None in all processes but the first.
 
     Raises ConfigError before any weights are read for tasks, data or options that cannot work.
     """
     random.seed(0)
     tasks = load_tasks(plan)
-    check(settings)
+    _check_options_fit_checkpoint(settings)
     model = DiffusionLM.of(settings, watch)
     found = harness(
         model,
-        prepared(tasks, plan),
+        configure_tasks(tasks, plan),
         limit=plan.limit,
         bootstrap_iters=1000,
         system_instruction=plan.system_instruction,
@@ -57,28 +59,32 @@ def evaluate(plan: Plan, settings: Settings, watch: Watch | None = None) -> Repo
         fewshot_as_multiturn=plan.fewshot_as_multiturn,
         confirm_run_unsafe_code=plan.allow_code,
     )
-    gathered = model.gather_object(Share.of(model))
-    return None if found is None or gathered is None else report(plan, model, dict(found), gathered, tasks.notes)
+    gathered = model.gather_object(_ProcessResults.of(model))
+    return None if found is None or gathered is None else _build_report(plan, model, dict(found), gathered, tasks.notes)
 
 
-def check(settings: Settings) -> None:
+def _check_options_fit_checkpoint(settings: HarnessSettings) -> None:
     """Raise ConfigError for options that cannot work with the checkpoint, before its weights are read."""
     try:
-        outline = Outline.of(settings.pretrained, settings.family)
+        outline = ModelOutline.of(settings.pretrained, settings.family)
     except CheckpointError as error:
         raise ConfigError(f"--model {error}") from None
     length = settings.max_new_tokens or settings.options.steps or 1
     settings.job(settings.options, length).plan(outline, length)
 
 
-def report(
-    plan: Plan, model: DiffusionLM, found: dict[str, Any], shares: Sequence[Share], notes: Sequence[str]
-) -> Report:
+def _build_report(
+    plan: EvaluationPlan,
+    model: DiffusionLM,
+    found: dict[str, Any],
+    shares: Sequence[_ProcessResults],
+    notes: Sequence[str],
+) -> EvaluationReport:
     """Everything in one place: scores, figures, and what made them."""
     estimator = repr(model.settings.estimator(model.model)) if hasattr(model.model, "geometry") else "Sequential()"
     provenance = asdict(Provenance.of(model.model))
     provenance["versions"] = {**provenance["versions"], "lm_eval": version("lm_eval")}
-    made = Report(
+    made = EvaluationReport(
         {
             **provenance,
             "seed": model.settings.seed,
@@ -89,37 +95,39 @@ def report(
             "notes": list(notes),
             "tasks": {
                 task: {
-                    "metrics": scores(found["results"][task]),
+                    "metrics": _select_scores(found["results"][task]),
                     "documents": found["n-samples"][task]["effective"],
                     "num_fewshot": found["n-shot"][task],
                     "version": found["versions"].get(task),
-                    **(decoded(task, shares) or {"estimator": estimator}),
+                    **(_compute_decoding_figures(task, shares) or {"estimator": estimator}),
                 }
                 for task in found["n-samples"]
             },
-            "groups": {name: scores(values) for name, values in found.get("groups", {}).items()},
+            "groups": {name: _select_scores(values) for name, values in found.get("groups", {}).items()},
         }
     )
-    made.samples = {task: samples(lines, of(task, shares)) for task, lines in found["samples"].items()}
+    made.samples = {
+        task: _merge_samples(lines, _collect_answer_lines(task, shares)) for task, lines in found["samples"].items()
+    }
     return made
 
 
-def scores(values: Mapping[str, Any]) -> dict[str, float]:
+def _select_scores(values: Mapping[str, Any]) -> dict[str, float]:
     """What lm-eval found of a task: "metric,filter" and "metric_stderr,filter"."""
     return {n: v for n, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool) and "," in n}
 
 
-def of(task: str, shares: Sequence[Share]) -> list[dict[str, Any]]:
+def _collect_answer_lines(task: str, shares: Sequence[_ProcessResults]) -> list[dict[str, Any]]:
     """The lines of a task's answers in all processes."""
     return [line for share in shares for line in share.records.get(task, [])]
 
 
-def decoded(task: str, shares: Sequence[Share]) -> dict[str, Any]:
+def _compute_decoding_figures(task: str, shares: Sequence[_ProcessResults]) -> dict[str, Any]:
     """The strategy and figures of a task's answers; nothing of a task that only judges texts.
 
     Answers that an earlier run has left count for forwards and tokens, not for speed.
     """
-    lines, key = of(task, shares), ("answers", task)
+    lines, key = _collect_answer_lines(task, shares), ("answers", task)
     if not lines:
         return {}
     whole = sum(share.fresh.get(key, 0) for share in shares) == len(lines)
@@ -129,11 +137,11 @@ def decoded(task: str, shares: Sequence[Share]) -> dict[str, Any]:
     reference = {line["id"]: line for share in shares for line in share.references.get(task, [])}
     if reference:
         theirs = [reference[line["id"]]["output_ids"] for line in lines]
-        totals["agreement"] = agreement([line["output_ids"] for line in lines], theirs)
+        totals["agreement"] = agreement_share([line["output_ids"] for line in lines], theirs)
     return {"strategy": lines[0]["strategy"], "nfe_per_answer": totals["nfe"] / len(lines), **totals}
 
 
-def samples(judged: Sequence[Mapping[str, Any]], lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _merge_samples(judged: Sequence[Mapping[str, Any]], lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line for each answer, or each document where texts are judged: what was written, and all its scores."""
     answers: dict[int, list[dict[str, Any]]] = {}
     for line in lines:

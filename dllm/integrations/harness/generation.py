@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dllm.caches import NoCache
+from dllm.compose.options import Options
 from dllm.errors import ConfigError, RequestError
-from dllm.integrations.harness.settings import Settings
-from dllm.jobs import Autoregressive, Job, Row, Task
-from dllm.options import Options
+from dllm.integrations.harness.settings import HarnessSettings
+from dllm.jobs import Autoregressive, DecodeTask, Job, PromptRow
 from dllm.policies import TopK
-from dllm.sampling import Sampling
-from dllm.strategy import Strategy
+from dllm.strategy import Sampling, Strategy
 
 LENGTH = 256
 """New tokens where neither the user nor the task says how many, as lm-eval has it."""
@@ -27,7 +26,7 @@ APART = 2**40
 
 
 @dataclass(frozen=True)
-class Wish:
+class GenerationArguments:
     """How one answer is to be written.
 
     until           texts that end it
@@ -40,7 +39,7 @@ class Wish:
     sampling: tuple[tuple[str, Any], ...]
 
     @classmethod
-    def read(cls, given: Mapping[str, Any]) -> Wish:
+    def read(cls, given: Mapping[str, Any]) -> GenerationArguments:
         """From a task's `generation_kwargs`. Raises ConfigError for one that has no meaning here."""
         if given.get("num_beams", 1) != 1 or (bad := [n for n in given if n not in (*KNOWN, "num_beams")]):
             name = "num_beams" if given.get("num_beams", 1) != 1 else bad[0]
@@ -66,7 +65,7 @@ class Wish:
         return replace(options, stop=stop, **free)
 
 
-def sequential(plan: Strategy | Autoregressive) -> Strategy | Autoregressive:
+def make_sequential_plan(plan: Strategy | Autoregressive) -> Strategy | Autoregressive:
     """The reference of a plan: one token a step, the most confident, without a cache, in the same blocks."""
     if isinstance(plan, Autoregressive):
         return plan
@@ -76,25 +75,25 @@ def sequential(plan: Strategy | Autoregressive) -> Strategy | Autoregressive:
     return Strategy(TopK(k=1), scheduler, NoCache(), Sampling(processors=plan.sampling.processors), plan.stopping)
 
 
-class Writer:
+class GenerationTaskBuilder:
     """Turns requests of the harness into tasks.
 
     encode  token ids of a prompt
     """
 
-    def __init__(self, model: Any, settings: Settings, encode: Callable[[str], Sequence[int]]) -> None:
+    def __init__(self, model: Any, settings: HarnessSettings, encode: Callable[[str], Sequence[int]]) -> None:
         self.model, self.settings, self.encode = model, settings, encode
-        self.jobs: dict[Wish, Job] = {}
+        self.jobs: dict[GenerationArguments, Job] = {}
         self.truncated = 0
 
-    def job(self, wish: Wish) -> Job:
+    def job(self, wish: GenerationArguments) -> Job:
         """How answers of a kind are decoded."""
         if wish not in self.jobs:
             length = self.settings.max_new_tokens or wish.max_new_tokens
             self.jobs[wish] = self.settings.job(wish.options(self.settings.options), length)
         return self.jobs[wish]
 
-    def tasks(self, requests: Sequence[Any]) -> list[Task]:
+    def tasks(self, requests: Sequence[Any]) -> list[DecodeTask]:
         """One task for each request, in order. A request that comes again, to fill up a batch, is the same task.
 
         Raises RequestError for a prompt that does not fit, ConfigError for settings that cannot work; before any
@@ -103,15 +102,15 @@ class Writer:
         seen: Counter[str] = Counter()
         return [self.task(place, request, seen) for place, request in enumerate(requests)]
 
-    def task(self, place: int, request: Any, seen: Counter[str]) -> Task:
+    def task(self, place: int, request: Any, seen: Counter[str]) -> DecodeTask:
         text, given = request.args
         document = request.doc_id if request.doc_id is not None else place
         name = f"{request.task_name or 'request'}/{document}"
         repeat = seen[name] % (request.repeats or 1)
         seen[name] += 1
-        wish = Wish.read(given)
+        wish = GenerationArguments.read(given)
         job = self.job(wish)
-        row = Row(
+        row = PromptRow(
             line=place + 1,
             place=document,
             id=name if (request.repeats or 1) == 1 else f"{name}/{repeat}",

@@ -21,13 +21,13 @@ except ImportError as error:
 
 from tqdm import tqdm
 
-from dllm.integrations.harness.generation import Writer, sequential
-from dllm.integrations.harness.memory import Memory
-from dllm.integrations.harness.processes import processes
-from dllm.integrations.harness.settings import Settings
-from dllm.jobs import Done, Event, Failed, Journal, Task, decode
-from dllm.likelihood import Pair, likelihoods
-from dllm.metrics import record
+from dllm.integrations.harness.generation import GenerationTaskBuilder, make_sequential_plan
+from dllm.integrations.harness.likelihood_store import LikelihoodJournal
+from dllm.integrations.harness.processes import detect_processes
+from dllm.integrations.harness.settings import HarnessSettings
+from dllm.jobs import DecodeTask, Event, Journal, RowDone, RowFailed, decode_tasks
+from dllm.likelihood import PromptContinuation, estimate_likelihoods
+from dllm.metrics import result_to_record
 from dllm.models import AutoregressiveModel, load
 from dllm.models.transformer import TransformerModel
 from dllm.types import BlockCausal
@@ -58,18 +58,18 @@ class DiffusionLM(TemplateLM):
             raise ConfigError("max_batch_size: no size is searched for here; give batch_size alone")
         if arguments.get("device") == "cuda:0":
             del arguments["device"]  # lm-eval's command says so where nobody did; it is our default where it exists
-        self.start(Settings.read(arguments))
+        self.start(HarnessSettings.read(arguments))
 
     @classmethod
-    def of(cls, settings: Settings, watch: Watch | None = None) -> DiffusionLM:
+    def of(cls, settings: HarnessSettings, watch: Watch | None = None) -> DiffusionLM:
         """From settings that are checked already."""
         made = cls.__new__(cls)
         made.start(settings, watch)
         return made
 
-    def start(self, settings: Settings, watch: Watch | None = None) -> None:
+    def start(self, settings: HarnessSettings, watch: Watch | None = None) -> None:
         super().__init__()
-        self.processes = processes(settings.device)
+        self.processes = detect_processes(settings.device)
         self.settings, self.watch = settings, watch
         loading = settings.loading | {"device": self.processes.device(settings.device)}
         self.model: Any = load(settings.pretrained, **loading)
@@ -124,41 +124,43 @@ class DiffusionLM(TemplateLM):
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """The answer to each request. What an earlier run has left in the output folder is not decoded again."""
-        writer = Writer(self.model, self.settings, self.tok_encode)
+        writer = GenerationTaskBuilder(self.model, self.settings, self.tok_encode)
         tasks = writer.tasks(requests)
         self.truncated += writer.truncated
         alone = list({task.row.id: task for task in tasks}.values())
         texts = self.written(alone, "answers", self.records, disable_tqdm)
         if self.settings.agreement:
-            twins = [task._replace(plan=sequential(task.plan)) for task in alone]
+            twins = [task._replace(plan=make_sequential_plan(task.plan)) for task in alone]
             self.written(twins, "reference", self.references, disable_tqdm)
         for request, task in zip(requests, tasks, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, texts[task.row.id])
         return [texts[task.row.id] for task in tasks]
 
-    def written(self, tasks: list[Task], what: str, records: Records, disable_tqdm: bool = False) -> dict[Any, str]:
+    def written(
+        self, tasks: list[DecodeTask], what: str, records: Records, disable_tqdm: bool = False
+    ) -> dict[Any, str]:
         """The text of each task, by its name. Tasks are decoded as one queue; each answer is kept when it is final."""
         texts: dict[Any, str] = {}
 
         def keep(line: dict[str, Any]) -> None:
             texts[line["id"]] = line["text"]
-            records[about(line["id"])].append(line)
+            records[_get_task_name(line["id"])].append(line)
 
         with ExitStack() as stack:
             journal = self.journal(stack, what)
             todo = tasks if journal is None else journal.resume(tasks)
-            for line in () if journal is None else read(journal.path):
+            for line in () if journal is None else _read_journal_lines(journal.path):
                 keep(line)
             show = self.progress(stack, what, len(tasks), len(tasks) - len(todo), disable_tqdm)
             clock = time.perf_counter()
-            for done in finished(decode(self.model, todo, self.settings.batch_size)):
+            for done in _iterate_answers(decode_tasks(self.model, todo, self.settings.batch_size)):
                 if journal is not None:
                     journal.write(done)
                 task, result, provenance = done
-                keep(record(result, task.plan, provenance, task.row.id, task.request.seed))
+                keep(result_to_record(result, task.plan, provenance, task.row.id, task.request.seed))
                 now = time.perf_counter()
-                self.seconds[what, about(task.row.id)] += now - clock
-                self.fresh[what, about(task.row.id)] += 1
+                self.seconds[what, _get_task_name(task.row.id)] += now - clock
+                self.fresh[what, _get_task_name(task.row.id)] += 1
                 clock = now
                 show()
         return texts
@@ -177,7 +179,7 @@ class DiffusionLM(TemplateLM):
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
         """Log-likelihood of each continuation, and whether greedy decoding would write it."""
-        pairs = [Pair(tuple(context), tuple(continuation)) for _, context, continuation in requests]
+        pairs = [PromptContinuation(tuple(context), tuple(continuation)) for _, context, continuation in requests]
         found = self.judge([self.fitted(pair) for pair in pairs], disable_tqdm)
         answers = [(value, bool(greedy)) for value, greedy in found]
         for request, answer in zip(requests, answers, strict=True):
@@ -192,38 +194,40 @@ class DiffusionLM(TemplateLM):
             length = self.room()
             for window in get_rolling_token_windows(tokens, self.prefix_token_id, length - 1, 1):
                 context, continuation = make_disjoint_window(window)
-                pairs.append(Pair(tuple(context), tuple(continuation)))
+                pairs.append(PromptContinuation(tuple(context), tuple(continuation)))
                 owner.append(i)
         totals = [0.0] * len(requests)
         for i, (value, _) in zip(owner, self.judge(pairs, disable_tqdm, greedy=False), strict=True):
             totals[i] += value
         return totals
 
-    def judge(self, pairs: Sequence[Pair], disable_tqdm: bool, greedy: bool = True) -> list[tuple[float, bool | None]]:
+    def judge(
+        self, pairs: Sequence[PromptContinuation], disable_tqdm: bool, greedy: bool = True
+    ) -> list[tuple[float, bool | None]]:
         """Likelihoods of pairs in order; longest first, so that rows of a batch are alike and memory runs out early."""
-        with causal(self.model) as model:
+        with _adapt_causal_model(self.model) as model:
             return self.judge_by(model, pairs, disable_tqdm, greedy)
 
     def judge_by(
-        self, model: Any, pairs: Sequence[Pair], disable_tqdm: bool, greedy: bool
+        self, model: Any, pairs: Sequence[PromptContinuation], disable_tqdm: bool, greedy: bool
     ) -> list[tuple[float, bool | None]]:
         estimator = self.settings.estimator(model)
         greedy = greedy and self.settings.check_greedy
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-        memory = Memory(self.folder, [self.settings.made, repr(estimator), greedy], self.rank)
+        memory = LikelihoodJournal(self.folder, [self.settings.made, repr(estimator), greedy], self.rank)
         keys = [memory.key(*pair) for pair in pairs]
         todo = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in memory.known}
         order = sorted(todo, key=lambda key: -len(todo[key].tokens))
         with ExitStack() as stack:
             show = self.progress(stack, "likelihoods", len(set(keys)), len(set(keys)) - len(todo), disable_tqdm)
             asked = [todo[key] for key in order]
-            for place, found in likelihoods(model, asked, estimator, self.settings.batch_size, greedy):
+            for place, found in estimate_likelihoods(model, asked, estimator, self.settings.batch_size, greedy):
                 memory.put(order[place], found)
                 show()
         return [(memory.known[key].value, memory.known[key].greedy) for key in keys]
 
-    def fitted(self, pair: Pair) -> Pair:
+    def fitted(self, pair: PromptContinuation) -> PromptContinuation:
         """A pair that fits the context; a beginning is left out only where that was asked for."""
         over = len(pair.tokens) - self.room()
         if over <= 0:
@@ -235,10 +239,10 @@ class DiffusionLM(TemplateLM):
                 "its beginning"
             )
         self.truncated += 1
-        return Pair(pair.prompt[over:], pair.continuation)
+        return PromptContinuation(pair.prompt[over:], pair.continuation)
 
     def room(self) -> int:
-        return Writer(self.model, self.settings, self.tok_encode).room()
+        return GenerationTaskBuilder(self.model, self.settings, self.tok_encode).room()
 
     # --- lm-eval's own affairs ---------------------------------------------------------------------------------------
 
@@ -267,7 +271,7 @@ class DiffusionLM(TemplateLM):
 
 
 @contextmanager
-def causal(model: Any) -> Iterator[Any]:
+def _adapt_causal_model(model: Any) -> Iterator[Any]:
     """A plain causal model as one that likelihoods can be read from: blocks of one column, predicted from the left."""
     if not isinstance(model, AutoregressiveModel):
         yield model
@@ -282,20 +286,20 @@ def causal(model: Any) -> Iterator[Any]:
         vars(config).update(before)
 
 
-def finished(events: Iterable[Event]) -> Iterator[Done]:
+def _iterate_answers(events: Iterable[Event]) -> Iterator[RowDone]:
     """The answers among what happens. Raises the error of one that failed."""
     for event in events:
-        if isinstance(event, Failed):
+        if isinstance(event, RowFailed):
             raise event.error
-        if isinstance(event, Done):
+        if isinstance(event, RowDone):
             yield event
 
 
-def about(name: str | int) -> str:
+def _get_task_name(name: str | int) -> str:
     """The task that an answer's id names."""
     return str(name).split("/")[0]
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def _read_journal_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a journal."""
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]

@@ -8,7 +8,7 @@ from typing import Any
 from dllm.errors import ConfigError
 
 
-class Alone:
+class SingleProcess:
     """One process."""
 
     rank, count = 0, 1
@@ -26,7 +26,7 @@ class Alone:
         return
 
 
-class Together:
+class _ProcessGroup:
     """Several processes; each has a replica of the model, on the accelerator of its number, and every n-th document."""
 
     def __init__(self, cpu: bool) -> None:
@@ -59,10 +59,10 @@ class Together:
         self.state.wait_for_everyone()
 
 
-def processes(device: str | None) -> Alone | Together:
+def detect_processes(device: str | None) -> SingleProcess | _ProcessGroup:
     """Those that this process is one of."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Alone()
+        return SingleProcess()
     import torch
 
-    return Together(cpu=device == "cpu" or not torch.cuda.is_available())
+    return _ProcessGroup(cpu=device == "cpu" or not torch.cuda.is_available())

@@ -37,7 +37,7 @@ CLONE_NEWNET), and then the program in its place."""
 
 
 @dataclass(frozen=True)
-class Limits:
+class SandboxLimits:
     """What a program may use.
 
     seconds  of wall and processor time
@@ -50,13 +50,15 @@ class Limits:
     size: int = 2**22
 
 
-def run_all(programs: Sequence[str], limits: Limits = Limits(), workers: int | None = None) -> list[str]:
+def run_programs(
+    programs: Sequence[str], limits: SandboxLimits = SandboxLimits(), workers: int | None = None
+) -> list[str]:
     """What became of each program: "passed", or why not."""
     with ThreadPoolExecutor(workers or max(1, (os.cpu_count() or 2) // 2)) as pool:
-        return list(pool.map(lambda program: run(program, limits), programs))
+        return list(pool.map(lambda program: run_program(program, limits), programs))
 
 
-def run(program: str, limits: Limits = Limits()) -> str:
+def run_program(program: str, limits: SandboxLimits = SandboxLimits()) -> str:
     """What became of one program. Only one that ran to its last line has passed, not one that left before."""
     with tempfile.TemporaryDirectory(prefix="dllm-") as name:
         folder, token = Path(name), secrets.token_hex(16)
@@ -83,10 +85,10 @@ def run(program: str, limits: Limits = Limits()) -> str:
                 process.wait()
         if mark.is_file() and mark.read_text() == token:
             return PASSED
-        return reason(code, said.read_bytes()[-4096:].decode("utf-8", "replace"))
+        return _explain_failure(code, said.read_bytes()[-4096:].decode("utf-8", "replace"))
 
 
-def reason(code: int, said: str) -> str:
+def _explain_failure(code: int, said: str) -> str:
     """Why a program did not pass, in a few words."""
     if -code in (signal.SIGXCPU, signal.SIGKILL):
         return "timed out"

@@ -6,58 +6,61 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dllm.integrations.harness.sandbox import PASSED, run_all
+from dllm.integrations.harness.sandbox import PASSED, run_programs
 
 Documents = Sequence[dict[str, Any]]
 Texts = Sequence[Sequence[str]]
 
 
-def tested(programs: Callable[[dict[str, Any], str], str]) -> Callable[[Texts, Documents], list[list[str]]]:
+def _make_test_filter(programs: Callable[[dict[str, Any], str], str]) -> Callable[[Texts, Documents], list[list[str]]]:
     """A filter that runs the programs made of documents and answers, and puts what became of each in its place."""
 
     def run(answers: Texts, documents: Documents) -> list[list[str]]:
         documents = list(documents)
         sources = [programs(doc, text) for doc, texts in zip(documents, answers, strict=True) for text in texts]
-        verdicts = iter(run_all(sources))
+        verdicts = iter(run_programs(sources))
         return [[next(verdicts) for _ in texts] for texts in answers]
 
     return run
 
 
-def humaneval_program(doc: dict[str, Any], answer: str) -> str:
+def _build_humaneval_program(doc: dict[str, Any], answer: str) -> str:
     return f"{doc['prompt']}{answer}\n{doc['test']}\ncheck({doc['entry_point']})"
 
 
-def humaneval_chat_program(doc: dict[str, Any], answer: str) -> str:
+def _build_humaneval_chat_program(doc: dict[str, Any], answer: str) -> str:
     """The answer goes on in the block of code that the prompt has opened, to where it is closed."""
-    return humaneval_program(doc, answer.split("```")[0])
+    return _build_humaneval_program(doc, answer.split("```")[0])
 
 
-def mbpp_program(doc: dict[str, Any], answer: str) -> str:
+def _build_mbpp_program(doc: dict[str, Any], answer: str) -> str:
     return "\n".join([answer, doc.get("test_setup_code") or "", *doc["test_list"]])
 
 
-def mbpp_chat_program(doc: dict[str, Any], answer: str) -> str:
-    return mbpp_program(doc, answer.split("```")[0])
+def _build_mbpp_chat_program(doc: dict[str, Any], answer: str) -> str:
+    return _build_mbpp_program(doc, answer.split("```")[0])
 
 
-run_humaneval, run_humaneval_chat = tested(humaneval_program), tested(humaneval_chat_program)
-run_mbpp, run_mbpp_chat = tested(mbpp_program), tested(mbpp_chat_program)
+run_humaneval, run_humaneval_chat = (
+    _make_test_filter(_build_humaneval_program),
+    _make_test_filter(_build_humaneval_chat_program),
+)
+run_mbpp, run_mbpp_chat = _make_test_filter(_build_mbpp_program), _make_test_filter(_build_mbpp_chat_program)
 
 
-def passes(doc: dict[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
+def score_passed_samples(doc: dict[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
     """Share of a document's samples that pass: an unbiased estimate of pass@1 (Chen et al. 2021, section 2.1)."""
     verdicts = [results[0]] if isinstance(results[0], str) else results[0]
     return {"pass@1": sum(v == PASSED for v in verdicts) / len(verdicts)}
 
 
-def states_answer(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+def score_stated_answer(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Whether the number behind the first `####` is the answer."""
     found = re.search(r"####\s*(-?\d+)(?!\d)", results[0])
     return {"exact_match": float(found is not None and found.group(1) == doc["answer"])}
 
 
-def ifeval(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
+def score_ifeval(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """lm-eval's own scoring, with languages told apart in the same way every time."""
     from langdetect import DetectorFactory
     from lm_eval.tasks.ifeval.utils import process_results
@@ -66,7 +69,7 @@ def ifeval(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
     return process_results(doc, results)
 
 
-def share_followed(items: Sequence[Sequence[bool]]) -> float:
+def compute_followed_share(items: Sequence[Sequence[bool]]) -> float:
     """Share of all instructions that were followed."""
     flat = [item for sublist in items for item in sublist]
     return sum(flat) / len(flat)

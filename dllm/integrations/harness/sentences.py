@@ -22,13 +22,13 @@ REPLACED = (
 )
 
 
-def prepare(data: str | None) -> str | None:
+def prepare_sentence_model(data: str | None) -> str | None:
     """See to it that there is a model of sentences; what there is to say of it, if anything."""
     import nltk
 
     if data is not None:
         nltk.data.path.insert(0, str(Path(data) / "nltk_data"))
-    if found() or fetched():
+    if _has_sentence_model() or _download_sentence_model():
         return None
     folder = tempfile.TemporaryDirectory(prefix="dllm-nltk-")
     atexit.register(folder.cleanup)
@@ -40,16 +40,16 @@ def prepare(data: str | None) -> str | None:
     return REPLACED
 
 
-def fetched() -> bool:
+def _download_sentence_model() -> bool:
     """Whether nltk can download the model; it would tell its troubles to what was stderr when it was imported."""
     import nltk
 
     nowhere = io.StringIO()
     with redirect_stdout(nowhere):
-        return bool(nltk.download("punkt_tab", quiet=True, print_error_to=nowhere)) and found()
+        return bool(nltk.download("punkt_tab", quiet=True, print_error_to=nowhere)) and _has_sentence_model()
 
 
-def found() -> bool:
+def _has_sentence_model() -> bool:
     """Whether nltk has the model of this package's stead."""
     import nltk
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from dllm.compose.options import Options
 from dllm.errors import ConfigError
 from dllm.jobs import Job, check_seed
 from dllm.likelihood import Bound, Estimator, Sequential, default_estimator
-from dllm.options import Options
-from dllm.registry import like
+from dllm.registry import suggest_name
 
 LOADING = ("dtype", "device", "device_map", "adapter", "mask_id", "revision", "family", "quantize", "compile", "pack")
 ESTIMATORS = ("bound", "sequential")
 
 
 @dataclass(frozen=True)
-class Settings:
+class HarnessSettings:
     """A checkpoint, and how to decode and judge with it.
 
     pretrained      a folder, a Hub id or "embedded"
@@ -69,7 +69,7 @@ class Settings:
             raise ConfigError(f"likelihood={self.likelihood!r}: choose from {', '.join(ESTIMATORS)}")
 
     @classmethod
-    def read(cls, arguments: Mapping[str, Any]) -> Settings:
+    def read(cls, arguments: Mapping[str, Any]) -> HarnessSettings:
         """From flat names, as `--model_args` gives them. Raises ConfigError for a name or a value that does not fit."""
         own = {field.name for field in fields(cls)} - {"options"}
         theirs = {field.name for field in fields(Options)}
@@ -80,9 +80,11 @@ class Settings:
             given["recipe"] = given.pop("strategy")
         if wrong := next((name for name in given if name not in own | theirs), None):
             names = sorted({*own, *theirs, "strategy"})
-            raise ConfigError(f"unknown model argument {wrong!r}{like(wrong, names)}: choose from {', '.join(names)}")
+            raise ConfigError(
+                f"unknown model argument {wrong!r}{suggest_name(wrong, names)}: choose from {', '.join(names)}"
+            )
         hints = get_type_hints(cls) | get_type_hints(Options)
-        values = {name: fit(name, value, hints[name]) for name, value in given.items()}
+        values = {name: _convert_argument(name, value, hints[name]) for name, value in given.items()}
         options = Options(**{name: value for name, value in values.items() if name in theirs})
         return cls(options=options, **{name: value for name, value in values.items() if name in own})
 
@@ -95,7 +97,7 @@ class Settings:
     def made(self) -> dict[str, Any]:
         """What the answers in a file were made with, beside their strategy."""
         names = ("adapter", "dtype", "mask_id", "revision", "family", "quantize", "guidance", "seed")
-        return {"model": place(self.pretrained)} | {name: getattr(self, name) for name in names}
+        return {"model": _resolve_checkpoint_name(self.pretrained)} | {name: getattr(self, name) for name in names}
 
     def job(self, options: Options, max_new_tokens: int) -> Job:
         """How answers of that length are decoded."""
@@ -108,12 +110,12 @@ class Settings:
         return Sequential() if self.likelihood == "sequential" else Bound(self.samples, self.seed)
 
 
-def place(name: str) -> str:
+def _resolve_checkpoint_name(name: str) -> str:
     """A checkpoint by a name that does not depend on the working folder."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def fit(name: str, value: Any, kind: Any) -> Any:
+def _convert_argument(name: str, value: Any, kind: Any) -> Any:
     """A value as the type its name has. Raises ConfigError."""
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     if value is None and type(None) in kinds:
@@ -121,7 +123,7 @@ def fit(name: str, value: Any, kind: Any) -> Any:
     for wanted in kinds:
         if get_origin(wanted) is tuple:
             entries = value if isinstance(value, list | tuple) else (value,)
-            return tuple(fit(name, entry, get_args(wanted)[0]) for entry in entries)
+            return tuple(_convert_argument(name, entry, get_args(wanted)[0]) for entry in entries)
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if wanted is int and isinstance(value, str) and value.isdigit():

@@ -15,14 +15,14 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dllm.integrations.server.answering import Answer, Stream
-from dllm.integrations.server.calls import prepare
-from dllm.integrations.server.engine import Engine
-from dllm.integrations.server.failing import ApiError, answer_errors
-from dllm.integrations.server.limits import Limits, read_body
-from dllm.integrations.server.metrics import Metrics
-from dllm.integrations.server.replies import CHAT, TEXT, Form, Reply
-from dllm.integrations.server.schemas import ChatCompletion, Common, Completion, parse
+from dllm.integrations.server.call_parsing import prepare_call
+from dllm.integrations.server.engine import ServerEngine
+from dllm.integrations.server.error_responses import ApiError, install_error_handlers
+from dllm.integrations.server.limits import ServerLimits, read_body
+from dllm.integrations.server.metrics import ServerMetrics
+from dllm.integrations.server.reply_format import CHAT, TEXT, ReplyBuilder, ReplyFormat
+from dllm.integrations.server.responses import CallAnswer, EventStreamResponse
+from dllm.integrations.server.schemas import CallBody, ChatCompletionBody, CompletionBody, parse_body
 from dllm.version import VERSION
 
 OPEN = ("/health",)
@@ -30,7 +30,7 @@ OPEN = ("/health",)
 
 
 @dataclass(frozen=True)
-class Setting:
+class ServerSettings:
     """How a server is set up.
 
     name    by which calls name the model
@@ -41,15 +41,15 @@ class Setting:
     """
 
     name: str
-    limits: Limits = Limits()
+    limits: ServerLimits = ServerLimits()
     key: str | None = None
     hosts: tuple[str, ...] | None = None
     recipe: str | None = None
 
 
-def make_app(engine: Engine, setting: Setting) -> FastAPI:
+def make_app(engine: ServerEngine, setting: ServerSettings) -> FastAPI:
     """The app around an engine, which it starts and stops."""
-    metrics = Metrics(engine)
+    metrics = ServerMetrics(engine)
     began = int(time.time())
 
     @asynccontextmanager
@@ -59,28 +59,28 @@ def make_app(engine: Engine, setting: Setting) -> FastAPI:
         await run_in_threadpool(engine.close)
 
     app = FastAPI(title="dllm", version=VERSION, lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, setting=setting, metrics=metrics)
-    answer_errors(app)
+    app.add_middleware(_AccessMiddleware, setting=setting, metrics=metrics)
+    install_error_handlers(app)
 
-    async def answer(request: Request, kind: type[Common], form: Form) -> Response:
+    async def answer(request: Request, kind: type[CallBody], form: ReplyFormat) -> Response:
         raw = await read_body(request, setting.limits)
-        body: Any = parse(kind, raw)
+        body: Any = parse_body(kind, raw)
         if body.model not in (None, setting.name):
             raise ApiError(404, f"model {body.model!r}: here is {setting.name!r}", "model", "model_not_found")
-        check_stream(body)
-        call = await run_in_threadpool(prepare, engine.model, body, setting.limits, setting.recipe)
-        found = Answer(engine, metrics, Reply(form, setting.name, call))
+        _check_stream_fields(body)
+        call = await run_in_threadpool(prepare_call, engine.model, body, setting.limits, setting.recipe)
+        found = CallAnswer(engine, metrics, ReplyBuilder(form, setting.name, call))
         if body.stream:
-            return Stream(found, bool(body.stream_options and body.stream_options.include_usage))
+            return EventStreamResponse(found, bool(body.stream_options and body.stream_options.include_usage))
         return await found.whole(request.receive)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        return await answer(request, ChatCompletion, CHAT)
+        return await answer(request, ChatCompletionBody, CHAT)
 
     @app.post("/v1/completions")
     async def complete(request: Request) -> Response:
-        return await answer(request, Completion, TEXT)
+        return await answer(request, CompletionBody, TEXT)
 
     def card() -> dict[str, Any]:
         columns = min(setting.limits.columns or engine.model.max_columns, engine.model.max_columns)
@@ -110,17 +110,17 @@ def make_app(engine: Engine, setting: Setting) -> FastAPI:
     return app
 
 
-def check_stream(body: Common) -> None:
+def _check_stream_fields(body: CallBody) -> None:
     """Raise ApiError for what only a stream can do."""
     for name in ("stream_options", "drafts"):
         if getattr(body, name) and not body.stream:
             raise ApiError(400, f"{name} needs stream=true", name)
 
 
-class Guard:
+class _AccessMiddleware:
     """Lets in who may call, and counts all calls."""
 
-    def __init__(self, app: ASGIApp, setting: Setting, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, setting: ServerSettings, metrics: ServerMetrics) -> None:
         self.app, self.setting, self.metrics = app, setting, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from dllm.errors import ConfigError, DllmError, NumericsError
-from dllm.integrations.server.runs import Run
-from dllm.integrations.server.tickets import News, Ticket
+from dllm.integrations.server.pending_answers import AnswerUpdate, Ticket
+from dllm.integrations.server.runs import ServerRun
 
 log = logging.getLogger("dllm.server")
 
 
-class FullError(Exception):
+class QueueFullError(Exception):
     """So many wait already that no more are taken."""
 
 
@@ -22,7 +22,7 @@ class DrainingError(Exception):
     """What was taken is finished, and nothing new is taken."""
 
 
-class Engine:
+class ServerEngine:
     """Decodes tickets: those of one strategy share a run, and the runs take turns, a step each.
 
     model    any diffusion model
@@ -45,7 +45,7 @@ class Engine:
             )
         self.model, self.rows, self.limit, self.most = model, rows, waiting, runs
         self.waiting: list[Ticket] = []
-        self.runs: dict[tuple[str, int], Run] = {}
+        self.runs: dict[tuple[str, int], ServerRun] = {}
         self.changed = threading.Condition()
         self.draining = self.closed = False
         self.steps = 0
@@ -60,7 +60,7 @@ class Engine:
             if self.draining or self.closed:
                 raise DrainingError
             if len(self.waiting) + len(tickets) > self.limit + self.free():
-                raise FullError
+                raise QueueFullError
             self.waiting += tickets
             self.changed.notify_all()
 
@@ -109,7 +109,7 @@ class Engine:
         with self.changed:
             left, self.waiting = self.waiting, []
         for ticket in [*left, *(ticket for run in self.runs.values() for ticket in run.seated.values())]:
-            ticket.tell(News(error=DrainingError("the server was stopped")))
+            ticket.tell(AnswerUpdate(error=DrainingError("the server was stopped")))
 
     def wait(self) -> bool:
         """Whether there is something to do; False once closed."""
@@ -123,7 +123,7 @@ class Engine:
         with self.changed:
             for ticket in self.waiting:
                 if ticket.key not in self.runs and len(self.runs) < self.most:
-                    self.runs[ticket.key] = Run(self.model, ticket, self.admit, self.rows)
+                    self.runs[ticket.key] = ServerRun(self.model, ticket, self.admit, self.rows)
 
     def admit(self, key: tuple[str, int], most: int) -> list[Ticket]:
         with self.changed:
@@ -136,7 +136,7 @@ class Engine:
             self.waiting = [ticket for ticket in self.waiting if ticket not in chosen]
             return chosen
 
-    def take_turn(self, run: Run) -> None:
+    def take_turn(self, run: ServerRun) -> None:
         """One step of a run; what goes wrong ends it, and those whose fault it was not begin again."""
         try:
             self.steps += 1
@@ -151,7 +151,7 @@ class Engine:
         with self.changed:
             del self.runs[run.key]
 
-    def fail(self, run: Run, error: Exception, numbers: Sequence[int]) -> None:
+    def fail(self, run: ServerRun, error: Exception, numbers: Sequence[int]) -> None:
         failed = [run.seated.pop(number) for number in numbers if number in run.seated]
         rest = [ticket for ticket in run.seated.values() if not ticket.left]
         run.seated.clear()
@@ -160,4 +160,4 @@ class Engine:
         with self.changed:
             self.waiting = [*rest, *self.waiting]
         for ticket in failed:
-            ticket.tell(News(error=error))
+            ticket.tell(AnswerUpdate(error=error))

@@ -9,11 +9,11 @@ from dataclasses import dataclass, fields
 from starlette.requests import ClientDisconnect, Request
 
 from dllm.errors import ConfigError
-from dllm.integrations.server.failing import ApiError
+from dllm.integrations.server.error_responses import ApiError
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServerLimits:
     """What a server accepts.
 
     waiting     answers that may wait for a row; a call that would make it more gets 429
@@ -40,21 +40,21 @@ class Limits:
                 raise ConfigError(f"Limits({field.name}={value}): must be a positive number")
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
+async def read_body(request: Request, limits: ServerLimits) -> bytes:
     """The body of a call. Raises ApiError as soon as it is known to be too long, late, or not JSON by its label."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"content-type {kind or '(none)'}: send JSON and say so, content-type: application/json")
     told = request.headers.get("content-length", "")
     if told.isdigit() and int(told) > limits.body:
-        raise too_long(limits)
+        raise _make_too_long_error(limits)
     found = bytearray()
     try:
         async with asyncio.timeout(limits.patience):
             async for part in request.stream():
                 found += part
                 if len(found) > limits.body:
-                    raise too_long(limits)
+                    raise _make_too_long_error(limits)
     except TimeoutError:
         raise ApiError(408, f"the body did not arrive within {limits.patience:g} seconds") from None
     except ClientDisconnect:
@@ -62,5 +62,5 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return bytes(found)
 
 
-def too_long(limits: Limits) -> ApiError:
+def _make_too_long_error(limits: ServerLimits) -> ApiError:
     return ApiError(413, f"the body is longer than {limits.body} bytes: shorten it", code="request_too_large")

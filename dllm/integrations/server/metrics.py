@@ -7,20 +7,20 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from dllm.integrations.server.engine import Engine
-from dllm.integrations.server.tickets import News, Ticket
-from dllm.results import Result
+from dllm.engine.results import Result
+from dllm.integrations.server.engine import ServerEngine
+from dllm.integrations.server.pending_answers import AnswerUpdate, Ticket
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 TPF = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
-class Metrics:
+class ServerMetrics:
     """Counters of one server, in a registry of its own. Words and units as in `dllm.metrics`."""
 
     kind = CONTENT_TYPE_LATEST
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: ServerEngine) -> None:
         own = self.registry = CollectorRegistry()
         self.calls = Counter("dllm_calls", "calls answered", ["path", "status"], registry=own)
         self.answers = Counter("dllm_answers", "answers by how they ended", ["end"], registry=own)
@@ -41,7 +41,7 @@ class Metrics:
         ):
             Gauge(name, said, registry=own).set_function(read)
 
-    def note(self, ticket: Ticket, news: News, first: bool) -> None:
+    def note(self, ticket: Ticket, news: AnswerUpdate, first: bool) -> None:
         """What an answer's news add; `first`: none came before."""
         waited = time.perf_counter() - ticket.came
         if first and (news.text or news.result):

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from dllm.integrations.server.tickets import News, Ticket
+from dllm.engine.loop import steps
+from dllm.engine.stop import Stopper, resolve_stop_ids
+from dllm.integrations.server.pending_answers import AnswerUpdate, Ticket
 from dllm.requests import Request
-from dllm.sampler import steps
-from dllm.stopping import Stopper, stop_ids
 from dllm.streaming import Delta, Deltas
 from dllm.types import Step
 
@@ -23,13 +23,15 @@ NOBODY = -1
 Admit = Callable[[tuple[str, int], int], list[Ticket]]
 
 
-class Live(Deltas):
+class _LiveDeltas(Deltas):
     """Deltas of requests that come and go: what is known of one is forgotten some time after its row is another's."""
 
     def __init__(self, model: Any, ticket: Ticket) -> None:
         super().__init__(model, [], ticket.strategy)
         stopping = ticket.strategy.stopping
-        one = Stopper.of(stop_ids(model, [Request((0,))], stopping), stopping, model.tokenizer, torch.device("cpu"))
+        one = Stopper.of(
+            resolve_stop_ids(model, [Request((0,))], stopping), stopping, model.tokenizer, torch.device("cpu")
+        )
         self.collector.stopper = replace(one, ids=one.ids.expand(ENDLESS, -1))  # all requests have the same end tokens
         self.here: dict[int, Request] = {}
         self.requests = self.collector.requests = self.here  # type: ignore[assignment]
@@ -52,7 +54,7 @@ class Live(Deltas):
         return [self.last(number) for number in self.collector.finish(rows)]
 
 
-class Run:
+class ServerRun:
     """The stream of steps for one kind of ticket, as a `Feed` that takes them from the hall where they wait.
 
     admit  tickets of a kind that get a row now, so many at most
@@ -66,7 +68,7 @@ class Run:
         self.admit = admit
         self.seated: dict[int, Ticket] = {}
         self.count = 0
-        self.deltas = Live(model, ticket)
+        self.deltas = _LiveDeltas(model, ticket)
         self.stream: Iterator[Step] = steps(model, self, ticket.strategy, batch_size=rows)
 
     def take(self, most: int) -> list[tuple[int, Request]]:
@@ -103,9 +105,9 @@ class Run:
         if delta.done:
             del self.seated[delta.request]
         try:
-            ticket.say(News(delta.text, delta.draft if ticket.drafts else None, delta.result))
+            ticket.say(AnswerUpdate(delta.text, delta.draft if ticket.drafts else None, delta.result))
         except ArithmeticError as error:
             self.seated.pop(delta.request, None)
             self.deltas.ignore(delta.request)
             ticket.left = True
-            ticket.tell(News(error=error))
+            ticket.tell(AnswerUpdate(error=error))

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from dllm.integrations.server.failing import ApiError
-from dllm.options import Options
-from dllm.registry import like
+from dllm.compose.options import Options
+from dllm.integrations.server.error_responses import ApiError
+from dllm.registry import suggest_name
 
 STANDARD = ("temperature", "top_p", "top_k", "stop", "stop_ids")
 """Options that are fields of a call anyway."""
@@ -56,31 +56,31 @@ LABELS = ("user", "safety_identifier", "prompt_cache_key")
 Seed = Annotated[int, Field(gt=-(2**62), lt=2**62)]
 
 
-class Strict(BaseModel):
+class _StrictModel(BaseModel):
     """An object without unknown fields, whose values are of the types they should be."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class StreamOptions(Strict):
+class _StreamOptions(_StrictModel):
     """`include_usage`: one more chunk, with the figures of the whole call. The other must be false."""
 
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
-class Part(Strict):
+class _MessagePart(_StrictModel):
     """A piece of a message."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(Strict):
+class _ChatMessage(_StrictModel):
     """One turn of a conversation. What templates call `system` newer clients call `developer`."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: str | list[_MessagePart]
     name: None = None
     refusal: None = None
     audio: None = None
@@ -88,14 +88,14 @@ class Message(Strict):
     tool_calls: list[Any] | None = Field(None, max_length=0)
 
 
-class ResponseFormat(Strict):
+class _ResponseFormat(_StrictModel):
     """`text`, or `json_schema` with a schema that the answer keeps to."""
 
     type: Literal["text", "json_schema"]
     json_schema: dict[str, Any] | None = None
 
 
-class Common(Strict):
+class CallBody(_StrictModel):
     """What both kinds of call have.
 
     seed    of the first answer; answer i draws from seed + i. None: a random one, which the response tells
@@ -109,47 +109,51 @@ class Common(Strict):
     stop: str | list[str] | None = None
     stop_ids: tuple[int, ...] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: _StreamOptions | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
-    response_format: ResponseFormat | None = None
+    response_format: _ResponseFormat | None = None
     drafts: bool = False
 
 
-def spread(names: tuple[str, ...], kind: Any) -> dict[str, Any]:
+def _make_optional_fields(names: tuple[str, ...], kind: Any) -> dict[str, Any]:
     return {name: (kind, None) for name in names}
 
 
 OPTIONS = {f.name: get_type_hints(Options)[f.name] for f in fields(Options) if f.name not in STANDARD}
 EXTRA: dict[str, Any] = {name: (hint | None, None) for name, hint in OPTIONS.items()}
 EXTRA |= {name: (OPTIONS.get(own, tuple[int, ...]) | None, None) for name, own in ALIASES.items()}
-EXTRA |= spread(tuple(NEUTRAL), Any) | spread(LABELS, str | None) | {"strategy": (str | None, None)}
-Base = create_model("Base", __base__=Common, **EXTRA)
+EXTRA |= (
+    _make_optional_fields(tuple(NEUTRAL), Any)
+    | _make_optional_fields(LABELS, str | None)
+    | {"strategy": (str | None, None)}
+)
+Base = create_model("Base", __base__=CallBody, **EXTRA)
 
 
-class Completion(Base):  # type: ignore[valid-type,misc]
+class CompletionBody(Base):  # type: ignore[valid-type,misc]
     """`/v1/completions`: text or token ids to go on from, one prompt or several."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
 
 
-class ChatCompletion(Base):  # type: ignore[valid-type,misc]
+class ChatCompletionBody(Base):  # type: ignore[valid-type,misc]
     """`/v1/chat/completions`: a conversation to answer."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[_ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
 
 
-Body = TypeVar("Body", bound=Common)
+Body = TypeVar("Body", bound=CallBody)
 
 
-def parse(kind: type[Body], raw: bytes) -> Body:
+def parse_body(kind: type[Body], raw: bytes) -> Body:
     """The body of a call. Raises ApiError for what is malformed, misspelt, or not supported."""
     try:
         body = kind.model_validate_json(raw)
     except ValidationError as error:
-        raise explain(kind, error) from None
+        raise _explain_validation_error(kind, error) from None
     for name, neutral in NEUTRAL.items():
         value = getattr(body, name)
         if value not in neutral:
@@ -160,7 +164,7 @@ def parse(kind: type[Body], raw: bytes) -> Body:
     return body
 
 
-def explain(kind: type[Common], error: ValidationError) -> ApiError:
+def _explain_validation_error(kind: type[CallBody], error: ValidationError) -> ApiError:
     """The first of the things that are wrong, in words."""
     found = error.errors(include_url=False, include_context=False)
     first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
@@ -169,6 +173,8 @@ def explain(kind: type[Common], error: ValidationError) -> ApiError:
         return ApiError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
         names = sorted(set(kind.model_fields) - set(NEUTRAL))
-        return ApiError(400, f"unknown field {place!r}{like(place, names)}: choose from {', '.join(names)}", place)
+        return ApiError(
+            400, f"unknown field {place!r}{suggest_name(place, names)}: choose from {', '.join(names)}", place
+        )
     got = "" if first["type"] == "missing" else f" (got {first['input']!r:.80})"
     return ApiError(400, f"{place or 'the body'}: {first['msg']}{got}", place or None)

@@ -9,18 +9,18 @@ from types import FrameType
 import uvicorn
 
 from dllm.errors import ConfigError
-from dllm.integrations.server.api import Setting, make_app
-from dllm.integrations.server.engine import Engine
+from dllm.integrations.server.api import ServerSettings, make_app
+from dllm.integrations.server.engine import ServerEngine
 
 DELIVERY = 30
 """Seconds that readers have, once all is decoded, to fetch the rest."""
 LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
-class Server(uvicorn.Server):
+class GracefulServer(uvicorn.Server):
     """Finishes what runs and refuses new work when it is told to end (SIGTERM, Ctrl-C); told twice, it ends at once."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+    def __init__(self, config: uvicorn.Config, engine: ServerEngine) -> None:
         super().__init__(config)
         self.engine = engine
 
@@ -39,14 +39,14 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def make_server(engine: Engine, setting: Setting, log_level: str = "info") -> Server:
+def make_server(engine: ServerEngine, setting: ServerSettings, log_level: str = "info") -> GracefulServer:
     config = uvicorn.Config(
         make_app(engine, setting), log_level=log_level, timeout_graceful_shutdown=DELIVERY, server_header=False
     )
-    return Server(config, engine)
+    return GracefulServer(config, engine)
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """A socket at an address, which listens once the server runs; port 0: any that is free. Raises ConfigError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
@@ -59,7 +59,7 @@ def bind(host: str, port: int) -> socket.socket:
     return found
 
 
-def local(host: str) -> bool:
+def is_loopback_host(host: str) -> bool:
     """Whether only this machine can reach a server there."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
@@ -67,6 +67,8 @@ def local(host: str) -> bool:
         return host == "localhost"
 
 
-def serve_on(engine: Engine, setting: Setting, found: socket.socket, log_level: str = "info") -> None:
+def serve_on_socket(
+    engine: ServerEngine, setting: ServerSettings, found: socket.socket, log_level: str = "info"
+) -> None:
     """Serve until told to end."""
     make_server(engine, setting, log_level).run(sockets=[found])

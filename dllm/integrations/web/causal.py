@@ -10,41 +10,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm.baseline import Autoregressive, generate
-from dllm.integrations.web.frames import Frame, Guessed
+from dllm.engine.autoregressive import Autoregressive, generate_autoregressively
+from dllm.engine.results import Result
+from dllm.integrations.web.frames import AnswerFrame, ColumnGuess
 from dllm.requests import Request
-from dllm.results import Result
 
 
-class StoppedError(Exception):
+class _StoppedError(Exception):
     """Nobody wants the rest."""
 
 
-def generated(
+def generate_with_frames(
     model: Any,
     request: Request,
     plan: Autoregressive,
     top: int,
-    tell: Callable[[Frame], None],
+    tell: Callable[[AnswerFrame], None],
     stopped: Callable[[], bool],
 ) -> Result | None:
     """The result of a request, told frame by frame; None if it was stopped.
 
     model  an `AutoregressiveModel`
     """
-    listener = Listener(len(request.prompt), request.max_new_tokens, top, tell, stopped)
+    listener = _GenerationListener(len(request.prompt), request.max_new_tokens, top, tell, stopped)
     try:
-        found = generate(replace(model, network=Overheard(model.network, listener)), [request], plan)
-    except StoppedError:
+        found = generate_autoregressively(
+            replace(model, network=_ListenedNetwork(model.network, listener)), [request], plan
+        )
+    except _StoppedError:
         return None
     return found[0]
 
 
-class Listener:
+class _GenerationListener:
     """What `generate` of `transformers` tells while it runs: as its first logits processor, and as its streamer."""
 
     def __init__(
-        self, prompt: int, length: int, top: int, tell: Callable[[Frame], None], stopped: Callable[[], bool]
+        self, prompt: int, length: int, top: int, tell: Callable[[AnswerFrame], None], stopped: Callable[[], bool]
     ) -> None:
         self.prompt, self.length, self.top, self.tell, self.stopped = prompt, length, max(1, top), tell, stopped
         self.tokens: list[int] = []
@@ -67,7 +69,7 @@ class Listener:
         self.sure.append(float(self.chances[token]))
         count, rest = column + 1, self.length - column - 1
         self.tell(
-            Frame(
+            AnswerFrame(
                 number=column,
                 seconds=time.perf_counter() - self.start,
                 nfe=count,
@@ -79,20 +81,20 @@ class Listener:
                 new=frozenset([column]),
                 revoked=frozenset(),
                 window=(column, count),
-                guesses={column: Guessed(token, self.sure[-1], likely)},
+                guesses={column: ColumnGuess(token, self.sure[-1], likely)},
             )
         )
         if self.stopped():
-            raise StoppedError
+            raise _StoppedError
 
     def end(self) -> None:
         pass
 
 
-class Overheard:
+class _ListenedNetwork:
     """A network that is the one it holds, but for a listener to what it generates."""
 
-    def __init__(self, network: Any, listener: Listener) -> None:
+    def __init__(self, network: Any, listener: _GenerationListener) -> None:
         self.network, self.listener = network, listener
 
     def __getattr__(self, name: str) -> Any:

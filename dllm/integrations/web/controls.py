@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, NamedTuple
 
+from dllm.compose.expressions import describe_annotation, get_annotations
+from dllm.compose.names import CACHES, POLICIES, SCHEDULERS
+from dllm.compose.options import Options
+from dllm.compose.recipes import RECIPES
 from dllm.errors import ConfigError, DllmError
-from dllm.expressions import describe, hints_of
 from dllm.jobs import Job, check_length, check_seed
-from dllm.options import Options
-from dllm.parts import CACHES, POLICIES, SCHEDULERS
-from dllm.recipes import RECIPES
 from dllm.registry import Registry
 
 AS_RECIPE = "as the recipe has it"
@@ -31,7 +31,7 @@ MOST_RECORDED = 20
 FLAG = re.compile(r"--([a-z][a-z-]*)")
 
 
-class Knob(NamedTuple):
+class _PartField(NamedTuple):
     """A field of a part: its name, its default as text ("" where it has none), and what it may be, in words."""
 
     name: str
@@ -39,12 +39,12 @@ class Knob(NamedTuple):
     takes: str
 
 
-def recipes() -> list[str]:
+def list_recipes() -> list[str]:
     """What can be chosen as a recipe."""
     return [OWN_RECIPE, *RECIPES]
 
 
-def parts(kind: str) -> list[str]:
+def list_parts(kind: str) -> list[str]:
     """What can be chosen as a policy, a scheduler or a cache; parts that cannot be imported are left out."""
     found = [AS_RECIPE]
     for name in TABLES[kind]:
@@ -56,47 +56,47 @@ def parts(kind: str) -> list[str]:
     return found
 
 
-def knobs(kind: str, name: str | None) -> list[Knob]:
+def list_part_fields(kind: str, name: str | None) -> list[_PartField]:
     """The fields of a part that a page shows; none for a part as the recipe has it."""
     if name is None or name == AS_RECIPE:
         return []
     part = TABLES[kind].find(name)
-    hints = hints_of(part)
+    hints = get_annotations(part)
     return [
-        Knob(field, said(parameter), describe(hints.get(field, Any)))
+        _PartField(field, _format_default(parameter), describe_annotation(hints.get(field, Any)))
         for field, parameter in inspect.signature(part).parameters.items()
         if field not in SET_APART[kind]
     ]
 
 
-def meaning(kind: str, name: str | None) -> str:
+def describe_part(kind: str, name: str | None) -> str:
     """The first sentence of what a part says of itself."""
     if name is None or name == AS_RECIPE:
         return ""
     return " ".join((inspect.getdoc(TABLES[kind].find(name)) or "").split("\n\n")[0].split())
 
 
-def said(parameter: Parameter) -> str:
+def _format_default(parameter: Parameter) -> str:
     """A field's default, as one would write it."""
     return "" if parameter.default is Parameter.empty else re.sub(r"\(\)$", "", repr(parameter.default))
 
 
-def most_knobs(kind: str) -> int:
+def count_most_part_fields(kind: str) -> int:
     """How many knobs the part with the most of them has."""
-    return max(len(knobs(kind, name)) for name in parts(kind))
+    return max(len(list_part_fields(kind, name)) for name in list_parts(kind))
 
 
-def expression(kind: str, name: str | None, values: Iterable[str | None]) -> str | None:
+def build_part_expression(kind: str, name: str | None, values: Iterable[str | None]) -> str | None:
     """The part with what its knobs say; None for a part as the recipe has it."""
     if name is None or name == AS_RECIPE:
         return None
-    pairs = zip(knobs(kind, name), values, strict=False)
+    pairs = zip(list_part_fields(kind, name), values, strict=False)
     given = [f"{knob.name}={text.strip()}" for knob, text in pairs if text and text.strip()]
     return f"{name}({', '.join(given)})" if given else name
 
 
 @dataclass(frozen=True)
-class Choice:
+class AnswerSettings:
     """All that was set for one answer, as the page's fields hold it: text, "" where a field is empty.
 
     parts  of each kind its name, and the text of its knobs in order
@@ -120,25 +120,25 @@ class Choice:
 
     def options(self) -> Options:
         """As the command line's options. Raises ConfigError."""
-        chosen = {kind: expression(kind, *value) for kind, value in (self.parts or {}).items()}
+        chosen = {kind: build_part_expression(kind, *value) for kind, value in (self.parts or {}).items()}
         return Options(
             recipe=None if self.recipe in (None, "", OWN_RECIPE) else self.recipe,
             policy=chosen.get("policy"),
             scheduler=chosen.get("scheduler"),
             cache=chosen.get("cache"),
-            block_size=whole("block size", self.block_size),
-            sub_block_size=whole("sub-block size", self.sub_block_size),
-            steps=whole("steps", self.steps),
-            temperature=number("temperature", self.temperature),
-            top_p=number("top-p", self.top_p),
-            top_k=whole("top-k", self.top_k),
-            processor=lines(self.processors),
-            stop=lines(self.stop),
+            block_size=_parse_whole_number("block size", self.block_size),
+            sub_block_size=_parse_whole_number("sub-block size", self.sub_block_size),
+            steps=_parse_whole_number("steps", self.steps),
+            temperature=_parse_number("temperature", self.temperature),
+            top_p=_parse_number("top-p", self.top_p),
+            top_k=_parse_whole_number("top-k", self.top_k),
+            processor=_split_field_lines(self.processors),
+            stop=_split_field_lines(self.stop),
         )
 
     def length(self, longest: int) -> int:
         """New tokens. Raises ConfigError."""
-        length = whole("length", self.max_new_tokens)
+        length = _parse_whole_number("length", self.max_new_tokens)
         if length is None:
             raise ConfigError("length: say how many tokens to write at most")
         if length > longest:
@@ -147,7 +147,7 @@ class Choice:
 
     def recorded(self) -> int:
         """How many likeliest tokens are kept. Raises ConfigError."""
-        top = whole("candidates", self.top) or 0
+        top = _parse_whole_number("candidates", self.top) or 0
         if not 0 <= top <= MOST_RECORDED:
             raise ConfigError(f"candidates {top}: from 0 to {MOST_RECORDED} are recorded for each position")
         return top
@@ -158,7 +158,7 @@ class Choice:
         causal  for a plain causal model: what only a diffusion model has is left out rather than refused, so that one
                 can switch between models
         """
-        options, seed = self.options(), whole("seed", self.seed)
+        options, seed = self.options(), _parse_whole_number("seed", self.seed)
         if causal:
             options = Options(
                 temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, stop=options.stop
@@ -166,12 +166,12 @@ class Choice:
         return Job(options, self.length(longest), check_seed(seed or 0))
 
 
-def lines(text: str | None) -> tuple[str, ...]:
+def _split_field_lines(text: str | None) -> tuple[str, ...]:
     """The lines of a field that are not empty."""
     return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
 
 
-def number(name: str, text: str | float | None) -> float | None:
+def _parse_number(name: str, text: str | float | None) -> float | None:
     """A field that holds a number or nothing. Raises ConfigError."""
     if text is None or not str(text).strip():
         return None
@@ -184,7 +184,7 @@ def number(name: str, text: str | float | None) -> float | None:
     return found
 
 
-def whole(name: str, text: str | float | None) -> int | None:
+def _parse_whole_number(name: str, text: str | float | None) -> int | None:
     """A field that holds a whole number or nothing. Raises ConfigError."""
     if text is None or not str(text).strip():
         return None
@@ -194,6 +194,6 @@ def whole(name: str, text: str | float | None) -> int | None:
         raise ConfigError(f"{name} {text}: must be a whole number") from None
 
 
-def worded(error: DllmError | str) -> str:
+def strip_option_dashes(error: DllmError | str) -> str:
     """A message without the dashes of the command line's options, which a page does not have."""
     return FLAG.sub(lambda found: found[1].replace("-", " "), " ".join(str(error).split()))

@@ -8,33 +8,33 @@ from typing import Any
 import gradio as gr
 
 from dllm.errors import DllmError, RequestError
-from dllm.integrations.web.cells import COLOURS, View, canvas, legend
-from dllm.integrations.web.controls import Choice, worded
-from dllm.integrations.web.figures import failure, figures, standing
-from dllm.integrations.web.library import Library
-from dllm.integrations.web.panel import Panel
-from dllm.integrations.web.runs import Run
-from dllm.integrations.web.sheet import QUIET, sheet
-from dllm.integrations.web.talk import Session, talk
-from dllm.integrations.web.words import Words
+from dllm.integrations.web.canvas_html import COLOURS, CanvasView, render_canvas, render_legend
+from dllm.integrations.web.chat_html import VisitorSession, render_conversation
+from dllm.integrations.web.controls import AnswerSettings, strip_option_dashes
+from dllm.integrations.web.figures_html import render_failure, render_figures, render_run_status
+from dllm.integrations.web.html_block import QUIET, make_html_block
+from dllm.integrations.web.model_library import ModelLibrary
+from dllm.integrations.web.panel import StrategyPanel
+from dllm.integrations.web.runs import AnswerRun
+from dllm.integrations.web.token_text import TokenDisplay
 
 EXAMPLE = "Mia has 8 stamps. Lena has three times as many. How many stamps do they have in all?"
 LONGEST_PROMPT = 20_000
 
 
-class Conversation:
+class ConversationTab:
     """The tab; make it inside a `gr.Blocks`.
 
     finished  an event: an answer has come to its end
     """
 
-    def __init__(self, library: Library, session: gr.State) -> None:
+    def __init__(self, library: ModelLibrary, session: gr.State) -> None:
         self.library, self.session = library, session
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
-                self.history = sheet(name="talk-history")
-                self.canvas = sheet(canvas(None, Words(None), View()), "talk-canvas")
-                self.note = sheet(name="talk-note")
+                self.history = make_html_block(name="talk-history")
+                self.canvas = make_html_block(render_canvas(None, TokenDisplay(None), CanvasView()), "talk-canvas")
+                self.note = make_html_block(name="talk-note")
                 self.prompt = gr.Textbox(
                     EXAMPLE, label="Prompt", lines=1, max_lines=6, max_length=LONGEST_PROMPT, elem_id="talk-prompt",
                     info="Enter sends, Shift+Enter begins a new line",
@@ -43,8 +43,8 @@ class Conversation:
                     self.send = gr.Button("Send", variant="primary", min_width=80, elem_id="talk-send")
                     self.stop = gr.Button("Stop", min_width=80, elem_id="talk-stop")
                     self.clear = gr.Button("Clear", min_width=80, elem_id="talk-clear")
-                self.figures = sheet(figures(None), "talk-figures")
-                self.legend = sheet(legend(View()), "talk-legend")
+                self.figures = make_html_block(render_figures(None), "talk-figures")
+                self.legend = make_html_block(render_legend(CanvasView()), "talk-legend")
                 self.colour = gr.Radio(list(COLOURS), value="confidence", label="Colour by", elem_id="talk-colour")
                 self.drafts = gr.Checkbox(True, label="Show candidates of undecided positions", elem_id="talk-drafts")
                 self.pause = gr.Slider(
@@ -52,7 +52,7 @@ class Conversation:
                     info="Of the view; decoding goes on at full speed. 0 shows the newest step.",
                 )  # fmt: skip
             with gr.Column(scale=2, min_width=320):
-                self.panel = Panel(library, Choice(library.labels[0]), "talk")
+                self.panel = StrategyPanel(library, AnswerSettings(library.labels[0]), "talk")
         self.wire()
 
     def wire(self) -> None:
@@ -67,23 +67,29 @@ class Conversation:
         )  # fmt: skip
 
     def answer(
-        self, text: str, session: Session, colour: str, drafts: bool, pause: float, *values: Any
+        self, text: str, session: VisitorSession, colour: str, drafts: bool, pause: float, *values: Any
     ) -> Iterator[tuple[Any, ...]]:
         """Answer a prompt and draw it on the way."""
         try:
             run = self.begin(text, session, values)
         except DllmError as error:
-            yield gr.skip(), gr.skip(), failure(worded(error)), gr.skip(), gr.skip()
+            yield gr.skip(), gr.skip(), render_failure(strip_option_dashes(error)), gr.skip(), gr.skip()
             return
-        yield talk(session.messages), self.draw(run, 0, colour, drafts), standing(run), figures(run), ""
+        yield (
+            render_conversation(session.messages),
+            self.draw(run, 0, colour, drafts),
+            render_run_status(run),
+            render_figures(run),
+            "",
+        )
         try:
             for shown in run.watch(pause or 0):
                 drawn = self.draw(run, shown, colour, drafts)
-                yield gr.skip(), drawn, standing(run, shown), figures(run, shown), gr.skip()
+                yield gr.skip(), drawn, render_run_status(run, shown), render_figures(run, shown), gr.skip()
         finally:
             run.stop()
 
-    def begin(self, text: str, session: Session, values: Any) -> Run:
+    def begin(self, text: str, session: VisitorSession, values: Any) -> AnswerRun:
         """Start an answer. Raises ConfigError or RequestError."""
         if not (text or "").strip():
             raise RequestError("the prompt is empty: write something first")
@@ -94,21 +100,21 @@ class Conversation:
         session.messages, session.run = messages, run
         return run
 
-    def draw(self, run: Run, shown: int, colour: str, drafts: bool) -> str:
+    def draw(self, run: AnswerRun, shown: int, colour: str, drafts: bool) -> str:
         """The canvas after so many frames."""
         if not shown:
-            return canvas(None, Words(None), View())
-        view = View(colour, drafts, run.frames[-1].nfe if run.over else None)
-        return canvas(run.frames[shown - 1], run.words, view, run.stops)
+            return render_canvas(None, TokenDisplay(None), CanvasView())
+        view = CanvasView(colour, drafts, run.frames[-1].nfe if run.over else None)
+        return render_canvas(run.frames[shown - 1], run.words, view, run.stops)
 
-    def redraw(self, session: Session, colour: str, drafts: bool) -> tuple[Any, str]:
+    def redraw(self, session: VisitorSession, colour: str, drafts: bool) -> tuple[Any, str]:
         """The last answer in other colours."""
         run = session.run
         drawn = gr.skip() if run is None or not run.frames else self.draw(run, len(run.frames), colour, drafts)
-        return drawn, legend(View(colour))
+        return drawn, render_legend(CanvasView(colour))
 
-    def forget(self, session: Session) -> tuple[Any, ...]:
+    def forget(self, session: VisitorSession) -> tuple[Any, ...]:
         """Begin a new conversation."""
         session.stop()
         session.messages, session.run = [], None
-        return "", canvas(None, Words(None), View()), "", figures(None), gr.skip()
+        return "", render_canvas(None, TokenDisplay(None), CanvasView()), "", render_figures(None), gr.skip()

@@ -10,6 +10,6 @@ TEMPLATE = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96
 """Signs of the templates by which Gradio fills an HTML component in: written so, none of them is one."""
 
 
-def safe(text: object) -> str:
+def escape_html(text: object) -> str:
     """Text as HTML that shows it, whatever it holds; characters without a shape show as a blank box."""
     return html.escape(CONTROL.sub("▯", str(text).replace("\r", "")), quote=True).translate(TEMPLATE)

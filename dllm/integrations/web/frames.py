@@ -17,7 +17,7 @@ from torch import Tensor
 from dllm.types import Step
 
 
-class Guessed(NamedTuple):
+class ColumnGuess(NamedTuple):
     """What the model thought of one column: its candidate, how likely that is, and the likeliest tokens."""
 
     token: int
@@ -25,7 +25,7 @@ class Guessed(NamedTuple):
     top: tuple[tuple[int, float], ...]
 
 
-class Frame(NamedTuple):
+class AnswerFrame(NamedTuple):
     """An answer after a step.
 
     number   of the step, from 0
@@ -53,7 +53,7 @@ class Frame(NamedTuple):
     new: frozenset[int]
     revoked: frozenset[int]
     window: tuple[int, int]
-    guesses: Mapping[int, Guessed]
+    guesses: Mapping[int, ColumnGuess]
 
     @property
     def decided(self) -> int:
@@ -61,7 +61,7 @@ class Frame(NamedTuple):
         return sum(map(bool, self.when))
 
 
-class Camera:
+class FrameRecorder:
     """Makes frames of a run of one request: `for step in steps(…): camera.shoot(step, seconds)`.
 
     top  how many of a column's likeliest tokens are kept; 0, or a policy that did not ask for the marginals, keeps one
@@ -71,14 +71,14 @@ class Camera:
         self.top = top
         self.sure: list[float] = []
 
-    def shoot(self, step: Step, seconds: float) -> Frame:
+    def shoot(self, step: Step, seconds: float) -> AnswerFrame:
         """The frame of a step; call it for every step, in order."""
         rows, window = step.canvas.rows, step.window
         first, limit = int(rows.text[0]), int(rows.limit[0])
         spot = slice(first, limit)
         columns = (window.columns[0] - first).tolist()
-        new = marked(columns, step.commit[0], limit - first)
-        revoked = frozenset() if step.revoke is None else marked(columns, step.revoke[0], limit - first)
+        new = _select_marked_columns(columns, step.commit[0], limit - first)
+        revoked = frozenset() if step.revoke is None else _select_marked_columns(columns, step.revoke[0], limit - first)
         guesses = self.guesses(step, columns, limit - first)
         self.follow(limit - first, guesses, new)
         if step.moved is not None:
@@ -87,7 +87,7 @@ class Camera:
             new = frozenset(i for i, was in enumerate(before) if was in new)
             revoked = frozenset(i for i, was in enumerate(before) if was in revoked)
             guesses = {i: guesses[was] for i, was in enumerate(before) if was in guesses}
-        return Frame(
+        return AnswerFrame(
             number=step.number,
             seconds=seconds,
             nfe=int(step.nfe[0]),
@@ -102,19 +102,19 @@ class Camera:
             guesses=guesses,
         )
 
-    def guesses(self, step: Step, columns: list[int], length: int) -> dict[int, Guessed]:
+    def guesses(self, step: Step, columns: list[int], length: int) -> dict[int, ColumnGuess]:
         """What the model thought of each column that got logits."""
         guess, window = step.guess, step.window
         asked = (window.pending[0] if window.answer is None else window.answer[0]).tolist()
         tokens, confidence = guess.tokens[0].tolist(), guess.confidence[0].tolist()
-        tops = likeliest(step, self.top)
+        tops = _list_likeliest_tokens(step, self.top)
         return {
-            column: Guessed(tokens[slot], confidence[slot], tops[slot])
+            column: ColumnGuess(tokens[slot], confidence[slot], tops[slot])
             for slot, column in enumerate(columns)
             if asked[slot] and 0 <= column < length
         }
 
-    def follow(self, length: int, guesses: Mapping[int, Guessed], new: frozenset[int]) -> None:
+    def follow(self, length: int, guesses: Mapping[int, ColumnGuess], new: frozenset[int]) -> None:
         """Note how likely the tokens are that were just committed."""
         self.sure += [0.0] * (length - len(self.sure))
         for column in new:
@@ -122,12 +122,12 @@ class Camera:
                 self.sure[column] = guesses[column].confidence
 
 
-def marked(columns: list[int], plane: Tensor, length: int) -> frozenset[int]:
+def _select_marked_columns(columns: list[int], plane: Tensor, length: int) -> frozenset[int]:
     """The columns of the answer whose slots are True in a plane (k,)."""
     return frozenset(c for c, there in zip(columns, plane.tolist(), strict=True) if there and 0 <= c < length)
 
 
-def likeliest(step: Step, top: int) -> list[tuple[tuple[int, float], ...]]:
+def _list_likeliest_tokens(step: Step, top: int) -> list[tuple[tuple[int, float], ...]]:
     """Each slot's likeliest tokens with their probabilities; the largest alone where the policy did not ask for all."""
     guess = step.guess
     if not top or guess.probabilities is None:

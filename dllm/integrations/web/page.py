@@ -7,12 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-from dllm.integrations.web.conversation import Conversation
-from dllm.integrations.web.library import Library
-from dllm.integrations.web.race import Race
-from dllm.integrations.web.replay import Replay
-from dllm.integrations.web.sheet import sheet
-from dllm.integrations.web.talk import Session
+from dllm.integrations.web.chat_html import VisitorSession
+from dllm.integrations.web.conversation import ConversationTab
+from dllm.integrations.web.html_block import make_html_block
+from dllm.integrations.web.model_library import ModelLibrary
+from dllm.integrations.web.race import RaceTab
+from dllm.integrations.web.replay import ReplayTab
 
 STYLE = Path(__file__).with_name("style.css")
 WATCHING = 32
@@ -21,27 +21,27 @@ KEPT = 3600
 """Seconds for which a session is remembered when nothing happens in it."""
 
 
-def page(library: Library) -> gr.Blocks:
+def build_page(library: ModelLibrary) -> gr.Blocks:
     """The page for some models."""
     with gr.Blocks(title="dllm", analytics_enabled=False, fill_width=False) as blocks:
-        session = gr.State(Session(), time_to_live=KEPT, delete_callback=lambda left: left and left.stop())
-        sheet(
+        session = gr.State(VisitorSession(), time_to_live=KEPT, delete_callback=lambda left: left and left.stop())
+        make_html_block(
             '<header class="dllm-head"><h1>dllm</h1>'
             "<p>Watch a diffusion language model write: tokens are decided out of order, a few in each step.</p>"
             "</header>"
         )
         with gr.Tabs():
             with gr.Tab("Conversation", id="conversation"):
-                Conversation(library, session)
+                ConversationTab(library, session)
             with gr.Tab("Replay", id="replay") as tab:
-                Replay(session, tab)
+                ReplayTab(session, tab)
             with gr.Tab("Race", id="race"):
-                Race(library, session)
+                RaceTab(library, session)
     blocks.queue(default_concurrency_limit=WATCHING, max_size=4 * WATCHING)
     return blocks
 
 
-def look() -> dict[str, Any]:
+def build_appearance() -> dict[str, Any]:
     """Theme and style: fonts of the visitor's own system, nothing from outside."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "sans-serif"]
     mono = ["ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]

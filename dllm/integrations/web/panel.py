@@ -9,16 +9,16 @@ import gradio as gr
 
 from dllm.errors import DllmError
 from dllm.integrations.web import controls
-from dllm.integrations.web.controls import Choice, worded
-from dllm.integrations.web.escaping import safe
-from dllm.integrations.web.figures import failure
-from dllm.integrations.web.library import Library
-from dllm.integrations.web.sheet import QUIET, sheet
+from dllm.integrations.web.controls import AnswerSettings, strip_option_dashes
+from dllm.integrations.web.escaping import escape_html
+from dllm.integrations.web.figures_html import render_failure
+from dllm.integrations.web.html_block import QUIET, make_html_block
+from dllm.integrations.web.model_library import ModelLibrary
 
 KINDS = tuple(controls.TABLES)
 
 
-class Panel:
+class StrategyPanel:
     """Controls that say how one answer is made; make it inside a `gr.Blocks`.
 
     start  what they say at first
@@ -28,7 +28,7 @@ class Panel:
     plan    says what would run, or why nothing can
     """
 
-    def __init__(self, library: Library, start: Choice, name: str, alone: bool = True) -> None:
+    def __init__(self, library: ModelLibrary, start: AnswerSettings, name: str, alone: bool = True) -> None:
         self.library, self.name = library, name
         self.fields: dict[str, Any] = {}
         self.pickers: dict[str, Any] = {}
@@ -36,7 +36,7 @@ class Panel:
         self.knobs: dict[str, list[Any]] = {}
         self.fields["model"] = gr.Dropdown(library.labels, value=start.model, label="Model", elem_id=f"{name}-model")
         self.fields["recipe"] = gr.Dropdown(
-            controls.recipes(),
+            controls.list_recipes(),
             value=start.recipe or controls.OWN_RECIPE,
             label="Recipe: sets every part",
             elem_id=f"{name}-recipe",
@@ -48,14 +48,16 @@ class Panel:
         self.part("cache", "Cache: what to recompute", start)
         self.sampling(start, alone)
         self.more(start, alone)
-        self.plan = sheet(self.said(start), f"{name}-plan")
+        self.plan = make_html_block(self.said(start), f"{name}-plan")
         self.wire()
 
-    def part(self, kind: str, label: str, start: Choice) -> None:
+    def part(self, kind: str, label: str, start: AnswerSettings) -> None:
         """A part by its name, and room for the fields of whichever is chosen."""
         name, values = (start.parts or {}).get(kind, (controls.AS_RECIPE, ()))
-        self.pickers[kind] = gr.Dropdown(controls.parts(kind), value=name, label=label, elem_id=f"{self.name}-{kind}")
-        self.helps[kind] = sheet(help_of(kind, name), f"{self.name}-{kind}-help")
+        self.pickers[kind] = gr.Dropdown(
+            controls.list_parts(kind), value=name, label=label, elem_id=f"{self.name}-{kind}"
+        )
+        self.helps[kind] = make_html_block(_render_part_help(kind, name), f"{self.name}-{kind}-help")
         with gr.Row():
             self.knobs[kind] = [
                 gr.Textbox(**shown, min_width=90, max_lines=1, elem_id=f"{self.name}-{kind}-{i}")
@@ -64,8 +66,8 @@ class Panel:
 
     def turned(self, kind: str, name: str | None, values: Sequence[str] = ()) -> list[dict[str, Any]]:
         """How the knobs of a kind look once a part is chosen."""
-        found = controls.knobs(kind, name)
-        room = controls.most_knobs(kind)
+        found = controls.list_part_fields(kind, name)
+        room = controls.count_most_part_fields(kind)
         values = [*values, *[""] * (room - len(values))]
         looks: list[dict[str, Any]] = [
             {"label": knob.name, "placeholder": knob.default or "required", "visible": True, "value": value}
@@ -79,7 +81,7 @@ class Panel:
             value, label=label, placeholder=empty, min_width=110, max_lines=1, elem_id=f"{self.name}-{field}"
         )
 
-    def sampling(self, start: Choice, alone: bool) -> None:
+    def sampling(self, start: AnswerSettings, alone: bool) -> None:
         with gr.Row():
             self.number("temperature", "Temperature", start.temperature, "as the recipe")
             self.number("top_p", "Top-p", start.top_p, "as the recipe")
@@ -88,7 +90,7 @@ class Panel:
                 self.number("max_new_tokens", "Length, tokens", start.max_new_tokens)
                 self.number("seed", "Seed", start.seed)
 
-    def more(self, start: Choice, alone: bool) -> None:
+    def more(self, start: AnswerSettings, alone: bool) -> None:
         with gr.Accordion("More: scheduler, steps, processors, stop", open=False):
             self.part("scheduler", "Scheduler: where to work", start)
             with gr.Row():
@@ -112,7 +114,7 @@ class Panel:
         )  # fmt: skip
 
     def turner(self, kind: str) -> Callable[[str], list[Any]]:
-        return lambda name: [help_of(kind, name), *(gr.update(**look) for look in self.turned(kind, name))]
+        return lambda name: [_render_part_help(kind, name), *(gr.update(**look) for look in self.turned(kind, name))]
 
     @property
     def inputs(self) -> list[Any]:
@@ -121,7 +123,7 @@ class Panel:
             found += [self.pickers[kind], *self.knobs[kind]]
         return found
 
-    def choice(self, values: Sequence[Any], **shared: Any) -> Choice:
+    def choice(self, values: Sequence[Any], **shared: Any) -> AnswerSettings:
         """What the controls say, from their values."""
         named = dict(zip(self.fields, values, strict=False))
         rest = list(values[len(self.fields) :])
@@ -130,20 +132,23 @@ class Panel:
             count = len(self.knobs[kind])
             parts[kind] = (rest[0], tuple(text or "" for text in rest[1 : count + 1]))
             rest = rest[count + 1 :]
-        return Choice(**(shared | named), parts=parts)
+        return AnswerSettings(**(shared | named), parts=parts)
 
     def explain(self, *values: Any) -> str:
         """What would run, or why nothing can."""
         return self.said(self.choice(values))
 
-    def said(self, choice: Choice) -> str:
+    def said(self, choice: AnswerSettings) -> str:
         try:
-            return f'<p class="dllm-plan">{safe(self.library.plan(choice))}</p>'
+            return f'<p class="dllm-plan">{escape_html(self.library.plan(choice))}</p>'
         except DllmError as error:
-            return failure(worded(error))
+            return render_failure(strip_option_dashes(error))
 
 
-def help_of(kind: str, name: str | None) -> str:
+def _render_part_help(kind: str, name: str | None) -> str:
     """What a part does, and what its knobs may be."""
-    said = [controls.meaning(kind, name), *(f"{knob.name}: {knob.takes}" for knob in controls.knobs(kind, name))]
-    return "".join(f'<p class="dllm-help">{safe(line)}</p>' for line in said if line)
+    said = [
+        controls.describe_part(kind, name),
+        *(f"{knob.name}: {knob.takes}" for knob in controls.list_part_fields(kind, name)),
+    ]
+    return "".join(f'<p class="dllm-help">{escape_html(line)}</p>' for line in said if line)

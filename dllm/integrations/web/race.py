@@ -14,17 +14,23 @@ from typing import Any
 import gradio as gr
 
 from dllm.errors import ConfigError, DllmError, RequestError
-from dllm.integrations.web.cells import COLOURS, View, canvas, legend
-from dllm.integrations.web.controls import AS_RECIPE, Choice, worded
+from dllm.integrations.web.canvas_html import COLOURS, CanvasView, render_canvas, render_legend
+from dllm.integrations.web.chat_html import VisitorSession
+from dllm.integrations.web.controls import AS_RECIPE, AnswerSettings, strip_option_dashes
 from dllm.integrations.web.conversation import EXAMPLE, LONGEST_PROMPT
-from dllm.integrations.web.figures import failure, figures, note, spell, standing
-from dllm.integrations.web.library import Library
-from dllm.integrations.web.panel import Panel
-from dllm.integrations.web.runs import Run, State
-from dllm.integrations.web.sheet import QUIET, sheet
-from dllm.integrations.web.talk import Session
-from dllm.integrations.web.verdict import verdict
-from dllm.integrations.web.words import Words
+from dllm.integrations.web.figures_html import (
+    format_seconds,
+    render_failure,
+    render_figures,
+    render_note,
+    render_run_status,
+)
+from dllm.integrations.web.html_block import QUIET, make_html_block
+from dllm.integrations.web.model_library import ModelLibrary
+from dllm.integrations.web.panel import StrategyPanel
+from dllm.integrations.web.race_result import render_race_result
+from dllm.integrations.web.runs import AnswerRun, RunStatus
+from dllm.integrations.web.token_text import TokenDisplay
 
 LANES = ("A", "B")
 RATE = 12
@@ -34,10 +40,10 @@ SHOWN = 6.0
 PACES = ("stretched to 6 seconds", "as measured")
 
 
-class Race:
+class RaceTab:
     """The tab; make it inside a `gr.Blocks`."""
 
-    def __init__(self, library: Library, session: gr.State) -> None:
+    def __init__(self, library: ModelLibrary, session: gr.State) -> None:
         self.library, self.session = library, session
         self.prompt = gr.Textbox(
             EXAMPLE, label="Prompt", lines=1, max_lines=6, max_length=LONGEST_PROMPT, elem_id="race-prompt"
@@ -50,25 +56,27 @@ class Race:
         with gr.Row():
             self.go = gr.Button("Race", variant="primary", min_width=80, elem_id="race-go")
             self.stop = gr.Button("Stop", min_width=80, elem_id="race-stop")
-        self.clock = sheet(name="race-clock")
-        self.legend = sheet(legend(View("step")))
-        self.panels: list[Panel] = []
+        self.clock = make_html_block(name="race-clock")
+        self.legend = make_html_block(render_legend(CanvasView("step")))
+        self.panels: list[StrategyPanel] = []
         self.canvases: list[Any] = []
         self.figures: list[Any] = []
         with gr.Row():
             for name in LANES:
                 self.lane(name)
         with gr.Row():
-            for name, start in zip(LANES, starts(library), strict=True):
+            for name, start in zip(LANES, _choose_default_lanes(library), strict=True):
                 with gr.Column(min_width=320), gr.Accordion(f"Strategy of lane {name}", open=True):
-                    self.panels.append(Panel(self.library, start, f"race-{name}", alone=False))
+                    self.panels.append(StrategyPanel(self.library, start, f"race-{name}", alone=False))
         self.wire()
 
     def lane(self, name: str) -> None:
         with gr.Column(min_width=320):
-            sheet(f'<h2 class="dllm-lane">Lane {name}</h2>')
-            self.canvases.append(sheet(canvas(None, Words(None), View()), f"race-canvas-{name}"))
-            self.figures.append(sheet(figures(None), f"race-figures-{name}"))
+            make_html_block(f'<h2 class="dllm-lane">Lane {name}</h2>')
+            self.canvases.append(
+                make_html_block(render_canvas(None, TokenDisplay(None), CanvasView()), f"race-canvas-{name}")
+            )
+            self.figures.append(make_html_block(render_figures(None), f"race-figures-{name}"))
 
     def wire(self) -> None:
         drawn = [self.clock, *self.canvases, *self.figures]
@@ -79,20 +87,20 @@ class Race:
         self.colour.change(self.redraw, [self.session, self.colour], [*self.canvases, self.legend], **QUIET)
 
     def run(
-        self, text: str, length: str, seed: str, pace: str, colour: str, session: Session, *values: Any
+        self, text: str, length: str, seed: str, pace: str, colour: str, session: VisitorSession, *values: Any
     ) -> Iterator[tuple[Any, ...]]:
         """Decode both lanes, then play them."""
         try:
             runs = self.begin(text, length, seed, session, values)
         except DllmError as error:
-            yield failure(worded(error)), *[gr.skip()] * 4
+            yield render_failure(strip_option_dashes(error)), *[gr.skip()] * 4
             return
         try:
             while not all(run.over for run in runs):
-                yield note(recording(runs)), *self.draw(runs, [0, 0], colour)
+                yield render_note(_format_lane_progress(runs)), *self.draw(runs, [0, 0], colour)
                 time.sleep(2 / RATE)
-            if any(run.state is not State.DONE for run in runs):
-                said = [standing(run) for run in runs if run.state is not State.DONE]
+            if any(run.state is not RunStatus.DONE for run in runs):
+                said = [render_run_status(run) for run in runs if run.state is not RunStatus.DONE]
                 yield "".join(said), *self.draw(runs, [len(run.frames) for run in runs], colour)
                 return
             yield from self.play(runs, pace, colour)
@@ -100,7 +108,9 @@ class Race:
             for run in runs:
                 run.stop()
 
-    def begin(self, text: str, length: str, seed: str, session: Session, values: Sequence[Any]) -> list[Run]:
+    def begin(
+        self, text: str, length: str, seed: str, session: VisitorSession, values: Sequence[Any]
+    ) -> list[AnswerRun]:
         """Start both lanes. Raises ConfigError or RequestError, which names the lane."""
         if not (text or "").strip():
             raise RequestError("the prompt is empty: write something first")
@@ -118,7 +128,7 @@ class Race:
         session.lanes = [self.library.begin(choice, asked) for choice in choices]
         return session.lanes
 
-    def play(self, runs: Sequence[Run], pace: str, colour: str) -> Iterator[tuple[Any, ...]]:
+    def play(self, runs: Sequence[AnswerRun], pace: str, colour: str) -> Iterator[tuple[Any, ...]]:
         """Both lanes on one clock."""
         times = [[frame.seconds for frame in run.frames] for run in runs]
         end = max(each[-1] for each in times)
@@ -126,39 +136,41 @@ class Race:
         start = time.monotonic()
         while (now := (time.monotonic() - start) / slower) < end and not any(run.asked_to_stop for run in runs):
             shown = [bisect_right(each, now) for each in times]
-            said = f"{spell(now)} of {spell(end)}" + (f", shown {slower:.0f} times slower" if slower > 1 else "")
-            yield note(said), *self.draw(runs, shown, colour)
+            said = f"{format_seconds(now)} of {format_seconds(end)}" + (
+                f", shown {slower:.0f} times slower" if slower > 1 else ""
+            )
+            yield render_note(said), *self.draw(runs, shown, colour)
             time.sleep(1 / RATE)
-        yield verdict(runs[0], runs[1]), *self.draw(runs, [len(run.frames) for run in runs], colour)
+        yield render_race_result(runs[0], runs[1]), *self.draw(runs, [len(run.frames) for run in runs], colour)
 
-    def draw(self, runs: Sequence[Run], shown: Sequence[int], colour: str) -> list[str]:
+    def draw(self, runs: Sequence[AnswerRun], shown: Sequence[int], colour: str) -> list[str]:
         """Both canvases and both lists of figures after so many frames of each."""
         canvases, lists = [], []
         for run, count in zip(runs, shown, strict=True):
-            view = View(colour, steps=run.frames[-1].nfe if run.over and run.frames else None)
-            canvases.append(canvas(run.frames[count - 1] if count else None, run.words, view, run.stops))
-            lists.append(figures(run, count))
+            view = CanvasView(colour, steps=run.frames[-1].nfe if run.over and run.frames else None)
+            canvases.append(render_canvas(run.frames[count - 1] if count else None, run.words, view, run.stops))
+            lists.append(render_figures(run, count))
         return [*canvases, *lists]
 
-    def redraw(self, session: Session, colour: str) -> tuple[Any, ...]:
+    def redraw(self, session: VisitorSession, colour: str) -> tuple[Any, ...]:
         """The last race in other colours."""
         if not session.lanes:
-            return gr.skip(), gr.skip(), legend(View(colour))
+            return gr.skip(), gr.skip(), render_legend(CanvasView(colour))
         shown = [len(run.frames) for run in session.lanes]
-        return *self.draw(session.lanes, shown, colour)[:2], legend(View(colour))
+        return *self.draw(session.lanes, shown, colour)[:2], render_legend(CanvasView(colour))
 
 
-def starts(library: Library) -> tuple[Choice, Choice]:
+def _choose_default_lanes(library: ModelLibrary) -> tuple[AnswerSettings, AnswerSettings]:
     """The lanes at first: the model's own recipe against one token at a time, by a causal model if there is one."""
     diffusion = [label for label in library.labels if not library.causal(label)] or library.labels
     causal = [label for label in library.labels if library.causal(label)]
     if causal:
-        return Choice(diffusion[0]), Choice(causal[0])
+        return AnswerSettings(diffusion[0]), AnswerSettings(causal[0])
     one = ("top-k", ("1", "", "", "left-to-right"))
-    return Choice(diffusion[0]), Choice(diffusion[0], parts={"policy": one, "cache": (AS_RECIPE, ())})
+    return AnswerSettings(diffusion[0]), AnswerSettings(diffusion[0], parts={"policy": one, "cache": (AS_RECIPE, ())})
 
 
-def recording(runs: Sequence[Run]) -> str:
+def _format_lane_progress(runs: Sequence[AnswerRun]) -> str:
     """How far the lanes have come while they are decoded."""
     said = []
     for name, run in zip(LANES, runs, strict=True):

@@ -8,18 +8,18 @@ from typing import Any
 
 import gradio as gr
 
-from dllm.integrations.web.candidates import candidates
-from dllm.integrations.web.cells import COLOURS, View, canvas, legend
-from dllm.integrations.web.figures import frame_line, note
-from dllm.integrations.web.runs import Run
-from dllm.integrations.web.sheet import QUIET, sheet
-from dllm.integrations.web.talk import Session
-from dllm.integrations.web.words import Words
+from dllm.integrations.web.candidates_html import render_candidates
+from dllm.integrations.web.canvas_html import COLOURS, CanvasView, render_canvas, render_legend
+from dllm.integrations.web.chat_html import VisitorSession
+from dllm.integrations.web.figures_html import render_note, render_step_line
+from dllm.integrations.web.html_block import QUIET, make_html_block
+from dllm.integrations.web.runs import AnswerRun
+from dllm.integrations.web.token_text import TokenDisplay
 
 SOURCES = ("conversation", "race, lane A", "race, lane B")
 
 
-class Replay:
+class ReplayTab:
     """The tab; make it inside a `gr.Blocks`."""
 
     def __init__(self, session: gr.State, tab: Any) -> None:
@@ -36,10 +36,10 @@ class Replay:
             self.colour = gr.Radio(
                 list(COLOURS), value="confidence", label="Colour by", min_width=300, elem_id="replay-colour"
             )
-        self.line = sheet(name="replay-line")
-        self.canvas = sheet(canvas(None, Words(None), View()), "replay-canvas")
-        self.legend = sheet(legend(View()))
-        self.table = sheet(name="replay-table")
+        self.line = make_html_block(name="replay-line")
+        self.canvas = make_html_block(render_canvas(None, TokenDisplay(None), CanvasView()), "replay-canvas")
+        self.legend = make_html_block(render_legend(CanvasView()))
+        self.table = make_html_block(name="replay-table")
         self.wire(tab)
 
     def wire(self, tab: Any) -> None:
@@ -51,14 +51,14 @@ class Replay:
         self.play.click(self.run_on, [*where, self.speed], [self.step, *drawn], **QUIET)
         self.pause.click(self.halt, self.session, queue=False, **QUIET)
 
-    def find(self, session: Session, source: str) -> Run | None:
+    def find(self, session: VisitorSession, source: str) -> AnswerRun | None:
         """The recorded answer that is meant; None where there is none."""
         if source == SOURCES[0]:
             return session.run
         place = SOURCES.index(source) - 1 if source in SOURCES else 0
         return session.lanes[place] if place < len(session.lanes) else None
 
-    def open(self, session: Session, source: str, colour: str) -> tuple[Any, ...]:
+    def open(self, session: VisitorSession, source: str, colour: str) -> tuple[Any, ...]:
         """Show the last step of an answer, and give the slider as many steps as it has."""
         self.halt(session)
         run = self.find(session, source)
@@ -66,23 +66,23 @@ class Replay:
         slider = gr.update(maximum=max(2, count), value=max(1, count), interactive=count > 1)
         return slider, *self.turn_to(session, source, count, colour)
 
-    def turn_to(self, session: Session, source: str, step: float, colour: str) -> tuple[str, str, str, str]:
+    def turn_to(self, session: VisitorSession, source: str, step: float, colour: str) -> tuple[str, str, str, str]:
         """One step: its line, its canvas, the legend and its candidates."""
         run = self.find(session, source)
-        view = View(colour, steps=run.frames[-1].nfe if run is not None and run.frames else None)
+        view = CanvasView(colour, steps=run.frames[-1].nfe if run is not None and run.frames else None)
         if run is None or not run.frames:
             return (
-                note("nothing is recorded yet: ask something first"),
-                canvas(None, Words(None), view),
-                legend(view),
+                render_note("nothing is recorded yet: ask something first"),
+                render_canvas(None, TokenDisplay(None), view),
+                render_legend(view),
                 "",
             )
         frame = run.frames[max(1, min(int(step or 1), len(run.frames))) - 1]
-        drawn = canvas(frame, run.words, view, run.stops)
-        return frame_line(frame, len(run.frames)), drawn, legend(view), candidates(frame, run.words)
+        drawn = render_canvas(frame, run.words, view, run.stops)
+        return render_step_line(frame, len(run.frames)), drawn, render_legend(view), render_candidates(frame, run.words)
 
     def run_on(
-        self, session: Session, source: str, step: float, colour: str, speed: float
+        self, session: VisitorSession, source: str, step: float, colour: str, speed: float
     ) -> Iterator[tuple[Any, ...]]:
         """Play from a step on; from the first one if it is the last."""
         self.halt(session)
@@ -95,6 +95,6 @@ class Replay:
             if session.playing != mine:
                 return
 
-    def halt(self, session: Session) -> None:
+    def halt(self, session: VisitorSession) -> None:
         """End whatever is playing."""
         session.playing += 1

@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
-from dllm.baseline import Autoregressive
+from dllm.engine.autoregressive import Autoregressive
+from dllm.engine.loop import steps
+from dllm.engine.results import Collector, Result
 from dllm.errors import DllmError
-from dllm.integrations.web.causal import generated
-from dllm.integrations.web.frames import Camera, Frame
-from dllm.integrations.web.words import Words
-from dllm.jobs import Task
-from dllm.results import Collector, Result
-from dllm.sampler import steps
-from dllm.tracing.watched import watched
+from dllm.integrations.web.causal import generate_with_frames
+from dllm.integrations.web.frames import AnswerFrame, FrameRecorder
+from dllm.integrations.web.token_text import TokenDisplay
+from dllm.jobs import DecodeTask
+from dllm.tracing.full_probabilities import request_probabilities
 
 log = logging.getLogger("dllm.app")
 
 
-class State(Enum):
+class RunStatus(Enum):
     """How far a run has come."""
 
     WAITING = "waiting"
@@ -32,7 +32,7 @@ class State(Enum):
     FAILED = "failed"
 
 
-class Run:
+class AnswerRun:
     """A recorded answer.
 
     frames  one a step, so far
@@ -49,44 +49,44 @@ class Run:
 
     def __init__(self, model: str = "", prompt: str = "") -> None:
         self.model, self.prompt, self.plan = model, prompt, ""
-        self.words = Words(None)
+        self.words = TokenDisplay(None)
         self.stops: frozenset[int] = frozenset()
-        self.frames: list[Frame] = []
-        self.state, self.before, self.error, self.hint = State.WAITING, 0, "", ""
+        self.frames: list[AnswerFrame] = []
+        self.state, self.before, self.error, self.hint = RunStatus.WAITING, 0, "", ""
         self.result: Result | None = None
         self.asked_to_stop = False
         self.changed = threading.Condition()
 
     @property
     def over(self) -> bool:
-        return self.state in (State.DONE, State.STOPPED, State.FAILED)
+        return self.state in (RunStatus.DONE, RunStatus.STOPPED, RunStatus.FAILED)
 
     @property
-    def edges(self) -> tuple[Frame | None, Frame | None]:
+    def edges(self) -> tuple[AnswerFrame | None, AnswerFrame | None]:
         """The last frame but one, and the last."""
         frames = self.frames[-2:]
         return (frames[0] if len(frames) == 2 else None, frames[-1] if frames else None)
 
-    def start(self, work: Callable[[Run], None]) -> Run:
+    def start(self, work: Callable[[AnswerRun], None]) -> AnswerRun:
         """Do the work in a thread; it calls `tell` for each frame, and sees to it that `asked_to_stop` ends it."""
         threading.Thread(target=self.carry_out, args=(work,), name="dllm run", daemon=True).start()
         return self
 
-    def carry_out(self, work: Callable[[Run], None]) -> None:
+    def carry_out(self, work: Callable[[AnswerRun], None]) -> None:
         try:
             work(self)
-            self.tell(state=State.STOPPED if self.result is None else State.DONE)
+            self.tell(state=RunStatus.STOPPED if self.result is None else RunStatus.DONE)
         except DllmError as error:
-            self.tell(state=State.FAILED, error=str(error))
+            self.tell(state=RunStatus.FAILED, error=str(error))
         except Exception as error:
             log.exception("a run failed")
-            self.tell(state=State.FAILED, error=plain(error))
+            self.tell(state=RunStatus.FAILED, error=_explain_error(error))
 
     def stop(self) -> None:
         """End it after the step on which it works."""
         self.asked_to_stop = True
 
-    def tell(self, frame: Frame | None = None, **news: Any) -> None:
+    def tell(self, frame: AnswerFrame | None = None, **news: Any) -> None:
         """Change what the run says of itself and wake those who watch."""
         with self.changed:
             if frame is not None:
@@ -125,29 +125,29 @@ class Run:
                 time.sleep(1 / rate)
 
 
-def plain(error: Exception) -> str:
+def _explain_error(error: Exception) -> str:
     """An error of which nobody thought, in words for people."""
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
         return "out of memory: ask for fewer tokens, or start the app with a smaller --dtype"
     return f"something went wrong inside ({type(error).__name__}); the server's log has the details"
 
 
-def decode(run: Run, model: Any, task: Task, top: int) -> None:
+def decode_and_record(run: AnswerRun, model: Any, task: DecodeTask, top: int) -> None:
     """Decode a task and record it: the work of a run.
 
     top  how many of each column's likeliest tokens are kept, see `Camera`
     """
     run.tell(
-        state=State.RUNNING,
-        words=Words(model.tokenizer),
+        state=RunStatus.RUNNING,
+        words=TokenDisplay(model.tokenizer),
         stops=frozenset(model.stop_ids if task.request.stop_ids is None else task.request.stop_ids),
         plan=repr(task.plan),
     )
     if isinstance(task.plan, Autoregressive):
-        run.result = generated(model, task.request, task.plan, top, run.tell, lambda: run.asked_to_stop)
+        run.result = generate_with_frames(model, task.request, task.plan, top, run.tell, lambda: run.asked_to_stop)
         return
-    strategy = watched(task.plan) if top else task.plan
-    camera, collector = Camera(top), Collector(model, [task.request], strategy)
+    strategy = request_probabilities(task.plan) if top else task.plan
+    camera, collector = FrameRecorder(top), Collector(model, [task.request], strategy)
     start = time.perf_counter()
     for step in steps(model, [task.request], strategy):
         collector.add(step)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from dllm.errors import ConfigError
-from dllm.integrations.web.library import Library
+from dllm.integrations.web.model_library import ModelLibrary
 
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -25,7 +25,7 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[Any], Awaitable[None]]
 
 
-class Closed:
+class _ContentPolicyMiddleware:
     """An application whose answers tell browsers to fetch nothing from elsewhere."""
 
     def __init__(self, app: Any) -> None:
@@ -40,23 +40,23 @@ class Closed:
         await self.app(scope, receive, closed)
 
 
-def application(library: Library) -> Any:
+def _build_application(library: ModelLibrary) -> Any:
     """The page as an ASGI application."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr
     from fastapi import FastAPI
 
-    from dllm.integrations.web.page import look, page
+    from dllm.integrations.web.page import build_appearance, build_page
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
-        app, page(library), path="/", show_error=False, ssr_mode=False, mcp_server=False, footer_links=[],
-        run_history=False, app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None}, **look(),
+        app, build_page(library), path="/", show_error=False, ssr_mode=False, mcp_server=False, footer_links=[],
+        run_history=False, app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None}, **build_appearance(),
     )  # fmt: skip
-    return Closed(app)
+    return _ContentPolicyMiddleware(app)
 
 
-def listen(host: str, port: int) -> socket.socket:
+def open_listening_socket(host: str, port: int) -> socket.socket:
     """A socket on which visitors may knock already; port 0 takes any that is free. Raises ConfigError."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -70,17 +70,17 @@ def listen(host: str, port: int) -> socket.socket:
     return found
 
 
-def server(library: Library, found: socket.socket) -> Any:
+def make_web_server(library: ModelLibrary, found: socket.socket) -> Any:
     """A server that is ready to `run(sockets=[found])`; it ends on SIGINT and SIGTERM."""
     import uvicorn
 
     config = uvicorn.Config(
-        application(library), log_level="warning", timeout_graceful_shutdown=2, lifespan="on", access_log=False
+        _build_application(library), log_level="warning", timeout_graceful_shutdown=2, lifespan="on", access_log=False
     )
     return uvicorn.Server(config)
 
 
-def address(found: socket.socket) -> str:
+def format_address(found: socket.socket) -> str:
     """Where a browser finds a bound socket."""
     host, port = found.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host

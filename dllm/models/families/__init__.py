@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dllm.errors import CheckpointError, ConfigError
 from dllm.models.families.a2d import A2D, A2DBlocks
-from dllm.models.families.autoregressive import Autoregressive, stock_class
+from dllm.models.families.autoregressive import AutoregressiveFamily, causal_lm_class
 from dllm.models.families.base import Config, Family
 from dllm.models.families.dream import Dream
 from dllm.models.families.fast_dllm_v2 import FastDLLMv2
@@ -16,7 +16,7 @@ from dllm.models.families.llada2 import LLaDA2
 from dllm.models.families.llada_moe import LLaDAMoE
 from dllm.models.families.masked_lm import MaskedLM
 from dllm.models.families.open_dcoder import OpenDCoder
-from dllm.models.families.plugged import PLUGGED, plugged
+from dllm.models.families.plugins import PLUGGED, find_plugged_family
 from dllm.models.families.sdar import SDAR
 
 FAMILIES: tuple[Family, ...] = (
@@ -33,7 +33,7 @@ FAMILIES: tuple[Family, ...] = (
 )
 """Every diffusion family, in the order in which they are listed."""
 
-AUTOREGRESSIVE = Autoregressive()
+AUTOREGRESSIVE = AutoregressiveFamily()
 
 REFUSED = {
     "sdar_moe": "SDAR with a mixture of experts is not mapped onto a stock class yet; use a dense SDAR",
@@ -44,7 +44,7 @@ REFUSED = {
 """Relatives that we know and cannot run, by `model_type`, and what to do instead."""
 
 
-def recognise(config: Config, asked: str | None = None, added: Iterable[str] = ()) -> Family:
+def recognise_family(config: Config, asked: str | None = None, added: Iterable[str] = ()) -> Family:
     """The family of a config.json, with what this checkpoint needs of it.
 
     asked  its name, where the caller knows better than config.json
@@ -55,15 +55,15 @@ def recognise(config: Config, asked: str | None = None, added: Iterable[str] = (
     """
     kind, architectures = config.get("model_type"), config.get("architectures") or []
     if asked is not None:
-        return _asked_for(asked, config)
-    if brought := plugged(config, FAMILIES):
+        return _family_by_name(asked, config)
+    if brought := find_plugged_family(config, FAMILIES):
         return brought.settle(config)
     known = ", ".join(family.title for family in (*FAMILIES, AUTOREGRESSIVE))
     if reason := REFUSED.get(str(kind).lower()):
         raise CheckpointError(f"config.json: model_type {kind!r}: {reason}; known families: {known}")
-    if found := _fitting(config, frozenset(added)):
+    if found := _matching_family(config, frozenset(added)):
         return found.settle(config)
-    if stock := stock_class(config):
+    if stock := causal_lm_class(config):
         return replace(AUTOREGRESSIVE, stock=stock)
     raise CheckpointError(
         f"config.json: model_type {kind!r} (architectures {list(architectures)}) is of no family we know; "
@@ -71,7 +71,7 @@ def recognise(config: Config, asked: str | None = None, added: Iterable[str] = (
     )
 
 
-def _fitting(config: Config, added: frozenset[str]) -> Family | None:
+def _matching_family(config: Config, added: frozenset[str]) -> Family | None:
     """The first family that config.json fits: by architecture, by a token of its own, by model type alone."""
     kind, architectures = config.get("model_type"), set(config.get("architectures") or [])
     named = [f for f in FAMILIES if kind in (*f.model_types, None) and architectures & set(f.architectures)]
@@ -80,10 +80,10 @@ def _fitting(config: Config, added: frozenset[str]) -> Family | None:
     return next(iter(named + marked + typed), None)
 
 
-def _asked_for(name: str, config: Config) -> Family:
+def _family_by_name(name: str, config: Config) -> Family:
     """The family of that name, if it runs this model type."""
     kind = config.get("model_type")
-    if name == AUTOREGRESSIVE.name and (stock := stock_class(config)):
+    if name == AUTOREGRESSIVE.name and (stock := causal_lm_class(config)):
         return replace(AUTOREGRESSIVE, stock=stock)
     if name in PLUGGED:
         return PLUGGED[name].settle(config)
@@ -91,10 +91,10 @@ def _asked_for(name: str, config: Config) -> Family:
         if family.name == name and kind in (*family.model_types, *family.asked):
             return family.settle(config)
     able = [f.name for f in FAMILIES if kind in (*f.model_types, *f.asked)]
-    if stock_class(config):
+    if causal_lm_class(config):
         able.append(AUTOREGRESSIVE.name)
     runs = f"this model_type, {kind!r}, is run by {', '.join(able)}" if able else f"no family runs model_type {kind!r}"
     raise ConfigError(f"family {name!r}: {runs}")
 
 
-__all__ = ["AUTOREGRESSIVE", "FAMILIES", "PLUGGED", "Config", "Family", "recognise"]
+__all__ = ["AUTOREGRESSIVE", "FAMILIES", "PLUGGED", "Config", "Family", "recognise_family"]

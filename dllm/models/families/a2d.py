@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from dllm.errors import CheckpointError
 from dllm.models.families import qwen
-from dllm.models.families.base import Config, Family, number
+from dllm.models.families.base import Config, Family, read_positive_int
 from dllm.types import Bidirectional, BlockCausal, Geometry
 
 
-class Base(NamedTuple):
+class _AdaptedBase(NamedTuple):
     """What an adapted model was before.
 
     stock, settings  its classes of `transformers`
@@ -26,9 +26,9 @@ class Base(NamedTuple):
 
 
 BASES = {
-    "a2d-llama": Base("LlamaForCausalLM", "LlamaConfig", (), None),
-    "a2d-qwen2": Base("Qwen2ForCausalLM", "Qwen2Config", ("head_dim", "attention_bias"), 151665),
-    "a2d-qwen3": Base("Qwen3ForCausalLM", "Qwen3Config", (), 151669),
+    "a2d-llama": _AdaptedBase("LlamaForCausalLM", "LlamaConfig", (), None),
+    "a2d-qwen2": _AdaptedBase("Qwen2ForCausalLM", "Qwen2Config", ("head_dim", "attention_bias"), 151665),
+    "a2d-qwen3": _AdaptedBase("Qwen3ForCausalLM", "Qwen3Config", (), 151669),
 }
 
 
@@ -70,7 +70,7 @@ class A2D(Family):
         return replace(self, stock=base.stock, settings=base.settings, mask_id=base.mask_id)
 
     def translate(self, config: Config) -> dict[str, Any]:
-        fields = qwen.translate(self.title, config, drop=BASES[config["model_type"]].drop)
+        fields = qwen.translate_config(self.title, config, drop=BASES[config["model_type"]].drop)
         if config["model_type"] == "a2d-llama":
             fields["mlp_bias"] = bool(config.get("mlp_bias", False))
         return fields
@@ -99,4 +99,4 @@ class A2DBlocks(A2D):
     )
 
     def geometry(self, config: Config) -> Geometry:
-        return BlockCausal(number(config, "block_size", 32))
+        return BlockCausal(read_positive_int(config, "block_size", 32))

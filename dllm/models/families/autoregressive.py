@@ -10,7 +10,7 @@ from dllm.types import BlockCausal, Geometry
 
 
 @dataclass(frozen=True)
-class Autoregressive(Family):
+class AutoregressiveFamily(Family):
     """Any native causal-LM class; its config and tensors are left to `transformers`."""
 
     name: str = "autoregressive"
@@ -30,7 +30,7 @@ class Autoregressive(Family):
         return BlockCausal(1)
 
 
-def stock_class(config: Config) -> str | None:
+def causal_lm_class(config: Config) -> str | None:
     """The native class that runs this config as a causal language model, or None.
 
     What `architectures` says must be a native causal-LM class too: an encoder, or a checkpoint that borrows a native

@@ -89,37 +89,37 @@ class Family:
 
     def key_mapping(self) -> dict[str, str]:
         """`names` as the regular expressions that `from_pretrained` and PEFT take."""
-        return {_pattern(disk): stock.replace("{i}", r"\1") for disk, stock in self.names}
+        return {_module_pattern(disk): stock.replace("{i}", r"\1") for disk, stock in self.names}
 
     def stock_name(self, tensor: str) -> str:
         """The stock class's name of a tensor on disk; one that is split keeps its own."""
-        return _rename(tensor, self.names)
+        return _rename_tensor(tensor, self.names)
 
     def disk_name(self, tensor: str) -> str:
         """The name on disk of a tensor of the stock class."""
         parts = ((part, disk) for disk, stock in self.splits for part in stock)
-        return _rename(tensor, (*((stock, disk) for disk, stock in self.names), *parts))
+        return _rename_tensor(tensor, (*((stock, disk) for disk, stock in self.names), *parts))
 
     def needs(self, tensor: str) -> bool:
         """Whether decoding needs a tensor on disk."""
-        return not any(re.search(_pattern(module), tensor) for module in self.unused)
+        return not any(re.search(_module_pattern(module), tensor) for module in self.unused)
 
 
-def _pattern(name: str) -> str:
+def _module_pattern(name: str) -> str:
     """A regular expression for everything under a name, `{i}` standing for the layer."""
     return "^" + re.escape(name).replace(r"\{i\}", r"(\d+)") + r"(?=\.|$)"
 
 
-def _rename(tensor: str, names: Iterable[tuple[str, str]]) -> str:
+def _rename_tensor(tensor: str, names: Iterable[tuple[str, str]]) -> str:
     """The tensor under the first of the pairs (old, new) that it belongs to."""
     for old, new in names:
-        renamed, found = re.subn(_pattern(old), new.replace("{i}", r"\1"), tensor)
+        renamed, found = re.subn(_module_pattern(old), new.replace("{i}", r"\1"), tensor)
         if found:
             return renamed
     return tensor
 
 
-def number(config: Config, key: str, default: int | None = None) -> int:
+def read_positive_int(config: Config, key: str, default: int | None = None) -> int:
     """A positive whole number of config.json; `default` where the key is absent or null."""
     value = config.get(key)
     if value is None and default is not None:
@@ -130,7 +130,7 @@ def number(config: Config, key: str, default: int | None = None) -> int:
     return value
 
 
-def require(title: str, config: Config, expected: Mapping[str, Any]) -> None:
+def require_values(title: str, config: Config, expected: Mapping[str, Any]) -> None:
     """Refuse a variant: every key that is present must have the expected value (null counts as absent)."""
     for key, value in expected.items():
         found = config.get(key)
@@ -140,7 +140,7 @@ def require(title: str, config: Config, expected: Mapping[str, Any]) -> None:
             )
 
 
-def rope(config: Config) -> dict[str, Any]:
+def read_rope_parameters(config: Config) -> dict[str, Any]:
     """Rotary parameters in the words of `transformers` 5, from its own field or from the two older ones."""
     if config.get("rope_parameters"):
         return dict(config["rope_parameters"])

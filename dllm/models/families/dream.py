@@ -46,7 +46,7 @@ class Dream(Family):
     reference: str = "Ye et al. 2025 (arXiv:2508.15487)"
 
     def translate(self, config: Config) -> dict[str, Any]:
-        return qwen.translate(self.title, config, drop=("head_dim", "attention_bias"))
+        return qwen.translate_config(self.title, config, drop=("head_dim", "attention_bias"))
 
     def geometry(self, config: Config) -> Geometry:
         return Bidirectional()

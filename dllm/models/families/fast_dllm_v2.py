@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dllm.models.families import qwen
-from dllm.models.families.base import Config, Family, number
+from dllm.models.families.base import Config, Family, read_positive_int
 from dllm.types import BlockCausal, Geometry
 
 STOCK = {
@@ -43,8 +43,8 @@ class FastDLLMv2(Family):
 
     def translate(self, config: Config) -> dict[str, Any]:
         if self.stock == "Qwen2ForCausalLM":
-            return qwen.translate(self.title, config, drop=("head_dim", "attention_bias"))
-        fields = qwen.translate(self.title, config)
+            return qwen.translate_config(self.title, config, drop=("head_dim", "attention_bias"))
+        fields = qwen.translate_config(self.title, config)
         if self.stock == "LlamaForCausalLM" and config.get("mlp_bias") is not None:
             fields["mlp_bias"] = config["mlp_bias"]
         return fields
@@ -54,4 +54,4 @@ class FastDLLMv2(Family):
         return replace(self, stock=stock, settings=settings)
 
     def geometry(self, config: Config) -> Geometry:
-        return BlockCausal(number(config, "bd_size", 32))
+        return BlockCausal(read_positive_int(config, "bd_size", 32))

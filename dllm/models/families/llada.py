@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dllm.errors import CheckpointError
-from dllm.models.families.base import Config, Family, number, require, rope
+from dllm.models.families.base import Config, Family, read_positive_int, read_rope_parameters, require_values
 from dllm.types import Bidirectional, Geometry
 
 CHAT = (
@@ -81,21 +81,21 @@ class LLaDA(Family):
         for key in ("block_type", "layer_norm_type"):
             if config.get(key) is None:
                 raise CheckpointError(f"config.json: {key} is missing; LLaDA needs {key} = {VARIANT[key]!r}")
-        require(self.title, config, VARIANT)
-        width, heads = number(config, "d_model"), number(config, "n_heads")
-        groups = number(config, "n_kv_heads", 1 if config.get("multi_query_attention") else heads)
+        require_values(self.title, config, VARIANT)
+        width, heads = read_positive_int(config, "d_model"), read_positive_int(config, "n_heads")
+        groups = read_positive_int(config, "n_kv_heads", 1 if config.get("multi_query_attention") else heads)
         ratio = "mlp_ratio" if config.get("mlp_hidden_size") is None else "mlp_hidden_size"
-        hidden = number(config, ratio, 4) * (width if ratio == "mlp_ratio" else 1)
+        hidden = read_positive_int(config, ratio, 4) * (width if ratio == "mlp_ratio" else 1)
         return {
             "hidden_size": width,
-            "num_hidden_layers": number(config, "n_layers"),
+            "num_hidden_layers": read_positive_int(config, "n_layers"),
             "num_attention_heads": heads,
             "num_key_value_heads": groups,
             "intermediate_size": hidden,
-            "vocab_size": number(config, "embedding_size" if config.get("embedding_size") else "vocab_size"),
-            "max_position_embeddings": number(config, "max_sequence_length"),
+            "vocab_size": read_positive_int(config, "embedding_size" if config.get("embedding_size") else "vocab_size"),
+            "max_position_embeddings": read_positive_int(config, "max_sequence_length"),
             "rms_norm_eps": config.get("rms_norm_eps", 1e-5),
-            "rope_parameters": rope(config),
+            "rope_parameters": read_rope_parameters(config),
             "tie_word_embeddings": bool(config.get("weight_tying", True)),
             "hidden_act": "silu",
             "attention_bias": False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dllm.models.families.base import Config, Family, number, require, rope
+from dllm.models.families.base import Config, Family, read_positive_int, read_rope_parameters, require_values
 from dllm.types import BlockCausal, Geometry
 
 LAYER = "model.layers.{i}."
@@ -64,38 +64,41 @@ class LLaDA2(Family):
     reference: str = "Bie et al. 2025 (arXiv:2512.15745)"
 
     def translate(self, config: Config) -> dict[str, Any]:
-        require(self.title, config, VARIANT)
-        width, heads = number(config, "hidden_size"), number(config, "num_attention_heads")
-        head, chosen = number(config, "head_dim", width // heads), number(config, "num_experts_per_tok")
+        require_values(self.title, config, VARIANT)
+        width, heads = read_positive_int(config, "hidden_size"), read_positive_int(config, "num_attention_heads")
+        head, chosen = (
+            read_positive_int(config, "head_dim", width // heads),
+            read_positive_int(config, "num_experts_per_tok"),
+        )
         share = config.get("partial_rotary_factor", 0.5)
-        require(self.title, config, {"rotary_dim": int(head * share)})
-        layers = number(config, "num_hidden_layers")
+        require_values(self.title, config, {"rotary_dim": int(head * share)})
+        layers = read_positive_int(config, "num_hidden_layers")
         return {
             "hidden_size": width,
             "num_hidden_layers": layers,
             "num_attention_heads": heads,
-            "num_key_value_heads": number(config, "num_key_value_heads", heads),
+            "num_key_value_heads": read_positive_int(config, "num_key_value_heads", heads),
             "head_dim": head,
-            "intermediate_size": number(config, "intermediate_size"),
-            "moe_intermediate_size": number(config, "moe_intermediate_size"),
-            "n_routed_experts": number(config, "num_experts"),
+            "intermediate_size": read_positive_int(config, "intermediate_size"),
+            "moe_intermediate_size": read_positive_int(config, "moe_intermediate_size"),
+            "n_routed_experts": read_positive_int(config, "num_experts"),
             "num_experts_per_tok": chosen,
-            "n_shared_experts": number(config, "num_shared_experts"),
-            "n_group": number(config, "n_group"),
-            "topk_group": number(config, "topk_group"),
+            "n_shared_experts": read_positive_int(config, "num_shared_experts"),
+            "n_group": read_positive_int(config, "n_group"),
+            "topk_group": read_positive_int(config, "topk_group"),
             "norm_topk_prob": chosen > 1,
             "routed_scaling_factor": float(config.get("routed_scaling_factor", 1.0)),
             "first_k_dense_replace": config.get("first_k_dense_replace", 0),
             "num_mtp_layers": 0,
             "use_qk_norm": True,
             "attention_bias": False,
-            "vocab_size": number(config, "vocab_size"),
-            "max_position_embeddings": number(config, "max_position_embeddings"),
+            "vocab_size": read_positive_int(config, "vocab_size"),
+            "max_position_embeddings": read_positive_int(config, "max_position_embeddings"),
             "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
-            "rope_parameters": {"partial_rotary_factor": share, **rope(config)},
+            "rope_parameters": {"partial_rotary_factor": share, **read_rope_parameters(config)},
             "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)),
             "hidden_act": config.get("hidden_act", "silu"),
         }
 
     def geometry(self, config: Config) -> Geometry:
-        return BlockCausal(number(config, "block_size", 32))
+        return BlockCausal(read_positive_int(config, "block_size", 32))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dllm.errors import CheckpointError
-from dllm.models.families.base import Config, Family, number, require, rope
+from dllm.models.families.base import Config, Family, read_positive_int, read_rope_parameters, require_values
 from dllm.types import Bidirectional, Geometry
 
 VARIANT: dict[str, Any] = {
@@ -51,26 +51,26 @@ class LLaDAMoE(Family):
     reference: str = "Zhu et al. 2025 (arXiv:2509.24389)"
 
     def translate(self, config: Config) -> dict[str, Any]:
-        require(self.title, config, VARIANT)
-        width, heads = number(config, "hidden_size"), number(config, "num_attention_heads")
+        require_values(self.title, config, VARIANT)
+        width, heads = read_positive_int(config, "hidden_size"), read_positive_int(config, "num_attention_heads")
         # The published code computes the width of a head and looks at no field of that name.
-        require(self.title, config, {"head_dim": width // heads})
-        dense = dense_layers(config)
+        require_values(self.title, config, {"head_dim": width // heads})
+        dense = _dense_layers(config)
         return {
             "hidden_size": width,
-            "num_hidden_layers": number(config, "num_hidden_layers"),
+            "num_hidden_layers": read_positive_int(config, "num_hidden_layers"),
             "num_attention_heads": heads,
-            "num_key_value_heads": number(config, "num_key_value_heads", heads),
-            "intermediate_size": number(config, "dense_intermediate_size", None if dense else 1),
-            "moe_intermediate_size": number(config, "expert_intermediate_size"),
-            "num_experts": number(config, "num_experts"),
-            "num_experts_per_tok": number(config, "num_experts_per_tok"),
+            "num_key_value_heads": read_positive_int(config, "num_key_value_heads", heads),
+            "intermediate_size": read_positive_int(config, "dense_intermediate_size", None if dense else 1),
+            "moe_intermediate_size": read_positive_int(config, "expert_intermediate_size"),
+            "num_experts": read_positive_int(config, "num_experts"),
+            "num_experts_per_tok": read_positive_int(config, "num_experts_per_tok"),
             "norm_topk_prob": False,
             "mlp_only_layers": dense,
-            "vocab_size": number(config, "vocab_size"),
-            "max_position_embeddings": number(config, "max_position_embeddings"),
+            "vocab_size": read_positive_int(config, "vocab_size"),
+            "max_position_embeddings": read_positive_int(config, "max_position_embeddings"),
             "rms_norm_eps": config.get("rms_norm_eps", 1e-5),
-            "rope_parameters": rope(config),
+            "rope_parameters": read_rope_parameters(config),
             "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)),
             "hidden_act": config.get("hidden_act", "silu"),
             "attention_bias": bool(config.get("attention_bias", False)),
@@ -80,9 +80,9 @@ class LLaDAMoE(Family):
         return Bidirectional()
 
 
-def dense_layers(config: Config) -> list[int]:
+def _dense_layers(config: Config) -> list[int]:
     """Layers without experts: those where `moe_layer_freq`, one number a layer, is 0."""
-    layers, found = number(config, "num_hidden_layers"), config.get("moe_layer_freq")
+    layers, found = read_positive_int(config, "num_hidden_layers"), config.get("moe_layer_freq")
     if found is None:
         return []
     if not isinstance(found, list) or len(found) != layers or not set(found) <= {0, 1}:

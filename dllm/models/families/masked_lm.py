@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from dllm.errors import CheckpointError
-from dllm.models.families.base import Config, Family, number, require
+from dllm.models.families.base import Config, Family, read_positive_int, require_values
 from dllm.types import Bidirectional, Geometry
 
 
-class Encoder(NamedTuple):
+class _EncoderClass(NamedTuple):
     """A stock class.
 
     stem     its name without the ending
@@ -27,10 +27,10 @@ class Encoder(NamedTuple):
 
 ROBERTA = ("roberta.pooler", "roberta.embeddings.position_ids")
 KINDS = {
-    "bert": Encoder("Bert", ("cls",), ("bert.pooler", "cls.seq_relationship", "bert.embeddings.position_ids")),
-    "roberta": Encoder("Roberta", ("lm_head",), ROBERTA, shifted=True),
-    "xlm-roberta": Encoder("XLMRoberta", ("lm_head",), ROBERTA, shifted=True),
-    "modernbert": Encoder("ModernBert", ("head", "decoder")),
+    "bert": _EncoderClass("Bert", ("cls",), ("bert.pooler", "cls.seq_relationship", "bert.embeddings.position_ids")),
+    "roberta": _EncoderClass("Roberta", ("lm_head",), ROBERTA, shifted=True),
+    "xlm-roberta": _EncoderClass("XLMRoberta", ("lm_head",), ROBERTA, shifted=True),
+    "modernbert": _EncoderClass("ModernBert", ("head", "decoder")),
 }
 
 NOT_FIELDS = ("architectures", "model_type", "auto_map", "torch_dtype", "dtype", "quantization_config")
@@ -84,9 +84,9 @@ class MaskedLM(Family):
         )
 
     def translate(self, config: Config) -> dict[str, Any]:
-        require(self.title, config, VARIANT)
+        require_values(self.title, config, VARIANT)
         for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings"):
-            number(config, key)
+            read_positive_int(config, key)
         return {key: value for key, value in config.items() if key not in NOT_FIELDS}
 
     def geometry(self, config: Config) -> Geometry:

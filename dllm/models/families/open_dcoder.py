@@ -39,7 +39,7 @@ class OpenDCoder(Family):
     reference: str = "Peng et al. 2025 (github.com/pengzhangzhi/Open-dLLM)"
 
     def translate(self, config: Config) -> dict[str, Any]:
-        return qwen.translate(self.title, config, drop=("head_dim", "attention_bias"))
+        return qwen.translate_config(self.title, config, drop=("head_dim", "attention_bias"))
 
     def geometry(self, config: Config) -> Geometry:
         return Bidirectional()

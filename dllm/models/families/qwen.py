@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dllm.errors import CheckpointError
-from dllm.models.families.base import Config, number, rope
+from dllm.models.families.base import Config, read_positive_int, read_rope_parameters
 
 TURNS = (
     "{% for message in messages %}"
@@ -31,12 +31,12 @@ OPTIONAL = (
 )
 
 
-def translate(title: str, config: Config, *, drop: tuple[str, ...] = ()) -> dict[str, Any]:
+def translate_config(title: str, config: Config, *, drop: tuple[str, ...] = ()) -> dict[str, Any]:
     """The fields that Qwen configs share, each by its own name; fields we do not know are left behind."""
     if config.get("use_sliding_window"):
         raise CheckpointError(f"config.json: use_sliding_window is true; {title} is only supported with full attention")
-    fields: dict[str, Any] = {key: number(config, key) for key in SIZES}
-    fields["num_key_value_heads"] = number(config, "num_key_value_heads", fields["num_attention_heads"])
-    fields["rope_parameters"] = rope(config)
+    fields: dict[str, Any] = {key: read_positive_int(config, key) for key in SIZES}
+    fields["num_key_value_heads"] = read_positive_int(config, "num_key_value_heads", fields["num_attention_heads"])
+    fields["rope_parameters"] = read_rope_parameters(config)
     fields |= {key: config[key] for key in OPTIONAL if key not in drop and config.get(key) is not None}
     return fields

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dllm.models.families import qwen
-from dllm.models.families.base import Config, Family, number
+from dllm.models.families.base import Config, Family, read_positive_int
 from dllm.types import BlockCausal, Geometry
 
 
@@ -35,7 +35,7 @@ class SDAR(Family):
     reference: str = "Cheng et al. 2025 (arXiv:2510.06303)"
 
     def translate(self, config: Config) -> dict[str, Any]:
-        return qwen.translate(self.title, config)
+        return qwen.translate_config(self.title, config)
 
     def geometry(self, config: Config) -> Geometry:
-        return BlockCausal(number(config, "block_size", 4))
+        return BlockCausal(read_positive_int(config, "block_size", 4))

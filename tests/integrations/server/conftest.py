@@ -19,10 +19,10 @@ import httpx
 import openai
 
 import dllm
-from dllm.integrations.server.api import Setting
-from dllm.integrations.server.engine import Engine
-from dllm.integrations.server.limits import Limits
-from dllm.integrations.server.serving import Server, bind, make_server
+from dllm.integrations.server.api import ServerSettings
+from dllm.integrations.server.engine import ServerEngine
+from dllm.integrations.server.limits import ServerLimits
+from dllm.integrations.server.serving import GracefulServer, bind_socket, make_server
 from tests.waiting import until
 
 QUESTIONS = [
@@ -38,8 +38,8 @@ class Site:
     """A server that runs."""
 
     url: str
-    engine: Engine
-    server: Server
+    engine: ServerEngine
+    server: GracefulServer
     thread: threading.Thread
 
     def client(self, **more: Any) -> openai.OpenAI:
@@ -56,11 +56,11 @@ class Site:
 @contextmanager
 def site(model: Any, rows: int = 4, runs: int = 2, **given: Any) -> Iterator[Site]:
     """A server for a model; `given` are fields of Setting and Limits."""
-    own = {name: given.pop(name) for name in list(given) if name in Limits.__dataclass_fields__}
-    limits = Limits(**own)
-    engine = Engine(model, rows, runs, limits.waiting)
-    found = bind("127.0.0.1", 0)
-    server = make_server(engine, Setting("tiny", limits, **given), "warning")
+    own = {name: given.pop(name) for name in list(given) if name in ServerLimits.__dataclass_fields__}
+    limits = ServerLimits(**own)
+    engine = ServerEngine(model, rows, runs, limits.waiting)
+    found = bind_socket("127.0.0.1", 0)
+    server = make_server(engine, ServerSettings("tiny", limits, **given), "warning")
     thread = threading.Thread(target=server.run, kwargs={"sockets": [found]}, daemon=True)
     thread.start()
     until(lambda: server.started)

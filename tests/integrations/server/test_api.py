@@ -9,8 +9,8 @@ import openai
 import pytest
 
 import dllm
+from dllm.compose.options import Options
 from dllm.integrations.server.schemas import ALIASES
-from dllm.options import Options
 from tests.integrations.server.conftest import QUESTIONS, Site
 
 FAST = {"policy": "factor", "f": 1.0, "cache": "dual"}

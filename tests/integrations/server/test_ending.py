@@ -28,7 +28,7 @@ def run(*args: str, **env: str) -> Result:
 
 def test_weights_are_packed_where_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr("dllm.cli.serve.run", lambda model, loading, *rest: asked.append(loading))
+    monkeypatch.setattr("dllm.cli.serve.run_server", lambda model, loading, *rest: asked.append(loading))
     assert run().exit_code == 0
     assert [loading["pack"] for loading in asked] == [None]
 
@@ -60,9 +60,9 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_port_that_is_taken() -> None:
-    from dllm.integrations.server.serving import bind
+    from dllm.integrations.server.serving import bind_socket
 
-    with bind("127.0.0.1", 0) as taken:
+    with bind_socket("127.0.0.1", 0) as taken:
         taken.listen()
         found = run("--port", str(taken.getsockname()[1]))
     assert found.exit_code == 2

@@ -12,10 +12,10 @@ import pytest
 
 import dllm
 from dllm import Request, Sampling, Strategy
-from dllm.integrations.server.engine import DrainingError, Engine, FullError
-from dllm.integrations.server.tickets import News, Ticket
+from dllm.integrations.server.engine import DrainingError, QueueFullError, ServerEngine
+from dllm.integrations.server.pending_answers import AnswerUpdate, Ticket
 from tests.integrations.server.conftest import Odd
-from tests.tiny import model
+from tests.tiny import tiny_model
 from tests.waiting import until
 
 PLAIN = Strategy(dllm.TopK(k=1), dllm.Blocks(8), dllm.NoCache())
@@ -25,7 +25,7 @@ class Caller:
     """One ticket, and what it was told."""
 
     def __init__(self, request: Request, strategy: Strategy = PLAIN) -> None:
-        self.heard: queue.Queue[News] = queue.Queue()
+        self.heard: queue.Queue[AnswerUpdate] = queue.Queue()
         self.ticket = Ticket(request, strategy, 64, self.heard.put)
 
     def result(self) -> Any:
@@ -38,8 +38,8 @@ class Caller:
 
 
 @contextmanager
-def running(tiny: Any, **more: Any) -> Iterator[Engine]:
-    engine = Engine(tiny, **{"rows": 2, "runs": 1, "waiting": 500} | more)
+def running(tiny: Any, **more: Any) -> Iterator[ServerEngine]:
+    engine = ServerEngine(tiny, **{"rows": 2, "runs": 1, "waiting": 500} | more)
     try:
         yield engine
     finally:
@@ -54,7 +54,7 @@ def callers(prompts: Sequence[tuple[int, ...]], *strategies: Strategy) -> list[C
 def test_strategies_take_turns_and_none_starves() -> None:
     kinds = [Strategy(dllm.Threshold(t), dllm.Blocks(8), dllm.PrefixCache(), Sampling(1.0)) for t in (0.1, 0.5, 0.9)]
     prompts = [(3, 1 + i % 20, 7) for i in range(18)]
-    tiny = model("bidirectional-shift")
+    tiny = tiny_model("bidirectional-shift")
     with running(tiny) as engine:
         asked = callers(prompts, *kinds)
         engine.submit([caller.ticket for caller in asked])
@@ -69,7 +69,7 @@ def test_strategies_take_turns_and_none_starves() -> None:
 def test_who_came_first_is_not_passed_by_others_for_ever() -> None:
     """While the first strategy gets ever new calls, one of another is served."""
     other = Strategy(dllm.Threshold(0.5), dllm.Blocks(8), dllm.NoCache())
-    with running(model("bidirectional"), rows=1) as engine:
+    with running(tiny_model("bidirectional"), rows=1) as engine:
         first = callers([(3, 4)] * 20)
         rare = Caller(Request((9, 9), 6, seed=1), other)
         later = callers([(5, 6)] * 20)
@@ -84,7 +84,7 @@ def test_who_came_first_is_not_passed_by_others_for_ever() -> None:
 
 
 def test_a_row_that_breaks_does_so_alone() -> None:
-    tiny = model("bidirectional")
+    tiny = tiny_model("bidirectional")
     prompts = [(3, 4), (8, 7, 9), (5, 6, 11), (2, 2), (12, 7)]
     with running(Odd(tiny, poison=7), rows=3) as engine:
         engine.start()
@@ -101,7 +101,7 @@ def test_a_row_that_breaks_does_so_alone() -> None:
 
 
 def test_a_bug_fails_a_run_and_the_engine_goes_on() -> None:
-    with running(Odd(model("bidirectional"), bomb=31)) as engine:
+    with running(Odd(tiny_model("bidirectional"), bomb=31)) as engine:
         engine.start()
         asked = callers([(3, 4), (5, 6)])
         engine.submit([caller.ticket for caller in asked])
@@ -117,13 +117,13 @@ def test_a_bug_fails_a_run_and_the_engine_goes_on() -> None:
 def test_nothing_is_kept_for_ever() -> None:
     sizes = []
 
-    def measure(news: News) -> None:
+    def measure(news: AnswerUpdate) -> None:
         if news.result is not None:
             (run,) = engine.runs.values()
             known = run.deltas.here, run.deltas.collector.found, run.deltas.texts, run.deltas.told, run.deltas.bound
             sizes.append(max(len(table) for table in known))
 
-    with running(model("block-causal")) as engine:
+    with running(tiny_model("block-causal")) as engine:
         asked = callers([(1 + i % 20, 4) for i in range(60)])
         for caller in asked:
             caller.ticket.tell = measure
@@ -135,9 +135,9 @@ def test_nothing_is_kept_for_ever() -> None:
 
 
 def test_an_engine_that_drains_takes_nothing_new() -> None:
-    with running(model("bidirectional"), waiting=3) as engine:
+    with running(tiny_model("bidirectional"), waiting=3) as engine:
         asked = callers([(3, 4)] * 5)
-        with pytest.raises(FullError):
+        with pytest.raises(QueueFullError):
             engine.submit([caller.ticket for caller in callers([(3, 4)] * 6)])
         engine.submit([caller.ticket for caller in asked])
         engine.drain()
@@ -148,7 +148,7 @@ def test_an_engine_that_drains_takes_nothing_new() -> None:
 
 
 def test_an_engine_that_closes_says_so() -> None:
-    engine = Engine(Odd(model("bidirectional")), rows=1)
+    engine = ServerEngine(Odd(tiny_model("bidirectional")), rows=1)
     asked = callers([(3, 4)] * 3)
     with ThreadPoolExecutor(1) as pool, engine.model.gate.held():
         engine.submit([caller.ticket for caller in asked])

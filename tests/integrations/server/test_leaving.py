@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from dllm.integrations.server.mailbox import Mailbox
-from dllm.integrations.server.tickets import News, Ticket
+from dllm.integrations.server.answer_buffer import Mailbox
+from dllm.integrations.server.pending_answers import AnswerUpdate, Ticket
 from dllm.requests import Request
 from tests.integrations.server.conftest import QUESTIONS, Site
 from tests.waiting import until
@@ -97,12 +97,12 @@ def test_a_slow_reader_gets_everything(here: Site) -> None:
     assert texts == whole
 
 
-async def gather() -> tuple[list[tuple[int, News]], list[tuple[int, News]]]:
+async def gather() -> tuple[list[tuple[int, AnswerUpdate]], list[tuple[int, AnswerUpdate]]]:
     box = Mailbox()
     for index, text in ((1, "a"), (0, "x"), (1, "b")):
-        box.put(index, News(text, draft=text.upper()))
+        box.put(index, AnswerUpdate(text, draft=text.upper()))
     first = await box.fetch()
-    box.teller(1)(News("c", error=ValueError("bad")))
+    box.teller(1)(AnswerUpdate("c", error=ValueError("bad")))
     return first, await box.fetch()
 
 
@@ -110,19 +110,19 @@ def test_what_was_not_fetched_is_one_piece() -> None:
     import asyncio
 
     first, second = asyncio.run(gather())
-    assert first == [(0, News("x", "X")), (1, News("ab", "B"))]
+    assert first == [(0, AnswerUpdate("x", "X")), (1, AnswerUpdate("ab", "B"))]
     assert [(i, news.text, str(news.error)) for i, news in second] == [(1, "c", "bad")]
 
 
 def test_what_was_told_is_not_told_again() -> None:
     heard: list[str] = []
     ticket = Ticket(Request((1,)), None, 128, lambda news: heard.append(news.text))  # type: ignore[arg-type]
-    ticket.say(News("one "))
-    ticket.say(News("two "))
+    ticket.say(AnswerUpdate("one "))
+    ticket.say(AnswerUpdate("two "))
     ticket.restart()
-    ticket.say(News("one t"))
-    ticket.say(News("wo three"))
+    ticket.say(AnswerUpdate("one t"))
+    ticket.say(AnswerUpdate("wo three"))
     assert heard == ["one ", "two ", "three"]
     ticket.restart()
     with pytest.raises(ArithmeticError, match="differently"):
-        ticket.say(News("one two four"))
+        ticket.say(AnswerUpdate("one two four"))

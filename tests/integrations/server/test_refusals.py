@@ -13,9 +13,9 @@ import openai
 import pytest
 
 from dllm.errors import ConfigError
-from dllm.integrations.server.api import Setting
-from dllm.integrations.server.engine import Engine
-from dllm.integrations.server.limits import Limits
+from dllm.integrations.server.api import ServerSettings
+from dllm.integrations.server.engine import ServerEngine
+from dllm.integrations.server.limits import ServerLimits
 from tests.integrations.server.conftest import QUESTIONS, Site, site
 from tests.waiting import until
 
@@ -141,9 +141,9 @@ def test_too_many_at_once(small: Site) -> None:
 
 def test_what_cannot_be_set_up(embedded: Any) -> None:
     with pytest.raises(ConfigError, match="Limits\\(body=0\\): must be a positive number"):
-        Limits(body=0)
+        ServerLimits(body=0)
     with pytest.raises(ConfigError, match="Engine\\(rows=0\\)"):
-        Engine(embedded, rows=0)
+        ServerEngine(embedded, rows=0)
     with pytest.raises(ConfigError, match="plain causal language model"):
-        Engine(type("Causal", (), {"generate": None, "name": "gpt2"})())
-    assert Setting("a").limits.new_tokens == 128
+        ServerEngine(type("Causal", (), {"generate": None, "name": "gpt2"})())
+    assert ServerSettings("a").limits.new_tokens == 128

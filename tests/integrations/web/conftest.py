@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dllm.integrations.web.library import Library, Named
-from dllm.integrations.web.runs import Run
-from dllm.jobs import Outline
+from dllm.integrations.web.model_library import ModelLibrary, NamedCheckpoint
+from dllm.integrations.web.runs import AnswerRun
+from dllm.jobs import ModelOutline
 from dllm.models import AutoregressiveModel
 from dllm.types import BlockCausal
 from tests.waiting import until
@@ -16,12 +16,12 @@ CAUSAL = "tiny causal"
 
 
 @pytest.fixture(scope="session")
-def library() -> Library:
-    found = Library([Named("embedded")], longest=256)
+def library() -> ModelLibrary:
+    found = ModelLibrary([NamedCheckpoint("embedded")], longest=256)
     embedded = found.model("embedded")
     found.models[CAUSAL] = causal(embedded.tokenizer)
-    found.named[CAUSAL] = Named(CAUSAL)
-    found.outlines[CAUSAL] = Outline("autoregressive", BlockCausal(1), 512)
+    found.named[CAUSAL] = NamedCheckpoint(CAUSAL)
+    found.outlines[CAUSAL] = ModelOutline("autoregressive", BlockCausal(1), 512)
     return found
 
 
@@ -37,7 +37,7 @@ def causal(tokenizer) -> AutoregressiveModel:
     return AutoregressiveModel(LlamaForCausalLM(config), tokenizer, (0,), name=CAUSAL)
 
 
-def finished(run: Run) -> Run:
+def finished(run: AnswerRun) -> AnswerRun:
     """The run, once it is over."""
     until(lambda: run.over)
     return run

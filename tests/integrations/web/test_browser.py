@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("gradio", reason="the page needs gradio: pip install 'dllm[web]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright: pip install playwright")
 
-from dllm.integrations.web.serving import address, listen, server  # noqa: E402
+from dllm.integrations.web.serving import format_address, make_web_server, open_listening_socket  # noqa: E402
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 FLAGS = [
@@ -33,11 +33,11 @@ pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM}: a
 @pytest.fixture(scope="module")
 def home(library) -> Iterator[str]:
     """Where the page is served."""
-    found = listen("127.0.0.1", 0)
-    running = server(library, found)
+    found = open_listening_socket("127.0.0.1", 0)
+    running = make_web_server(library, found)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [found]}, daemon=True)
     thread.start()
-    yield address(found)
+    yield format_address(found)
     running.should_exit = True
     thread.join(60)
     found.close()

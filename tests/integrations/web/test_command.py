@@ -39,7 +39,7 @@ def test_weights_are_packed_where_that_helps(monkeypatch):
     def library(named, loading, longest):
         raise ConfigError(f"loading with pack={loading['pack']}")
 
-    monkeypatch.setattr("dllm.integrations.web.library.Library", library)
+    monkeypatch.setattr("dllm.integrations.web.model_library.ModelLibrary", library)
     assert "loading with pack=None" in " ".join(CliRunner().invoke(app, ["app"]).output.split())
 
 

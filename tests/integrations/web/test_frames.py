@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from dllm import results
-from dllm.integrations.web.controls import Choice
-from dllm.integrations.web.figures import measured
-from dllm.integrations.web.runs import State
-from dllm.options import Options
-from dllm.prompts import encode
+from dllm.compose.options import Options
+from dllm.integrations.web.controls import AnswerSettings
+from dllm.integrations.web.figures_html import measure_run
+from dllm.integrations.web.runs import RunStatus
+from dllm.prompts import encode_prompt
 from dllm.requests import Request
 from tests.integrations.web.conftest import CAUSAL, finished
 
@@ -22,11 +21,11 @@ POLICIES = ("threshold", "factor", "wino", "top-k(k=2)", "saber")
 def test_a_recorded_answer_is_the_plain_one(library, policy, top):
     name, _, rest = policy.partition("(")
     parts = {"policy": (name, tuple(rest.strip("k=)") if rest else "" for _ in range(bool(rest))))}
-    run = finished(library.begin(Choice("embedded", parts=parts, max_new_tokens="48", top=top), QUESTION))
+    run = finished(library.begin(AnswerSettings("embedded", parts=parts, max_new_tokens="48", top=top), QUESTION))
     model = library.model("embedded")
-    request = Request(encode(model, QUESTION), 48, seed=0)
+    request = Request(encode_prompt(model, QUESTION), 48, seed=0)
     plain = results.decode(model, request, Options(policy=policy).strategy(model, 48))[0]
-    assert run.state is State.DONE, run.error
+    assert run.state is RunStatus.DONE, run.error
     assert (run.result.output_ids, run.result.nfe, run.result.when) == (plain.output_ids, plain.nfe, plain.when)
     last = run.frames[-1]
     length = len(plain.output_ids)
@@ -36,7 +35,7 @@ def test_a_recorded_answer_is_the_plain_one(library, policy, top):
 
 
 def test_what_is_new_was_pending_and_was_guessed(library):
-    run = finished(library.begin(Choice("embedded", max_new_tokens="48"), QUESTION))
+    run = finished(library.begin(AnswerSettings("embedded", max_new_tokens="48"), QUESTION))
     pending = set(range(48))
     for frame in run.frames:
         assert frame.new <= pending
@@ -52,15 +51,17 @@ def test_what_is_new_was_pending_and_was_guessed(library):
 def test_columns_that_move_are_followed(library):
     """A scheduler of variable length changes how many columns there are."""
     parts = {"scheduler": ("variable", ("16",))}
-    run = finished(library.begin(Choice("embedded", recipe="daedal", parts=parts, max_new_tokens="64"), QUESTION))
-    if run.state is State.FAILED:
+    run = finished(
+        library.begin(AnswerSettings("embedded", recipe="daedal", parts=parts, max_new_tokens="64"), QUESTION)
+    )
+    if run.state is RunStatus.FAILED:
         pytest.skip(run.error)
     assert all(len(frame.sure) == len(frame.tokens) for frame in run.frames)
 
 
 def test_a_causal_model_is_told_token_by_token(library):
-    run = finished(library.begin(Choice(CAUSAL, max_new_tokens="12", stop="never"), QUESTION))
-    assert run.state is State.DONE, run.error
+    run = finished(library.begin(AnswerSettings(CAUSAL, max_new_tokens="12", stop="never"), QUESTION))
+    assert run.state is RunStatus.DONE, run.error
     assert [frame.decided for frame in run.frames] == list(range(1, len(run.frames) + 1))
     assert tuple(run.frames[-1].tokens[: len(run.result.output_ids)]) == run.result.output_ids
     assert run.result.nfe == len(run.result.output_ids)
@@ -71,18 +72,18 @@ def test_a_causal_model_is_told_token_by_token(library):
 
 @pytest.mark.parametrize("label", ["embedded", CAUSAL])
 def test_a_run_can_be_stopped(library, label):
-    run = library.begin(Choice(label, parts={"policy": ("top-k", ("1",))}, max_new_tokens="256"), QUESTION)
+    run = library.begin(AnswerSettings(label, parts={"policy": ("top-k", ("1",))}, max_new_tokens="256"), QUESTION)
     while not run.frames:
-        assert run.state is not State.FAILED, run.error
+        assert run.state is not RunStatus.FAILED, run.error
     run.stop()
     finished(run)
-    assert run.state in (State.STOPPED, State.DONE)
-    assert run.state is State.STOPPED or len(run.frames) < 256
-    assert measured(run).tokens == run.frames[-1].decided or run.state is State.DONE
+    assert run.state in (RunStatus.STOPPED, RunStatus.DONE)
+    assert run.state is RunStatus.STOPPED or len(run.frames) < 256
+    assert measure_run(run).tokens == run.frames[-1].decided or run.state is RunStatus.DONE
 
 
 def test_a_watcher_sees_every_frame_in_slow_motion_and_the_last_one_always(library):
-    run = library.begin(Choice("embedded", max_new_tokens="32"), QUESTION)
+    run = library.begin(AnswerSettings("embedded", max_new_tokens="32"), QUESTION)
     assert list(run.watch(pause=0.001))[-1] == len(run.frames)
     shown = [n for n in run.watch(pause=0.001) if n]
     assert sorted(set(shown)) == list(range(1, len(run.frames) + 1))

@@ -8,22 +8,22 @@ import pytest
 
 gradio = pytest.importorskip("gradio", reason="the page needs gradio: pip install 'dllm[web]'")
 
-from dllm.integrations.web.conversation import Conversation  # noqa: E402
-from dllm.integrations.web.page import look, page  # noqa: E402
-from dllm.integrations.web.race import PACES, Race  # noqa: E402
-from dllm.integrations.web.replay import SOURCES, Replay  # noqa: E402
-from dllm.integrations.web.runs import State  # noqa: E402
-from dllm.integrations.web.talk import Session  # noqa: E402
+from dllm.integrations.web.chat_html import VisitorSession  # noqa: E402
+from dllm.integrations.web.conversation import ConversationTab  # noqa: E402
+from dllm.integrations.web.page import build_appearance, build_page  # noqa: E402
+from dllm.integrations.web.race import PACES, RaceTab  # noqa: E402
+from dllm.integrations.web.replay import SOURCES, ReplayTab  # noqa: E402
+from dllm.integrations.web.runs import RunStatus  # noqa: E402
 from tests.integrations.web.conftest import CAUSAL, finished  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def tabs(library) -> dict[str, Any]:
     with gradio.Blocks(analytics_enabled=False):
-        session = gradio.State(Session())
+        session = gradio.State(VisitorSession())
         with gradio.Tab("replay") as tab:
-            replay = Replay(session, tab)
-        return {"talk": Conversation(library, session), "replay": replay, "race": Race(library, session)}
+            replay = ReplayTab(session, tab)
+        return {"talk": ConversationTab(library, session), "replay": replay, "race": RaceTab(library, session)}
 
 
 def values(panel) -> list[Any]:
@@ -31,10 +31,10 @@ def values(panel) -> list[Any]:
 
 
 def test_a_conversation_goes_on(tabs):
-    talk, session = tabs["talk"], Session()
+    talk, session = tabs["talk"], VisitorSession()
     for text in ("Compute 8 + 6.", "And 2 + 2?"):
         *_, last = talk.answer(text, session, "confidence", True, 0.0, *values(talk.panel))
-        assert session.run.state is State.DONE, session.run.error
+        assert session.run.state is RunStatus.DONE, session.run.error
         assert "dllm-cell" in last[1] and ">NFE<" in last[3]
     assert [message["role"] for message in session.messages] == ["user", "assistant", "user"]
     talk.forget(session)
@@ -43,13 +43,13 @@ def test_a_conversation_goes_on(tabs):
 
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_an_empty_prompt_is_told_and_nothing_runs(tabs, text):
-    session = Session()
+    session = VisitorSession()
     (said,) = tabs["talk"].answer(text, session, "confidence", True, 0.0, *values(tabs["talk"].panel))
     assert "the prompt is empty" in said[2] and session.run is None
 
 
 def test_a_visitor_who_leaves_ends_the_answer(tabs):
-    talk, session = tabs["talk"], Session()
+    talk, session = tabs["talk"], VisitorSession()
     stream = talk.answer("Compute 8 + 6.", session, "step", True, 0.3, *values(talk.panel))
     next(stream), next(stream)
     stream.close()
@@ -58,7 +58,7 @@ def test_a_visitor_who_leaves_ends_the_answer(tabs):
 
 
 def test_a_replay_shows_any_step(tabs):
-    talk, replay, session = tabs["talk"], tabs["replay"], Session()
+    talk, replay, session = tabs["talk"], tabs["replay"], VisitorSession()
     assert "nothing is recorded" in replay.open(session, SOURCES[0], "step")[1]
     *_, _ = talk.answer("Compute 8 + 6.", session, "step", True, 0.0, *values(talk.panel))
     count = len(session.run.frames)
@@ -72,17 +72,17 @@ def test_a_replay_shows_any_step(tabs):
 
 
 def test_a_race_of_a_causal_and_a_diffusion_model(tabs, library):
-    race, session = tabs["race"], Session()
+    race, session = tabs["race"], VisitorSession()
     settings = [value for panel in race.panels for value in values(panel)]
     assert CAUSAL in settings, "a causal model is the second lane where there is one"
     *_, last = race.run("Compute 8 + 6.", "24", "0", PACES[1], "step", session, *settings)
     assert "times as fast" in last[0] and "models differ" in last[0]
-    assert [run.state for run in session.lanes] == [State.DONE, State.DONE]
+    assert [run.state for run in session.lanes] == [RunStatus.DONE, RunStatus.DONE]
     (said,) = race.run("Compute 8 + 6.", "no", "0", PACES[1], "step", session, *settings)
     assert "lane A: length no: must be a whole number" in said[0]
 
 
 def test_the_page_asks_for_nothing_from_outside(library):
-    made = page(library)
+    made = build_page(library)
     assert not made.analytics_enabled
-    assert "http" not in look()["css"] and "@import" not in look()["css"]
+    assert "http" not in build_appearance()["css"] and "@import" not in build_appearance()["css"]

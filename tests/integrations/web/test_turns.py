@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 import time
 
-from dllm.integrations.web.controls import Choice
-from dllm.integrations.web.runs import State
-from dllm.integrations.web.talk import Session
-from dllm.integrations.web.turns import Turns
+from dllm.integrations.web.chat_html import VisitorSession
+from dllm.integrations.web.controls import AnswerSettings
+from dllm.integrations.web.runs import RunStatus
+from dllm.integrations.web.turn_queue import TurnQueue
 from tests.integrations.web.conftest import finished
 
 
 def test_first_come_first_served():
-    turns, served, inside = Turns(), [], []
+    turns, served, inside = TurnQueue(), [], []
 
     def visit(name):
         with turns.turn(lambda before: True) as come:
@@ -36,7 +36,7 @@ def test_first_come_first_served():
 
 
 def test_who_gives_up_leaves_the_queue():
-    turns = Turns()
+    turns = TurnQueue()
     with turns.turn(lambda before: True) as come:
         assert come
         with turns.turn(lambda before: False) as other:
@@ -47,18 +47,18 @@ def test_who_gives_up_leaves_the_queue():
 def test_answers_of_several_visitors_do_not_mix(library):
     questions = [f"Compute {n} + {n}." for n in (1, 2, 3, 4)]
     alone = [
-        finished(library.begin(Choice("embedded"), [{"role": "user", "content": q}])).result.output_ids
+        finished(library.begin(AnswerSettings("embedded"), [{"role": "user", "content": q}])).result.output_ids
         for q in questions
     ]
-    runs = [library.begin(Choice("embedded"), [{"role": "user", "content": q}]) for q in questions]
+    runs = [library.begin(AnswerSettings("embedded"), [{"role": "user", "content": q}]) for q in questions]
     assert [finished(run).result.output_ids for run in runs] == alone
-    assert all(run.state is State.DONE for run in runs)
+    assert all(run.state is RunStatus.DONE for run in runs)
 
 
 def test_a_session_keeps_what_was_answered_and_forgets_what_was_not(library):
-    session = Session()
+    session = VisitorSession()
     session.messages = session.ask("Compute 1 + 1.")
-    session.run = finished(library.begin(Choice("embedded"), session.messages))
+    session.run = finished(library.begin(AnswerSettings("embedded"), session.messages))
     again = session.ask("And 2 + 2?")
     assert [message["role"] for message in again] == ["user", "assistant", "user"]
     assert again[1]["content"] == session.run.result.text

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 import dllm
 from dllm.caches import DualCache, NoCache, PrefixCache
 from dllm.cli.main import app
+from dllm.compose.recipes import RECIPES, default_recipe, default_strategy
 from dllm.errors import CheckpointError, ConfigError, RequestError
 from dllm.models import FAMILIES, load
 from dllm.policies import Threshold
-from dllm.recipes import RECIPES, default_recipe, default_strategy
 from dllm.requests import Request
 from dllm.schedulers import Blocks, Whole
 

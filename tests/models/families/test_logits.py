@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dllm.models import describe, load
+from dllm.models import describe_checkpoint, load
 from dllm.types import Bidirectional, BlockCausal
 
 MASKED = ("llada_moe", "a2d_llama", "a2d_qwen2", "a2d_qwen3", "open_dcoder", "bert", "roberta", "modernbert")
@@ -55,7 +55,7 @@ def test_block_causal(kind, size, tiny, plain, logits):
 @pytest.mark.parametrize("kind", STOCK)
 def test_facts(kind, tiny):
     folder = tiny(kind)
-    model, told = load(folder), describe(folder)
+    model, told = load(folder), describe_checkpoint(folder)
     assert (model.family, type(model.network).__name__) == STOCK[kind] == (told.family, told.stock)
     assert (model.mask_id, model.stop_ids, model.tokenizer) == (63, (61,), None)
     assert model.needs_left == (kind == "open_dcoder") == told.token_shift
@@ -74,14 +74,14 @@ def biases(network: torch.nn.Module) -> list[torch.Tensor]:
 @pytest.mark.parametrize("kind", ["llada_moe", "llada2", "bert", "modernbert"])
 def test_attention_functions_agree_where_rows_are_padded(kind, attention, tiny, plain):
     from dllm.caches import NoCache
-    from dllm.requests import Request, lay_out
+    from dllm.requests import Request, make_canvas
     from dllm.schedulers import Blocks
 
     folder = tiny(kind, **({"block_size": 4} if kind == "llada2" else {}))
     model = load(folder, attention=attention)
     assert model.network.config._attn_implementation == attention
     prompts = [tuple(range(5)), tuple(range(2, 13))]
-    canvas = lay_out(model, [Request(prompt, 8) for prompt in prompts])
+    canvas = make_canvas(model, [Request(prompt, 8) for prompt in prompts])
     scheduler, cache = Blocks(4), NoCache()
     window, _ = scheduler.step(canvas, scheduler.init(canvas, model))
     with torch.inference_mode():
@@ -134,8 +134,8 @@ def test_half_precision_keeps_the_routers_bias_in_full(tiny):
 
 
 def test_experts_everywhere_where_nothing_is_said(tiny, edit):
-    from dllm.models.checkpoint import read
+    from dllm.models.checkpoint import read_checkpoint
 
     folder = tiny("llada_moe", moe_layer_freq=None, dense_intermediate_size=None)
-    assert read(folder).stock_config().mlp_only_layers == []
-    assert isinstance(read(folder).family.geometry({}), Bidirectional)
+    assert read_checkpoint(folder).stock_config().mlp_only_layers == []
+    assert isinstance(read_checkpoint(folder).family.geometry({}), Bidirectional)

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from dllm.errors import CheckpointError, ConfigError
-from dllm.models import FAMILIES, describe, load
-from dllm.models.families import recognise
+from dllm.models import FAMILIES, describe_checkpoint, load
+from dllm.models.families import recognise_family
 from dllm.types import Bidirectional, BlockCausal
 
 
@@ -36,7 +36,7 @@ from dllm.types import Bidirectional, BlockCausal
     ],
 )
 def test_recognised(config, name):
-    assert recognise(config).name == name
+    assert recognise_family(config).name == name
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_recognised(config, name):
 )
 def test_not_recognised(config):
     with pytest.raises(CheckpointError, match=r"^config\.json: model_type "):
-        recognise(config)
+        recognise_family(config)
 
 
 def test_what_config_does_not_tell_is_asked_for(tiny):
@@ -61,7 +61,7 @@ def test_what_config_does_not_tell_is_asked_for(tiny):
     blocks = load(folder, family="a2d_bd3lm")
     assert (blocks.geometry, blocks.family) == (BlockCausal(32), "a2d_bd3lm")
     assert load(folder, family="a2d_bd3lm", block_size=4).geometry == BlockCausal(4)
-    assert describe(folder, family="a2d_bd3lm").block_size == 32
+    assert describe_checkpoint(folder, family="a2d_bd3lm").block_size == 32
     with pytest.raises(ConfigError, match="no attention block"):
         load(folder, block_size=4)
 
@@ -79,7 +79,7 @@ def test_family_that_cannot_run_a_checkpoint(tiny):
     with pytest.raises(ConfigError, match=r"family 'dream': this model_type, 'a2d-qwen3', is run by a2d, a2d_bd3lm$"):
         load(tiny("a2d_qwen3"), family="dream")
     with pytest.raises(ConfigError, match=r"family 'nonsense': this model_type, 'qwen2', is run by open_dcoder, auto"):
-        describe(tiny("qwen2", name="plain"), family="nonsense")
+        describe_checkpoint(tiny("qwen2", name="plain"), family="nonsense")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,161 @@
+"""A conversation in the terminal: what is said, what is answered, and the commands in between."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from dllm.cli.chat_settings import ChatSettings
+from dllm.cli.error_messages import print_error, print_message
+from dllm.errors import DllmError
+
+HELP = """/set policy factor f=1.0   change the strategy or its fields: policy, scheduler, cache, tau, temperature, …
+/set max_new_tokens 64     most tokens of an answer; also seed and system; a value of none takes a setting back
+/show                      the strategy and what is set
+/clear                     forget what was said (also: clear)
+/help                      this
+/exit                      leave (also: exit, quit, Ctrl-D)
+Ctrl-C stops an answer. What begins with // is said with one stroke."""
+
+
+@dataclass
+class ChatSession:
+    """A conversation with a model.
+
+    reuse  keep keys and values of finished blocks from one answer to the next
+    live   draw the canvas while it denoises, on a terminal
+    """
+
+    model: Any
+    settings: ChatSettings
+    guidance: float = 0.0
+    reuse: bool = True
+    live: bool = True
+    said: list[dict[str, str]] = field(default_factory=list)
+    turn: int = 0
+
+    def __post_init__(self) -> None:
+        from dllm.conversation import History
+
+        self.history = History()
+        self.console = Console(highlight=False)
+        self.plan(self.settings)
+
+    def run(self) -> None:
+        """Until the person leaves."""
+        asks = sys.stdin.isatty() and sys.stdout.isatty()
+        if asks:
+            import readline  # noqa: F401 lines can be edited and called back
+
+            print_message("/help tells the commands; exit leaves", "dim")
+        while True:
+            try:
+                line = input("> ") if asks else _read_piped_line()
+            except KeyboardInterrupt:
+                self.console.print()
+                continue
+            except EOFError:
+                if asks:
+                    self.console.print()
+                return
+            except UnicodeDecodeError as error:
+                print_error(f"what was said is not UTF-8 ({error.reason} at byte {error.start})")
+                continue
+            if not self.obey(line.strip()):
+                return
+
+    def obey(self, line: str) -> bool:
+        """Carry out a command, or answer; whether the conversation goes on."""
+        command, _, rest = line.partition(" ")
+        if line in ("exit", "quit", "/exit", "/quit"):
+            return False
+        try:
+            if line in ("clear", "/clear"):
+                self.clear()
+            elif command == "/set":
+                self.set(rest)
+            elif line == "/show":
+                self.show()
+            elif line == "/help":
+                print_message(HELP)
+            elif line.startswith("/") and not line.startswith("//"):
+                print_error(f"{command}: there is no such command; /help tells what there is")
+            elif line:
+                self.answer(line[1:] if line.startswith("//") else line)
+        except DllmError as error:
+            print_error(error)
+        return True
+
+    def clear(self) -> None:
+        self.said.clear()
+        self.history.clear()
+        print_message("forgotten", "dim")
+
+    def set(self, text: str) -> None:
+        """Change settings, unless the model could not decode with them."""
+        settings = self.settings.changed(text)
+        self.plan(settings)
+        self.settings = settings
+        print_message(", ".join(f"{name} {value}" for name, value in settings.told()), "dim")
+
+    def show(self) -> None:
+        print_message(repr(self.plan(self.settings)))
+        print_message(", ".join(f"{name} {value}" for name, value in self.settings.told()), "dim")
+
+    def plan(self, settings: ChatSettings) -> Any:
+        """How answers are decoded. Raises ConfigError."""
+        from dllm.jobs import Job, check_length, check_seed
+
+        length = check_length(settings.max_new_tokens)
+        job = Job(settings.options, length, check_seed(settings.seed), guidance=self.guidance)
+        return job.plan(self.model, length)
+
+    def answer(self, text: str) -> None:
+        """Ask, and show the answer as it comes. What is not answered is not said."""
+        from dllm.cli.answer_display import AnswerDisplay
+        from dllm.jobs.plan import tokenize_prompt
+        from dllm.requests import Request
+        from dllm.strategy import Strategy
+
+        settings, plan = self.settings, self.plan(self.settings)
+        system = [] if settings.system is None else [{"role": "system", "content": settings.system}]
+        asked = [*self.said, {"role": "user", "content": text}]
+        ids = tokenize_prompt(self.model, [*system, *asked], True)
+        request = Request(ids, settings.max_new_tokens, seed=settings.seed + self.turn)
+        if self.reuse and isinstance(plan, Strategy):
+            plan = self.history.strategy(plan)
+        answer = AnswerDisplay(self.model, request, plan, self.console, self.live and self.console.is_terminal)
+        try:
+            answer.run()
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            print_error("out of memory: /set max_new_tokens lower, or /clear what was said")
+            return
+        if answer.stopped:
+            print_message("stopped", "yellow")
+        elif answer.result is not None:
+            self.figures(answer.result)
+        self.turn += 1
+        self.said = [*asked, {"role": "assistant", "content": answer.text}]
+
+    def figures(self, result: Any) -> None:
+        """What an answer took."""
+        from dllm.cli.result_summary import summarize_results
+
+        line = summarize_results([result], result.seconds)
+        if self.history.reused:
+            line.append(" · ", "dim").append(f"{self.history.reused}", "bold cyan")
+            line.append(f" of {len(result.prompt_ids)} prompt tokens reused", "dim")
+        print_message(line)
+
+
+def _read_piped_line() -> str:
+    """The next line of a pipe. Raises EOFError behind the last one."""
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line

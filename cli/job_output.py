@@ -1,0 +1,158 @@
+"""Carrying out a job: rows that are done are written or said, failures are reported, steps are drawn."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from dllm.cli.error_messages import FAILED, INTERRUPTED, describe_os_error, print_error, print_message
+from dllm.errors import RequestError
+
+if TYPE_CHECKING:
+    from dllm.cli.live_display import LiveDisplay
+    from dllm.engine.results import Result
+    from dllm.jobs import DecodeTask, Event, Job, JobEngine, Journal, PromptRow, RowProblem
+    from dllm.trace import Recorder
+
+
+@dataclass
+class JobOutput:
+    """Where a job's results and complaints go.
+
+    source  what messages about a row begin with: the file, or "prompt"
+    many    the rows come from a file
+    quiet   no live view and no figures
+    live    a live view, on a terminal
+    """
+
+    source: str
+    many: bool
+    quiet: bool
+    live: bool
+    failed: bool = False
+    results: list[Result] = field(default_factory=list)
+
+    def report(self, problems: list[RowProblem]) -> None:
+        for problem in problems:
+            self.failed = True
+            if not self.many:
+                raise RequestError(problem.message)
+            print_error(f"{self.source}:{problem.line}: {problem.message}")
+
+    def screen(self, tokenizer: Any, total: int, done: int, shows_rows: bool) -> LiveDisplay:
+        """The live view: on stdout for a prompt, for many rows on stderr unless they appear on the same terminal."""
+        from dllm.cli.live_display import LiveDisplay
+
+        console = Console(stderr=self.many)
+        shown = console.is_terminal and not self.quiet
+        if not self.many:
+            return LiveDisplay(console if shown and self.live else None, tokenizer)
+        shown = shown and not (shows_rows and sys.stdout.isatty())
+        canvas = self.live and sys.stdout.isatty()
+        return LiveDisplay(console if shown else None, tokenizer, canvas, total, done)
+
+
+@dataclass(frozen=True)
+class TraceTarget:
+    """Where a trace of a job goes, and how many candidates of each column it keeps."""
+
+    path: Path
+    top: int = 0
+
+
+def run_job(
+    desk: JobOutput,
+    engine: JobEngine,
+    job: Job,
+    rows: list[PromptRow],
+    output: Path | None,
+    made: dict[str, Any],
+    tracing: TraceTarget | None = None,
+) -> None:
+    """Decode rows and hand over each that is done; a trace needs the engine of this process."""
+    from dllm.jobs import Journal, LocalEngine
+
+    with ExitStack() as stack:
+        journal = None if output is None else stack.enter_context(Journal(output, made))
+        stack.enter_context(engine)
+        tasks, problems = engine.tasks(job, rows)
+        desk.report(problems)
+        todo = tasks if journal is None else journal.resume(tasks)
+        recorder = None
+        if tracing is not None:
+            assert isinstance(engine, LocalEngine)
+            recorder, todo = _open_recorder(tracing, job.guided(engine.model), todo, stack)
+        if journal is not None and journal.kept and not desk.quiet:
+            print_message(f"{journal.kept} of {len(tasks)} rows are in {output} already", "dim")
+        start = time.perf_counter()
+        try:
+            with desk.screen(engine.tokenizer, len(tasks), len(tasks) - len(todo), journal is None) as screen:
+                _handle_events(desk, engine.decode(job, todo), journal, screen, recorder)
+        except (KeyboardInterrupt, OSError) as error:
+            if journal is None or isinstance(error, BrokenPipeError):
+                raise
+            kept = f"{journal.kept} of {len(tasks)} rows are kept in {output}: run the same command again to continue"
+            what = "interrupted" if isinstance(error, KeyboardInterrupt) else describe_os_error(error)
+            print_error(f"{what}; {kept}" if journal.regular else what)
+            raise typer.Exit(INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED) from None
+        seconds = time.perf_counter() - start
+        if not desk.many:
+            for result in desk.results:
+                typer.echo(result.text)
+                seconds = result.seconds
+        if desk.results and not desk.quiet:
+            from dllm.cli.result_summary import summarize_results
+
+            print_message(summarize_results(desk.results, seconds))
+
+
+def _open_recorder(
+    tracing: TraceTarget, model: Any, tasks: list[DecodeTask], stack: ExitStack
+) -> tuple[Recorder, list[DecodeTask]]:
+    """A recorder that the stack closes, and the tasks with plans that show it what it is to keep."""
+    from dllm.trace import Recorder
+    from dllm.tracing.full_probabilities import request_probabilities
+
+    recorder = stack.enter_context(Recorder(tracing.path, model, tracing.top))
+    return recorder, [task._replace(plan=request_probabilities(task.plan)) for task in tasks] if tracing.top else tasks
+
+
+def _handle_events(
+    desk: JobOutput,
+    events: Iterator[Event],
+    journal: Journal | None,
+    screen: LiveDisplay,
+    recorder: Recorder | None = None,
+) -> None:
+    """Follow the events of a job: draw steps, write rows, report failures."""
+    from dllm.jobs import BatchStep, RowDone, RowProblem, format_result_line
+
+    batch: Any = None
+    for event in events:
+        if isinstance(event, BatchStep):
+            if recorder is not None:
+                if event.batch is not batch:
+                    batch = event.batch
+                    recorder.begin([task.request for task in batch], batch[0].plan)
+                recorder.add(event.step)
+            screen.show(event.step)
+        elif isinstance(event, RowDone):
+            desk.results.append(event.result)
+            if journal is not None:
+                journal.write(event)
+            elif desk.many:
+                sys.stdout.write(format_result_line(*event).decode("ascii"))
+                sys.stdout.flush()
+            screen.advance()
+        elif desk.many:
+            desk.report([RowProblem(event.task.row.line, str(event.error))])
+        else:
+            raise event.error

@@ -1,0 +1,288 @@
+"""Parts written as text: what a user types, and what the repr of a part or of a strategy says.
+
+    klass(kl=0.01, history=3)
+    certainty-prior(early-commit(top-k(k=1)), sigma=3)
+    Strategy(policy=Factor(f=1.0), scheduler=blocks(32), cache=dual)
+
+A part is called by its name or by its class, its fields by place or by name; without brackets it has its defaults.
+Nothing is evaluated: the text is read as syntax, and only registered parts and plain values can be made from it.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from inspect import Parameter, signature
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from dllm.engine.propose import Processor
+from dllm.errors import ConfigError
+from dllm.policies import Curve, Pace, Score
+from dllm.registry import Registry, normalize_name, suggest_name
+from dllm.types import Cache, Policy, Scheduler
+
+KINDS: dict[Any, Registry[type]] = {
+    Policy: parts.POLICIES,
+    Scheduler: parts.SCHEDULERS,
+    Cache: parts.CACHES,
+    Score: parts.SCORES,
+    Pace: parts.PACES,
+    Curve: parts.CURVES,
+    Processor: parts.PROCESSORS,
+}
+"""Which names a field may hold, by its annotation."""
+
+PLAIN: dict[Any, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text in quotes",
+    NoneType: "None",
+}
+CONTAINERS = (tuple, list, dict, Mapping, Literal, Callable)
+VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+NUMBERS = {"inf": math.inf, "nan": math.nan}
+
+TOKEN = re.compile(
+    r"""(?P<kept>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\.?\d[\d._]*(?:[eE][+-]?\d+)?)|(?P<name>[^\W\d]\w*(?:-\w+)*)"""
+)
+
+Known = Mapping[str, type]
+
+
+class ParsedCall(NamedTuple):
+    """A name with its fields, not yet made: what was called, and the values given by field."""
+
+    found: Any
+    given: dict[str, Any]
+
+
+def read_part(text: str, kind: Any, known: Known | None = None) -> Any:
+    """The part of a kind (`Policy`, `Strategy`, …) that a text describes.
+
+    known  classes that may be used by name though they are not registered
+
+    Raises ConfigError that lists the names, or the fields of a part, where one is wrong.
+    """
+    return _ExpressionReader(text, known or {}).part(_parse_expression(text), kind)
+
+
+def read_call(text: str, registry: Registry[Any], constructor: Callable[[Any], Callable[..., Any]]) -> ParsedCall:
+    """The member of a registry that a text names, and the arguments for its constructor, checked."""
+    node = _parse_expression(text)
+    name, arguments = _ExpressionReader(text, {}).split(node)
+    found = registry.find(name)
+    return ParsedCall(found, _ExpressionReader(text, {}).bind(constructor(found), name, arguments))
+
+
+def make_default_part(made: Any, name: str) -> Any:
+    """A part with all fields at their defaults, by the name that asked for it."""
+    reader = _ExpressionReader(name, {})
+    return reader.make(made, reader.bind(made, name, None), name)
+
+
+def _parse_expression(text: str) -> ast.expr:
+    """The syntax of a text, in which names may hold dashes."""
+    dashless = TOKEN.sub(lambda m: m["kept"] or m["name"].replace("-", "_"), text.strip())
+    try:
+        return ast.parse(dashless, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = getattr(error, "msg", None) or str(error) or "too deep"
+        raise ConfigError(f"{text!r} is no expression such as klass(tau=0.9, kl=0.01): {reason}") from None
+
+
+class _ExpressionReader:
+    """Reads one text; messages quote the part of it that is wrong."""
+
+    def __init__(self, text: str, known: Known) -> None:
+        self.text, self.known = text, known
+
+    def part(self, node: ast.expr, hint: Any) -> Any:
+        """The part that a node describes where `hint` is expected."""
+        name, arguments = self.split(node)
+        made = self.find(name, hint)
+        return self.make(made, self.bind(made, name, arguments), ast.unparse(node))
+
+    def make(self, made: Callable[..., Any], given: dict[str, Any], said: str) -> Any:
+        """A part with these fields; whatever it complains of becomes a ConfigError."""
+        try:
+            return made(**given)
+        except ConfigError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{said}: {error}") from error
+
+    def split(self, node: ast.expr) -> tuple[str, ast.Call | None]:
+        """The name that is called, and its call if it has brackets."""
+        inner = node.func if isinstance(node, ast.Call) else node
+        if not isinstance(inner, ast.Name):
+            raise ConfigError(
+                f"{self.text!r}: {ast.unparse(node)} is neither a part, such as klass(tau=0.9), nor a plain value"
+            )
+        return inner.id, node if isinstance(node, ast.Call) else None
+
+    def find(self, name: str, hint: Any) -> Any:
+        """The class called `name` among those that `hint` allows."""
+        tables = _find_registries(hint)
+        for registry in tables:
+            if registry.knows(name):
+                return registry.find(name)
+        for member in _list_alternatives(hint):
+            if is_dataclass(member):
+                if getattr(member, "__name__", "") == name:
+                    return member
+                for registry in parts.TABLES.values():
+                    if registry.knows(name) and issubclass(registry.find(name), member):  # type: ignore[arg-type]
+                        return registry.find(name)
+        if name in self.known:
+            return self.known[name]
+        other = [registry.kind for registry in parts.TABLES.values() if registry.knows(name)]
+        if len(tables) == 1 and not other:
+            return tables[0].find(normalize_name(name))
+        what = f"{normalize_name(name)} is a {other[0]}" if other else f"unknown part {normalize_name(name)!r}"
+        raise ConfigError(f"{self.text!r}: {what}; here must be {describe_annotation(hint)}")
+
+    def bind(self, made: Callable[..., Any], name: str, node: ast.Call | None) -> dict[str, Any]:
+        """The values of a call by field; a wrong, missing or doubled one is an error that lists the fields."""
+        fields = {k: p for k, p in signature(made).parameters.items() if p.kind not in VARIADIC}
+        takes = f"it is {normalize_name(name)}({', '.join(_format_parameter(p) for p in fields.values())})"
+        places = [k for k, p in fields.items() if p.kind is not Parameter.KEYWORD_ONLY]
+        hints = get_annotations(made)
+        given: dict[str, Any] = {}
+        values = [] if node is None else [(None, x) for x in node.args] + [(k.arg, k.value) for k in node.keywords]
+        for place, (field, value) in enumerate(values):
+            if isinstance(value, ast.Starred) or (field is None and place >= len(node.args if node else ())):
+                raise ConfigError(f"{self.text!r}: write out {ast.unparse(value)}; {takes}")
+            if field is None:
+                if place >= len(places):
+                    raise ConfigError(f"{self.text!r}: too many values for {normalize_name(name)}; {takes}")
+                field = places[place]
+            if field not in fields:
+                raise ConfigError(
+                    f"{normalize_name(name)} has no field {field!r}{suggest_name(field, fields)}: {takes}"
+                )
+            if field in given:
+                raise ConfigError(f"{self.text!r}: {field} of {normalize_name(name)} is given twice")
+            given[field] = self.value(
+                value, hints.get(field, Any), f"{normalize_name(name)}({field}={ast.unparse(value)})"
+            )
+        missing = [k for k, p in fields.items() if p.default is Parameter.empty and k not in given]
+        if missing:
+            raise ConfigError(f"{normalize_name(name)} needs {', '.join(missing)}: {takes}")
+        return given
+
+    def value(self, node: ast.expr, hint: Any, where: str) -> Any:
+        """A field's value, which must be what its annotation says."""
+        if isinstance(node, ast.Call | ast.Name) and not (isinstance(node, ast.Name) and node.id in NUMBERS):
+            if not _allows_part(hint):
+                raise ConfigError(f"{where}: must be {describe_annotation(hint)}")
+            return self.part(node, hint)
+        for member in _list_alternatives(hint):
+            found = self.literal(node, member, where)
+            if found is not ABSENT:
+                return found
+        raise ConfigError(f"{where}: must be {describe_annotation(hint)}")
+
+    def literal(self, node: ast.expr, hint: Any, where: str) -> Any:
+        """A plain value of one type, or ABSENT where the node is none."""
+        kind = get_origin(hint) or hint
+        if kind is Literal:
+            return next((x for x in get_args(hint) if _read_plain_value(node, type(x)) == x), ABSENT)
+        if isinstance(node, ast.Tuple | ast.List) and kind in (tuple, list, Any):
+            inner = get_args(hint) or (Any, ...)
+            inner = inner if inner[-1] is ... else (inner * len(node.elts) if kind is list else inner)
+            hints = [inner[0]] * len(node.elts) if inner[-1] is ... else list(inner)
+            if len(hints) != len(node.elts):
+                return ABSENT
+            items = [self.value(x, h, where) for x, h in zip(node.elts, hints, strict=True)]
+            return items if kind is list else tuple(items)
+        if isinstance(node, ast.Dict) and kind in (dict, Mapping, Any) and None not in node.keys:
+            key, value = get_args(hint) or (Any, Any)
+            pairs = zip(node.keys, node.values, strict=True)
+            return {self.value(k, key, where): self.value(v, value, where) for k, v in pairs if k is not None}
+        return _read_plain_value(node, kind)
+
+
+ABSENT = object()
+
+
+def _read_plain_value(node: ast.expr, kind: Any) -> Any:
+    """The number, text, truth value or None that a node is, if it is of that type; else ABSENT. 1 is a number too."""
+    negative = False
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        node, negative = node.operand, True
+    if isinstance(node, ast.Name):
+        found: Any = NUMBERS.get(node.id, ABSENT)
+    else:
+        found = node.value if isinstance(node, ast.Constant) else ABSENT
+    if type(found) is int and kind is float:
+        found = float(found)
+    if type(found) not in PLAIN or kind not in (type(found), Any):
+        return ABSENT
+    if negative:
+        return -found if type(found) in (int, float) else ABSENT
+    return found
+
+
+def _list_alternatives(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of an annotation."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _find_registries(hint: Any) -> list[Registry[type]]:
+    """The tables whose names an annotation allows; all of them where it says nothing that we know."""
+    found = []
+    for member in _list_alternatives(hint):
+        if member in KINDS:
+            found.append(KINDS[member])
+        elif get_origin(member) is Callable:
+            found.append(parts.PROCESSORS)
+        elif member is Any:
+            return list(parts.TABLES.values())
+    return list(dict.fromkeys(found))
+
+
+def _allows_part(hint: Any) -> bool:
+    return bool(_find_registries(hint)) or any(is_dataclass(x) for x in _list_alternatives(hint))
+
+
+def describe_annotation(hint: Any) -> str:
+    """What an annotation allows, in words."""
+    tables = _find_registries(hint)
+    said = [f"a {r.kind} ({', '.join(r)})" if r else f"a {r.kind}" for r in tables if len(tables) < len(parts.TABLES)]
+    for member in _list_alternatives(hint):
+        if member in PLAIN:
+            said.append(PLAIN[member])
+        elif get_origin(member) is Literal:
+            said += map(repr, get_args(member))
+        elif get_origin(member) in (tuple, list):
+            said.append("values in brackets, such as (1, 2)")
+        elif get_origin(member) in (dict, Mapping):
+            said.append("pairs in braces")
+        elif is_dataclass(member):
+            said.append(f"{getattr(member, '__name__', member)}(…)")
+    return " or ".join(said) or "a part or a plain value"
+
+
+def get_annotations(made: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations of a class's fields or of a function; `Any` where they say nothing that we know."""
+    try:
+        hints = get_type_hints(made)
+    except Exception:  # a package may import the names of its annotations for type checkers only
+        return {}
+    return {
+        name: hint if all(map(_is_known_annotation, _list_alternatives(hint))) else Any for name, hint in hints.items()
+    }
+
+
+def _is_known_annotation(hint: Any) -> bool:
+    return hint in KINDS or hint in PLAIN or is_dataclass(hint) or get_origin(hint) in CONTAINERS
+
+
+def _format_parameter(parameter: Parameter) -> str:
+    """A field with its default."""
+    return parameter.name if parameter.default is Parameter.empty else f"{parameter.name}={parameter.default!r}"

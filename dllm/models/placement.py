@@ -1,0 +1,32 @@
+"""Where a network goes and in which precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dllm.errors import ConfigError
+from dllm.models.third_party import one_line
+
+
+def resolve_device(device: str | torch.device | None, device_map: Any) -> torch.device:
+    """The device asked for, else CUDA where there is one, else the CPU. Raises ConfigError where it is not usable."""
+    if device is None:
+        only_cpu = device_map in ("cpu", {"": "cpu"})
+        return torch.device("cuda" if torch.cuda.is_available() and not only_cpu else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device={str(device)!r}: not usable here ({one_line(error)}); try 'cpu'") from None
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> Any:
+    """What `transformers` takes as dtype; default: the checkpoint's on an accelerator, float32 on a CPU."""
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) and dtype != "auto" else dtype
+    if kind != "auto" and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        raise ConfigError(f"dtype={dtype!r}: must be 'auto', 'float32', 'bfloat16' or 'float16'")
+    return kind
