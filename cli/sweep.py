@@ -48,7 +48,7 @@ def sweep(
     with report_errors():
         from dllm.cli.engine_options import choose_engine
         from dllm.cli.sweep_display import print_cell_list, print_cell_table, run_sweep_with_progress
-        from dllm.sweeps import read_sweep, read_table
+        from dllm.sweeps import pareto_front, read_sweep, read_table
 
         found = read_sweep(file, limit)
         folder = file.with_suffix(".results") if output is None else output

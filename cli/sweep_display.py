@@ -16,9 +16,10 @@ from dllm.cli.error_messages import INTERRUPTED, print_error
 from dllm.cli.listing import WIDE
 
 if TYPE_CHECKING:
+    from dllm.jobs import JobEngine
     from dllm.sweeps import Sweep
 
-Open = Callable[[str, Mapping[str, Any]], "Engine"]
+Open = Callable[[str, Mapping[str, Any]], "JobEngine"]
 
 
 def run_sweep_with_progress(sweep: Sweep, folder: Path, open_engine: Open, quiet: bool) -> bool:

@@ -68,8 +68,7 @@ def tune(
     with report_errors():
         from dllm.cli.engine_options import choose_engine
         from dllm.cli.sweep_display import print_cell_table, run_sweep_with_progress
-        from dllm.sweeps import choose_strategy as choose
-        from dllm.sweeps import read_table
+        from dllm.sweeps import choose_strategy, pareto_front, read_table
         from dllm.sweeps.tuning import format_decode_command
 
         _check_arguments(tolerance, target_accuracy, confidence, speed)
@@ -85,7 +84,7 @@ def tune(
             print_cell_table(
                 rows, pareto_front([r for r in rows if r["scored"]], lambda r: r[speed], lambda r: r["accuracy"])
             )
-        choice = choose(
+        choice = choose_strategy(
             folder, rows, tolerance=tolerance, target=target_accuracy, speed=speed, confidence=confidence
         )  # fmt: skip
         if not quiet:

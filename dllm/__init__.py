@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 from dllm.version import VERSION
 
 if TYPE_CHECKING:
+    from dllm.api import decode, steps, stream, stream_to
     from dllm.caches import DelayedCache, DualCache, NoCache, PrefixCache, SlidingCache, Speculative, VicinityCache
-    from dllm.engine.loop import steps
-    from dllm.engine.propose import Sampling
-    from dllm.engine.results import Collector, Result, decode
-    from dllm.engine.stop import Stopping
+    from dllm.engine.results import Collector, Result
     from dllm.errors import CheckpointError, ConfigError, DllmError, NumericsError, RequestError
     from dllm.models import Guided, load
     from dllm.policies import (
@@ -60,8 +58,8 @@ if TYPE_CHECKING:
     from dllm.prompts import Infill
     from dllm.requests import Request
     from dllm.schedulers import AdaptiveBlocks, Blocks, Pipeline, SlidingBlock, VariableLength, Whole
-    from dllm.strategy import Strategy
-    from dllm.streaming import Delta, Deltas, stream, stream_to
+    from dllm.strategy import Sampling, Stopping, Strategy
+    from dllm.streaming import Delta, Deltas
 
 __version__ = VERSION
 __all__ = [
@@ -143,18 +141,16 @@ __all__ = [
 ]
 
 _HOMES = (
+    "api",
     "caches",
+    "engine.results",
     "errors",
     "models",
     "policies",
     "processors",
     "prompts",
     "requests",
-    "results",
-    "sampler",
-    "sampling",
     "schedulers",
-    "stopping",
     "strategy",
     "streaming",
 )

@@ -2,10 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import Tensor
+from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
+
 from dllm.errors import ConfigError
-from dllm.types import JUDGES, Cache, Policy, Scheduler
+from dllm.types import JUDGES, Cache, Policy, Processor, Scheduler
+
+Warper = Callable[[Tensor, Tensor], Tensor]
+"""A logits processor of `transformers`."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a candidate is drawn from a marginal.
+
+    temperature  0: the arg-max; otherwise logits are divided by it
+    top_k        keep the k likeliest tokens (0: all)
+    top_p        then keep the smallest set of likeliest tokens whose probability reaches top_p (1: all)
+    tempered     the candidate's confidence is its probability after temperature and filters (Dream, Fast-dLLM v2,
+                 SDAR) instead of the model's own (LLaDA)
+    processors   applied to the logits in order: each a `Processor`, or a logits processor of `transformers`, which
+                 sees for every column the canvas left of that column, where pending columns hold the mask id
+
+    With a temperature, a policy that prefers confident candidates (`Confidence`, as published) lets the draw choose the
+    order and so prefers likely tokens: even one token at a time that is not exact sampling. With a score that looks at
+    the marginal alone (`NegativeEntropy`, `Margin`, `LeftToRight`, `Random`) it is.
+
+    A row's draws depend on its seed, the number of its windows so far and the column alone: neighbours, padding and the
+    cache cannot change them.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    tempered: bool = False
+    processors: tuple[Processor | Warper, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(f"Sampling(temperature={self.temperature}): temperature must be 0 or a positive number")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"Sampling(top_p={self.top_p}): top_p must lie in (0, 1]")
+        if self.top_k < 0:
+            raise ConfigError(f"Sampling(top_k={self.top_k}): top_k must be 0 (off) or more")
+        if self.temperature == 0 and (self.top_k or self.top_p < 1):
+            raise ConfigError(
+                f"{self}: top_k and top_p filter what is sampled, but temperature 0 takes the arg-max; "
+                "set a temperature above 0"
+            )
+
+    def filters(self) -> LogitsProcessorList:
+        filters = LogitsProcessorList()
+        if self.top_k:
+            filters.append(TopKLogitsWarper(self.top_k))
+        if self.top_p < 1:
+            filters.append(TopPLogitsWarper(self.top_p))
+        return filters
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What ends a row before its length is reached. Only what lies behind the prompt is searched.
+
+    ids      end tokens; None: those of the checkpoint; (): none
+    strings  texts that end a row; needs a tokenizer
+    """
+
+    ids: tuple[int, ...] | None = None
+    strings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(not text for text in self.strings):
+            raise ConfigError(f"{self}: an empty stop string would end every text at once; remove it")
 
 
 @dataclass(frozen=True)

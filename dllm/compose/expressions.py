@@ -19,20 +19,20 @@ from inspect import Parameter, signature
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from dllm.engine.propose import Processor
+from dllm.compose import names
 from dllm.errors import ConfigError
 from dllm.policies import Curve, Pace, Score
 from dllm.registry import Registry, normalize_name, suggest_name
-from dllm.types import Cache, Policy, Scheduler
+from dllm.types import Cache, Policy, Processor, Scheduler
 
 KINDS: dict[Any, Registry[type]] = {
-    Policy: parts.POLICIES,
-    Scheduler: parts.SCHEDULERS,
-    Cache: parts.CACHES,
-    Score: parts.SCORES,
-    Pace: parts.PACES,
-    Curve: parts.CURVES,
-    Processor: parts.PROCESSORS,
+    Policy: names.POLICIES,
+    Scheduler: names.SCHEDULERS,
+    Cache: names.CACHES,
+    Score: names.SCORES,
+    Pace: names.PACES,
+    Curve: names.CURVES,
+    Processor: names.PROCESSORS,
 }
 """Which names a field may hold, by its annotation."""
 
@@ -135,12 +135,12 @@ class _ExpressionReader:
             if is_dataclass(member):
                 if getattr(member, "__name__", "") == name:
                     return member
-                for registry in parts.TABLES.values():
+                for registry in names.TABLES.values():
                     if registry.knows(name) and issubclass(registry.find(name), member):  # type: ignore[arg-type]
                         return registry.find(name)
         if name in self.known:
             return self.known[name]
-        other = [registry.kind for registry in parts.TABLES.values() if registry.knows(name)]
+        other = [registry.kind for registry in names.TABLES.values() if registry.knows(name)]
         if len(tables) == 1 and not other:
             return tables[0].find(normalize_name(name))
         what = f"{normalize_name(name)} is a {other[0]}" if other else f"unknown part {normalize_name(name)!r}"
@@ -240,9 +240,9 @@ def _find_registries(hint: Any) -> list[Registry[type]]:
         if member in KINDS:
             found.append(KINDS[member])
         elif get_origin(member) is Callable:
-            found.append(parts.PROCESSORS)
+            found.append(names.PROCESSORS)
         elif member is Any:
-            return list(parts.TABLES.values())
+            return list(names.TABLES.values())
     return list(dict.fromkeys(found))
 
 
@@ -253,7 +253,7 @@ def _allows_part(hint: Any) -> bool:
 def describe_annotation(hint: Any) -> str:
     """What an annotation allows, in words."""
     tables = _find_registries(hint)
-    said = [f"a {r.kind} ({', '.join(r)})" if r else f"a {r.kind}" for r in tables if len(tables) < len(parts.TABLES)]
+    said = [f"a {r.kind} ({', '.join(r)})" if r else f"a {r.kind}" for r in tables if len(tables) < len(names.TABLES)]
     for member in _list_alternatives(hint):
         if member in PLAIN:
             said.append(PLAIN[member])

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from einops import rearrange
 from torch import Tensor
-from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from dllm.engine.memo import IdentityMemo
-from dllm.errors import ConfigError
+from dllm.strategy import Sampling, Warper
 from dllm.types import LEAST, Canvas, Guess, Processor, Rows, Seen, Signal, State, Where, Window
 
 CHUNK = 2**24
@@ -37,57 +36,6 @@ READERS = Signal.PROBABILITIES | Signal.ENTROPY | Signal.CURRENT
 HEADROOM = 15
 """The power of two that stands for the largest logit: the smallest then stay clear of subnormal numbers, which are
 slow, and the exponents near the largest keep all the precision that matters."""
-
-Warper = Callable[[Tensor, Tensor], Tensor]
-"""A logits processor of `transformers`."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a candidate is drawn from a marginal.
-
-    temperature  0: the arg-max; otherwise logits are divided by it
-    top_k        keep the k likeliest tokens (0: all)
-    top_p        then keep the smallest set of likeliest tokens whose probability reaches top_p (1: all)
-    tempered     the candidate's confidence is its probability after temperature and filters (Dream, Fast-dLLM v2,
-                 SDAR) instead of the model's own (LLaDA)
-    processors   applied to the logits in order: each a `Processor`, or a logits processor of `transformers`, which
-                 sees for every column the canvas left of that column, where pending columns hold the mask id
-
-    With a temperature, a policy that prefers confident candidates (`Confidence`, as published) lets the draw choose the
-    order and so prefers likely tokens: even one token at a time that is not exact sampling. With a score that looks at
-    the marginal alone (`NegativeEntropy`, `Margin`, `LeftToRight`, `Random`) it is.
-
-    A row's draws depend on its seed, the number of its windows so far and the column alone: neighbours, padding and the
-    cache cannot change them.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    tempered: bool = False
-    processors: tuple[Processor | Warper, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ConfigError(f"Sampling(temperature={self.temperature}): temperature must be 0 or a positive number")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"Sampling(top_p={self.top_p}): top_p must lie in (0, 1]")
-        if self.top_k < 0:
-            raise ConfigError(f"Sampling(top_k={self.top_k}): top_k must be 0 (off) or more")
-        if self.temperature == 0 and (self.top_k or self.top_p < 1):
-            raise ConfigError(
-                f"{self}: top_k and top_p filter what is sampled, but temperature 0 takes the arg-max; "
-                "set a temperature above 0"
-            )
-
-    def filters(self) -> LogitsProcessorList:
-        filters = LogitsProcessorList()
-        if self.top_k:
-            filters.append(TopKLogitsWarper(self.top_k))
-        if self.top_p < 1:
-            filters.append(TopPLogitsWarper(self.top_p))
-        return filters
 
 
 @dataclass(frozen=True)
@@ -198,7 +146,13 @@ def guess_from_logits(logits: Tensor, where: Where, sampling: Sampling, needs: S
 
 
 def _add_signals(
-    guess: Guess, logits: Tensor, scale: Scale, where: Where, sampling: Sampling, needs: Signal, mask_id: int | None
+    guess: Guess,
+    logits: Tensor,
+    scale: LogitScale,
+    where: Where,
+    sampling: Sampling,
+    needs: Signal,
+    mask_id: int | None,
 ) -> Guess:
     """The guess with all that the policy asks for, and with a sampled candidate if there is a temperature."""
     if needs & (Signal.PROBABILITIES | Signal.ENTROPY):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm.types import Canvas, Guess, Scheduler, State, Window
+from dllm.types import Canvas, Guess, Scheduler, State, Window, move_columns
 
 
 def resize_canvas(
@@ -16,12 +16,6 @@ def resize_canvas(
     """The scheduler's last word on the canvas, if it has one; see `Scheduler`."""
     found: Any = getattr(scheduler, "arrange", None)
     return (canvas, None, plan) if found is None else found(canvas, guess, window, plan)
-
-
-def move_columns(plane: Tensor, moved: Tensor, blank: Any = 0) -> Tensor:
-    """A plane (b, t) whose columns come from `moved` (b, t); `blank` where a column is new."""
-    moved = moved.to(plane.device)
-    return torch.where(moved >= 0, plane.gather(1, moved.clamp(min=0)), blank)
 
 
 def relocate_state(run: Any, moved: Tensor | None, policy: Any, proposer: Any, model: Any) -> Any:

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from dllm import metrics
-from dllm.engine.loop import steps
 from dllm.engine.stop import Stopper, resolve_stop_ids
-from dllm.errors import ConfigError
-from dllm.prompts import Prompt, make_requests
 from dllm.requests import Request
 from dllm.strategy import Strategy
 from dllm.types import Canvas, Ledger, Step
@@ -156,53 +153,6 @@ class Collector:
 def _text_layout(canvas: Canvas) -> tuple[Tensor, Tensor, Tensor]:
     """What was given (b, t), where each row's text begins behind it and where it ends (b,)."""
     return canvas.rows.given, canvas.rows.text, canvas.rows.limit
-
-
-def decode(
-    model: Any,
-    prompts: Prompt | Sequence[Prompt],
-    strategy: Strategy | Any = None,
-    *,
-    max_new_tokens: int = 128,
-    batch_size: int | None = None,
-    seed: int = 0,
-) -> list[Result]:
-    """Decode prompts and return their results in order.
-
-    model           from `dllm.load`, or anything that satisfies `dllm.types.Model`
-    prompts         a text, token ids, chat messages or a `Request`; or a list of these
-    strategy        how to decode; None: the published recipe of the model's family. An `AutoregressiveModel` takes an
-                    `Autoregressive` plan instead
-    max_new_tokens  for prompts that are not requests already
-    batch_size      rows decoded together; None: all. A finished row's place is taken by the next prompt. It does not
-                    change any result
-    seed            of the job: row i draws from seed + i unless its request has a seed of its own
-
-    Raises `RequestError` or `ConfigError` before any forward, `NumericsError` if the model gives no numbers.
-    """
-    from dllm.compose.recipes import default_strategy
-    from dllm.engine.autoregressive import Autoregressive, generate_autoregressively
-
-    requests = make_requests(model, prompts, max_new_tokens, seed)
-    causal = hasattr(model, "generate")
-    plan = strategy if strategy is not None else Autoregressive() if causal else default_strategy(model)
-    if not requests:
-        return []
-    if causal and isinstance(plan, Autoregressive):
-        return [
-            result
-            for batch in split_into_batches(requests, batch_size)
-            for result in generate_autoregressively(model, batch, plan)
-        ]
-    if not causal and isinstance(plan, Strategy):
-        collector = Collector(model, requests, plan)
-        for step in steps(model, requests, plan, batch_size=batch_size):
-            collector.add(step)
-        return collector.results()
-    raise ConfigError(
-        f"{plan} does not fit this {type(model).__name__}: a plain causal model decodes by "
-        "Autoregressive(), a diffusion model by a Strategy"
-    )
 
 
 def split_into_batches(requests: Sequence[Request], size: int | None) -> Iterator[list[Request]]:

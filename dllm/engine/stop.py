@@ -12,23 +12,8 @@ from torch import Tensor
 from dllm.engine.memo import IdentityMemo
 from dllm.errors import ConfigError
 from dllm.requests import Request
+from dllm.strategy import Stopping
 from dllm.types import Canvas, Rows
-
-
-@dataclass(frozen=True)
-class Stopping:
-    """What ends a row before its length is reached. Only what lies behind the prompt is searched.
-
-    ids      end tokens; None: those of the checkpoint; (): none
-    strings  texts that end a row; needs a tokenizer
-    """
-
-    ids: tuple[int, ...] | None = None
-    strings: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if any(not text for text in self.strings):
-            raise ConfigError(f"{self}: an empty stop string would end every text at once; remove it")
 
 
 def resolve_stop_ids(model: Any, requests: Sequence[Request], stopping: Stopping) -> list[tuple[int, ...]]:

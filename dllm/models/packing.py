@@ -20,7 +20,7 @@ from dllm.errors import ConfigError
 LEAST = 2**18
 """Entries of a weight from which its layout is worth the call."""
 
-_layers: WeakValueDictionary[int, Packed] = WeakValueDictionary()
+_layers: WeakValueDictionary[int, PackedLinear] = WeakValueDictionary()
 """All that are in use, by number."""
 
 _numbers = itertools.count()

@@ -10,9 +10,8 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.schedulers import blocks
 from dllm.schedulers.base import copy_pending_to_host, narrow_window, open_window
-from dllm.schedulers.blocks import Blocks, plan_row_ranges, resolve_block_size
+from dllm.schedulers.blocks import Blocks, BlocksState, initial_blocks_state, plan_row_ranges, resolve_block_size
 from dllm.types import Bidirectional, Canvas, Geometry, Guess, Model, Window, move_columns, text_start
 
 
@@ -35,7 +34,7 @@ class VariableLengthState(NamedTuple):
     insert    (b,) rows in which it may put columns between others
     """
 
-    blocks: blocks.Plan
+    blocks: BlocksState
     geometry: Geometry
     blank: int
     ends: Tensor
@@ -113,7 +112,7 @@ class VariableLength:
         none = torch.zeros(len(zeros), dtype=torch.bool)
         here = zeros.to(device)
         return VariableLengthState(
-            blocks=blocks.initial_blocks_state(canvas, model, size),
+            blocks=initial_blocks_state(canvas, model, size),
             geometry=model.geometry,
             blank=model.mask_id if model.mask_id is not None else 0,
             ends=torch.tensor(ids, device=device),

@@ -7,21 +7,15 @@ never moves back. A text with holes is told whole, what was given included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dllm.compose.recipes import default_strategy
-from dllm.engine.autoregressive import Autoregressive
-from dllm.engine.loop import steps
 from dllm.engine.results import Collector
-from dllm.errors import ConfigError
-from dllm.prompts import Prompt, make_requests
 from dllm.requests import Request
 from dllm.strategy import Strategy
-from dllm.streaming.causal import stream_causal_deltas
 from dllm.streaming.delta import Delta
 from dllm.streaming.final_text import GrowingText
 from dllm.streaming.provisional_text import render_draft
@@ -125,40 +119,3 @@ class _HostCanvas(NamedTuple):
             if not pending and token in stops and column >= self.text[row]:
                 break
         return tuple(found)
-
-
-def stream(
-    model: Any,
-    prompts: Prompt | Sequence[Prompt],
-    strategy: Strategy | Any = None,
-    *,
-    max_new_tokens: int = 128,
-    batch_size: int | None = None,
-    seed: int = 0,
-    drafts: bool = False,
-) -> Iterator[Delta]:
-    """Decode prompts and tell what becomes final, as it does: `decode` in pieces, with the same arguments and results.
-
-    drafts  one delta for every step of a request, with the rest of the text as it stands
-
-    Each request ends with one delta that is `done`. A plain causal model's text is final token by token.
-
-    Raises `RequestError` or `ConfigError` before any forward, `NumericsError` if the model gives no numbers.
-    """
-    requests = make_requests(model, prompts, max_new_tokens, seed)
-    causal = hasattr(model, "generate")
-    plan = strategy if strategy is not None else Autoregressive() if causal else default_strategy(model)
-    if not requests:
-        return
-    if causal and isinstance(plan, Autoregressive):
-        yield from stream_causal_deltas(model, requests, plan, batch_size, drafts)
-    elif not causal and isinstance(plan, Strategy):
-        deltas = Deltas(model, requests, plan, drafts)
-        for step in steps(model, requests, plan, batch_size=batch_size):
-            yield from deltas.add(step)
-        yield from deltas.finish()
-    else:
-        raise ConfigError(
-            f"{plan} does not fit this {type(model).__name__}: a plain causal model decodes by "
-            "Autoregressive(), a diffusion model by a Strategy"
-        )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from dllm.errors import ConfigError, RequestError
 from dllm.jobs import PromptRow, RowProblem
 from dllm.jobs.rows import PROMPTS, parse_row, register_row_id
+from dllm.sweeps.answer_checks import CHECKS, check_answer, convert_answer_to_text, infer_check_name
 
 DATA = Path(__file__).parent / "data"
 SOURCES = {
@@ -36,7 +37,7 @@ class Question(NamedTuple):
         """Whether a text answers it; None where that cannot be told."""
         if self.check is None or self.answer is None:
             return None
-        return checks.CHECKS[self.check](text or "", self.answer)
+        return CHECKS[self.check](text or "", self.answer)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class QuestionSet:
     path      its JSONL file
     limit     only the first so many; None: all
     template  makes a prompt of a line's fields, `{field}`; None: the line has one
-    check     of `CHECKS`, for lines without their own; None: by the answer, see `checks.usual`
+    check     of `CHECKS`, for lines without their own; None: by the answer, see `infer_check_name`
     """
 
     name: str
@@ -105,9 +106,9 @@ def _parse_question(line: bytes, number: int, place: int, given: QuestionSet) ->
     fields = json.loads(line)
     if fields.get("answer") is None:
         return Question(row)
-    answer = checks.convert_answer_to_text(fields["answer"])
-    check = str(fields.get("check") or given.check or checks.infer_check_name(answer))
-    checks.check_answer(check, answer)
+    answer = convert_answer_to_text(fields["answer"])
+    check = str(fields.get("check") or given.check or infer_check_name(answer))
+    check_answer(check, answer)
     return Question(row, check, answer)
 
 

@@ -6,14 +6,16 @@ import re
 
 import pytest
 
+from dllm.cli import live_display
+
 SLOW = ("--policy", "top-k", "--k", 1, "--ignore-eos", "--max-new-tokens", 96)
 
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch):
     """Every step is drawn, however fast the machine is."""
-    monkeypatch.setattr(screen, "PAUSE", 0)
-    monkeypatch.setattr(screen, "SHARE", 0)
+    monkeypatch.setattr(live_display, "PAUSE", 0)
+    monkeypatch.setattr(live_display, "SHARE", 0)
 
 
 def drawing(child):

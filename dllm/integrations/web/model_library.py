@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dllm.api import decode
 from dllm.errors import ConfigError
 from dllm.integrations.web.controls import AnswerSettings
 from dllm.integrations.web.runs import AnswerRun, decode_and_record
@@ -89,7 +90,7 @@ class ModelLibrary:
 
     def warm(self, model: Any) -> None:
         """Decode a few tokens of nothing."""
-        results.decode(model, Request((0,), 4, stop_ids=(), seed=0))
+        decode(model, Request((0,), 4, stop_ids=(), seed=0))
 
     def plan(self, choice: AnswerSettings) -> str:
         """What a choice would run. Raises ConfigError where it cannot work; needs no weights."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dllm.api import decode
 from dllm.compose.options import Options
 from dllm.integrations.web.controls import AnswerSettings
 from dllm.integrations.web.figures_html import measure_run
@@ -24,7 +25,7 @@ def test_a_recorded_answer_is_the_plain_one(library, policy, top):
     run = finished(library.begin(AnswerSettings("embedded", parts=parts, max_new_tokens="48", top=top), QUESTION))
     model = library.model("embedded")
     request = Request(encode_prompt(model, QUESTION), 48, seed=0)
-    plain = results.decode(model, request, Options(policy=policy).strategy(model, 48))[0]
+    plain = decode(model, request, Options(policy=policy).strategy(model, 48))[0]
     assert run.state is RunStatus.DONE, run.error
     assert (run.result.output_ids, run.result.nfe, run.result.when) == (plain.output_ids, plain.nfe, plain.when)
     last = run.frames[-1]

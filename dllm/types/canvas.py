@@ -1,4 +1,4 @@
-"""The nouns and the protocols that every part speaks, and the legend of the axes.
+"""The nouns of decoding: the canvas, the window that a step works on, what the model guesses and what is decided.
 
 One letter per axis: `b` batch, `t` canvas, `k` window, `q` query, `v` vocabulary, `l` layers, `h` heads, `d` width.
 Tensors marked *host* live on the CPU, so that decisions about shapes never wait for the accelerator; all others live
@@ -10,15 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Flag, auto
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-from dllm.errors import ConfigError
-
-State = Any
-"""What a part remembers between steps: any value, carried by the loop and read only by the part that made it."""
 
 LEAST = -1e6
 """Logit of what is ruled out, unless all else is too."""
@@ -275,182 +270,6 @@ class Step(NamedTuple):
     moved: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Bidirectional:
-    """Every column attends to every column of its row (LLaDA, Dream)."""
-
-    aligned: bool = False
-    """Whether blocks lie at absolute multiples of their size (True) or begin at the end of the prompt (False)."""
-
-    def extent(self, limit: Tensor) -> Tensor:
-        """Columns that must exist for an output up to `limit`: just those."""
-        return limit
-
-    def reach(self, columns: Tensor, length: Tensor) -> Tensor:
-        """First column (b, q) that a query at `columns` does not see, in rows of `length` (b,)."""
-        return length.unsqueeze(1).expand_as(columns)
-
-    def edge(self, column: int, length: int) -> int:
-        """Likewise for one column."""
-        return length
-
-
-@dataclass(frozen=True)
-class BlockCausal:
-    """A column attends to all earlier blocks and to its own block in both directions (Fast-dLLM v2, SDAR, BD3-LM).
-
-    size 1 is plain causal attention.
-    """
-
-    size: int = 32
-    aligned: bool = True
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"BlockCausal(size={self.size}): size must be at least 1")
-
-    def extent(self, limit: Tensor) -> Tensor:
-        """Columns that must exist for an output up to `limit`: whole blocks."""
-        return torch.div(limit + self.size - 1, self.size, rounding_mode="floor") * self.size
-
-    def reach(self, columns: Tensor, length: Tensor) -> Tensor:
-        """First column (b, q) that a query at `columns` does not see: the end of its block."""
-        return self.extent(columns + 1)
-
-    def edge(self, column: int, length: int) -> int:
-        """Likewise for one column."""
-        return (column // self.size + 1) * self.size
-
-
-Geometry = Bidirectional | BlockCausal
-
-
-@runtime_checkable
-class Store(Protocol):
-    """Keys and values of a batch, written in place; made by a model, kept by a cache."""
-
-    def keep(self, rows: Tensor) -> None:
-        """Forget every row that is not listed (host indices)."""
-
-
-class RowSubset(NamedTuple):
-    """Some rows of a store.
-
-    rows  (r,) int64  their places
-    of    int         rows that the store holds in all
-    """
-
-    rows: Tensor
-    of: int
-
-
-class Query(NamedTuple):
-    """Columns to run through the model, and what they may look at.
-
-    tokens   (r, q) int64
-    columns  (r, q) int64      absolute columns, which are also the positions
-    valid    (r, q) bool       padding slots are computed but neither stored nor read
-    width    int               keys [0, width) are looked at
-    mask     (r, 1, q', width + extra) bool or None  True where a query sees a key; None where all see all; q' is q or 1
-    start    int or None       the first column, if `columns` is start .. start+q in every row without padding
-    extra    int               the last `extra` of the q slots are not stored; they are the last keys that are looked at
-    given    (r, q) bool       columns that the caller gave
-    part     Part or None      which of the store's rows these are; None: all, in order. Only a model that has `apart`
-                               is asked about some
-    """
-
-    tokens: Tensor
-    columns: Tensor
-    valid: Tensor
-    width: int
-    mask: Tensor | None
-    start: int | None
-    extra: int = 0
-    given: Tensor | None = None
-    part: RowSubset | None = None
-
-
-class Model(Protocol):
-    """A model family as the loop sees it. Only here is it known how logits and columns are related.
-
-    A model may also have `apart` (int): how many columns cost about as much as one more forward. Where more padding
-    than that is saved, rows with much to run go through the model apart from those with little.
-    """
-
-    geometry: Geometry
-    needs_left: int
-    """1 if the output at column i-1 predicts column i (token shift), else 0."""
-    mask_id: int | None
-    stop_ids: tuple[int, ...]
-    max_columns: int
-    """Longest canvas that the positions allow."""
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def store(self, columns: int) -> Store:
-        """An empty store for rows of up to `columns` columns."""
-        ...
-
-    def forward(self, query: Query, store: Any | None) -> Tensor:
-        """Hidden states (r, q, d); keys and values go into `store` and are read from it, unless it is None."""
-        ...
-
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits (n, v) of hidden states (n, d); they are the loop's to overwrite."""
-        ...
-
-
-class Policy(Protocol):
-    """Decides *which* positions to commit.
-
-    A policy may also have `paced = True` (it follows a scheduler's `steps`), or `edits = True` with
-    `bound(columns) -> steps` (both (b,)): it may replace and revoke what is decided, for at most so many steps of a
-    range of so many columns; afterwards the loop honours only what it accepts among the pending slots.
-    """
-
-    @property
-    def needs(self) -> Signal: ...
-
-    def init(self, canvas: Canvas, /) -> State: ...
-
-    def step(self, guess: Guess, window: Window, state: State, /) -> tuple[Verdict, State]: ...
-
-
-class Scheduler(Protocol):
-    """Decides *where* to work, and how fast.
-
-    Where every row stays in its range, a window may have the very tensors `start`, `end`, `block_start`, `block_end`
-    and `closed` of the step before: a cache then need not find out anew what to run. So make new ones where one of them
-    changes, and write into none.
-
-    A scheduler may also have
-    `refine(guess, window, state) -> (window, state)`, called before the policy: a window whose `pending` and `groups`
-    say what the policy may commit of what was just predicted; and
-    `arrange(canvas, guess, window, state) -> (canvas, moved, state)`, called before the first step (with no guess and
-    no window) and after every step: a canvas whose rows have other lengths. `moved` is None or (b, t) int64, for every
-    column the one it was before, -1 where it is new.
-    """
-
-    def init(self, canvas: Canvas, model: Model, /) -> State: ...
-
-    def step(self, canvas: Canvas, state: State, /) -> tuple[Window | None, State]:
-        """The next window, or None when no row has anything left to decide."""
-        ...
-
-
-class Cache(Protocol):
-    """Decides *what to recompute*.
-
-    A cache may also have `observe(guess, window, commit, score, state) -> state`, called when a step has been decided;
-    `score` (b, k) is the policy's order of preference.
-    """
-
-    def init(self, canvas: Canvas, model: Model, /) -> State: ...
-
-    def step(self, model: Model, canvas: Canvas, window: Window, state: State, /) -> tuple[Seen, State]: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Where:
     """Where n slots lie: some of a window's. What is asked of them is looked up when it is asked.
@@ -507,22 +326,7 @@ class Where:
         return Where(self.canvas, self.window, self.draws, self.slots[span])
 
 
-@runtime_checkable
-class Processor(Protocol):
-    """Changes logits before candidates are chosen, and may remember what it saw.
-
-    A processor may also have `settle(canvas, window, guess, commit, score, state) -> commit`: which of the slots that a
-    policy commits may be committed together. It must leave at least one of a row's. Such a processor is a constraint:
-    `Strategy` refuses parts under which what it promised would not last.
-    """
-
-    def init(self, canvas: Canvas, model: Any, /) -> State:
-        """What is remembered at first: values by row, (b, …). Raises `RequestError` for rows it cannot serve."""
-        ...
-
-    def step(self, logits: Tensor, where: Where, canvas: Canvas, state: State, /) -> tuple[Tensor, State]:
-        """Logits (n, v) float32 of the slots `where`, and the state with what they show; a step may come in parts.
-
-        The logits that are returned are overwritten afterwards, so do not keep them.
-        """
-        ...
+def move_columns(plane: Tensor, moved: Tensor, blank: Any = 0) -> Tensor:
+    """A plane (b, t) whose columns come from `moved` (b, t); `blank` where a column is new."""
+    moved = moved.to(plane.device)
+    return torch.where(moved >= 0, plane.gather(1, moved.clamp(min=0)), blank)
