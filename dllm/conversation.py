@@ -7,16 +7,18 @@ what it would show without them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dllm.caches.base import StoredCache
 from dllm.caches.memory import CacheState
 from dllm.models.kv_store import KeyValueStore
 from dllm.strategy import Strategy
-from dllm.types import BlockCausal, Canvas, Model, Seen, Window
+from dllm.types import Cache, Canvas, Guess, Model, Seen, Window
 
 
 @dataclass
@@ -61,7 +63,7 @@ class History:
 
 
 @dataclass(frozen=True, repr=False)
-class ContinuedCache:
+class ContinuedCache(Cache):
     """A cache that begins with what a conversation has kept. It shows what `cache` would, and is recorded as that.
 
     A batch of more than one row, attention in both directions and models with a store of their own begin as usual.
@@ -75,8 +77,8 @@ class ContinuedCache:
         self.history.reused = 0
         if not _can_continue(model, memory):
             return memory
-        assert isinstance(model.geometry, BlockCausal)
-        shared = self.history.shared(canvas, model.geometry.size)
+        assert model.geometry.block is not None
+        shared = self.history.shared(canvas, model.geometry.block)
         if not shared:
             return memory
         memory = memory._replace(store=_copy_columns(self.history.store, memory.store, shared))
@@ -86,14 +88,18 @@ class ContinuedCache:
     def step(self, model: Model, canvas: Canvas, window: Window, memory: CacheState, /) -> tuple[Seen, CacheState]:
         seen, memory = self.cache.step(model, canvas, window, memory)
         if _can_continue(model, memory):
-            assert isinstance(model.geometry, BlockCausal)
-            self.history.note(canvas, memory, model.geometry.size)
+            assert model.geometry.block is not None
+            self.history.note(canvas, memory, model.geometry.block)
         return seen, memory
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "cache":
-            raise AttributeError(name)
-        return getattr(self.cache, name)
+    def observe(self, guess: Guess, window: Window, commit: Tensor, score: Tensor, state: CacheState, /) -> CacheState:
+        return self.cache.observe(guess, window, commit, score, state)
+
+    def renew(self, state: CacheState, fresh: CacheState, rows: Tensor, renew_rows: Callable[..., Any], /) -> Any:
+        return self.cache.renew(state, fresh, rows, renew_rows)
+
+    def forget(self, state: CacheState, moved: Tensor, /) -> CacheState:
+        return self.cache.forget(state, moved)
 
     def __repr__(self) -> str:
         return repr(self.cache)
@@ -102,7 +108,7 @@ class ContinuedCache:
 def _can_continue(model: Model, memory: CacheState) -> bool:
     """Whether a run is one row of a model whose finished blocks are exact, in a store that we can copy from."""
     geometry = model.geometry
-    aligned = isinstance(geometry, BlockCausal) and geometry.aligned
+    aligned = geometry.block is not None and geometry.aligned
     return aligned and isinstance(memory.store, KeyValueStore) and len(memory.exact) == 1
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from dllm.errors import ConfigError, NumericsError, RequestError
 from dllm.requests import Request
-from dllm.types import Bidirectional, Query
+from dllm.transfer import to_device
+from dllm.types import Query
 
 SLOTS = 256
 """Columns whose logits exist at a time."""
@@ -162,7 +163,7 @@ def _weighted_subsets(columns: Sequence[int]) -> Iterator[tuple[tuple[int, ...],
 
 def default_estimator(model: Any, samples: int = 128, seed: int = 0) -> Estimator:
     """The estimator that the model's training suggests: exact where blocks follow each other, else the bound."""
-    return Bound(samples, seed) if isinstance(model.geometry, Bidirectional) else Sequential()
+    return Bound(samples, seed) if model.geometry.block is None else Sequential()
 
 
 def estimate_likelihoods(
@@ -212,13 +213,13 @@ def _score_passes(
     """For each row: log-probability of the true token at each of its columns, and whether no token is likelier."""
     hidden = model.forward(_build_query(model, pairs, looks), None)
     counts = [len(look.columns) for look in looks]
-    row = torch.repeat_interleave(torch.arange(len(looks)), torch.tensor(counts)).to(hidden.device)
-    columns = torch.tensor([i for look in looks for i in look.columns], device=hidden.device)
-    truth = [pairs[look.pair].tokens[i] for look in looks for i in look.columns]
+    row = to_device(torch.repeat_interleave(torch.arange(len(looks)), torch.tensor(counts)), hidden.device)
+    columns = to_device(torch.tensor([i for look in looks for i in look.columns]), hidden.device)
+    truth = torch.tensor([pairs[look.pair].tokens[i] for look in looks for i in look.columns])
+    truth = to_device(truth, hidden.device)
     states = hidden[row, columns - model.needs_left]
     parts = [
-        _score_true_tokens(model, states[i : i + SLOTS], torch.tensor(truth[i : i + SLOTS], device=hidden.device))
-        for i in range(0, len(truth), SLOTS)
+        _score_true_tokens(model, states[i : i + SLOTS], truth[i : i + SLOTS]) for i in range(0, len(truth), SLOTS)
     ]
     scores, right = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     if bool(scores.isnan().any()):
@@ -249,21 +250,21 @@ def _build_query(model: Any, pairs: Sequence[PromptContinuation], looks: Sequenc
     columns = torch.arange(t).expand(len(looks), t)
     valid = columns < rearrange(lengths, "r -> r 1")
     given = columns < torch.tensor([[len(pairs[look.pair].prompt)] for look in looks])
-    limits = torch.minimum(model.geometry.reach(columns, lengths), rearrange(lengths, "r -> r 1"))
+    limits = torch.minimum(model.geometry.visible_end(columns, lengths), rearrange(lengths, "r -> r 1"))
     mask: Tensor | None = torch.arange(t) < rearrange(limits, "r q -> r 1 q 1")
     if bool((limits == t).all()):
         mask = None
-    elif isinstance(model.geometry, Bidirectional):
+    elif model.geometry.block is None:
         mask = rearrange(valid, "r k -> r 1 1 k")
     start = 0 if bool(valid.all()) else None
     return Query(
-        tokens=tokens.to(device),
-        columns=columns.to(device),
-        valid=valid.to(device),
+        tokens=to_device(tokens, device),
+        columns=to_device(columns, device),
+        valid=to_device(valid, device),
         width=t,
-        mask=None if mask is None else mask.to(device),
+        mask=None if mask is None else to_device(mask, device),
         start=start,
-        given=given.to(device),
+        given=to_device(given, device),
     )
 
 
@@ -288,7 +289,7 @@ def _greedy_writes_continuation(model: Any, pair: PromptContinuation) -> bool:
         while open_columns:
             look = LikelihoodPass(0, tuple(canvas), tuple(open_columns), 1.0)
             hidden = model.forward(_build_query(model, [pair], [look]), None)[0]
-            columns = torch.tensor(open_columns, device=hidden.device)
+            columns = to_device(torch.tensor(open_columns), hidden.device)
             chances, best = _candidate_logits(model, hidden[columns - model.needs_left]).softmax(1).max(1)
             first = int(chances.argmax())
             if int(best[first]) != pair.tokens[open_columns[first]]:
@@ -301,7 +302,7 @@ def _greedy_writes_continuation(model: Any, pair: PromptContinuation) -> bool:
 def _visible_ends(model: Any, length: int) -> list[int]:
     """For each column of a text, the first column that it does not see; the rest of a block exists, masked."""
     columns = rearrange(torch.arange(length), "t -> 1 t")
-    return model.geometry.reach(columns, torch.tensor([length]))[0].tolist()
+    return model.geometry.visible_end(columns, torch.tensor([length]))[0].tolist()
 
 
 def _require_mask_id(model: Any) -> int:

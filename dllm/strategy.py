@@ -1,15 +1,15 @@
-"""A strategy: all parts together."""
+"""A strategy: all parts together, and the two that are values: how a candidate is drawn, and what ends a row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from dllm.errors import ConfigError
-from dllm.types import JUDGES, Cache, Policy, Processor, Scheduler
+from dllm.types import Cache, Policy, Probe, Processor, Scheduler
 
 Warper = Callable[[Tensor, Tensor], Tensor]
 """A logits processor of `transformers`."""
@@ -68,7 +68,7 @@ class Stopping:
     """What ends a row before its length is reached. Only what lies behind the prompt is searched.
 
     ids      end tokens; None: those of the checkpoint; (): none
-    strings  texts that end a row; needs a tokenizer
+    strings  texts that end a row; needs a tokenizer, and every step waits for the device once more to read the text
     """
 
     ids: tuple[int, ...] | None = None
@@ -81,9 +81,24 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Strategy:
-    """How to decode: which positions to commit, where to work, what to recompute, how to draw, when to stop.
+    """A decoding strategy: which positions to commit, where to work, what to recompute, how to draw, when to stop.
 
     `eval(repr(strategy)) == strategy`, so a result file that names it says exactly what ran.
+
+    Attributes:
+        policy: Decides which positions to commit.
+        scheduler: Decides where to work.
+        cache: Decides what to recompute.
+        sampling: How a candidate is drawn.
+        stopping: What ends a row before its length is reached.
+
+    Raises:
+        ConfigError: A part is not of its kind, or two parts do not go together.
+
+    Example:
+        >>> from dllm import Blocks, DualCache, Factor, Strategy
+        >>> Strategy(Factor(f=1.0), Blocks(32), DualCache()).cache
+        DualCache(refresh=None, while_first=False)
     """
 
     policy: Policy
@@ -93,36 +108,74 @@ class Strategy:
     stopping: Stopping = Stopping()
 
     def __post_init__(self) -> None:
-        if self.constrained:
-            self.check_constraint()
-        if getattr(self.policy, "edits", False) and not self.policy.needs & JUDGES:
-            raise ConfigError(f"{self.policy} edits, so its needs must include Signal.CURRENT or Signal.SHADOW")
-        steps = getattr(self.scheduler, "steps", None)
-        if getattr(self.policy, "paced", False):
-            if not hasattr(self.scheduler, "steps"):
-                raise ConfigError(
-                    f"{self.policy} follows a pace, and {self.scheduler} plans no steps: use another of the two"
-                )
-            if steps is None:
-                raise ConfigError(f"{self.policy} follows a pace: give {type(self.scheduler).__name__} its steps")
-        elif steps is not None:
+        self._check_kinds()
+        self._check_pace()
+        if self.policy.edits and not self.policy.covers_decided:
             raise ConfigError(
-                f"{self.scheduler}: {self.policy} has no pace that would follow steps={steps}; "
-                "leave steps out, or use a policy with a pace such as TopK(pace=EqualSplit())"
+                f"{self.policy} edits, so its needs must include a signal of decided slots, such as Current()"
             )
+        if self.probes and not self.cache.fills_probes:
+            raise ConfigError(
+                f"{self.policy} needs {self.probes[0]}, and {self.cache} serves steps without a forward that could fill "
+                "it; use another cache"
+            )
+        if self.constrained:
+            self._check_constraint()
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """Probes that the policy needs."""
+        return tuple(need for need in self.policy.needs if isinstance(need, Probe))
 
     @property
     def constrained(self) -> bool:
         """Whether a processor promises something of the whole text, and so decides what may be committed together."""
-        return any(hasattr(processor, "settle") for processor in self.sampling.processors)
+        return any(isinstance(p, Processor) and p.constrains for p in self.sampling.processors)
 
-    def check_constraint(self) -> None:
-        """Raise ConfigError for parts under which what a constraint promised would not last."""
-        if getattr(self.policy, "edits", False):
+    def _check_kinds(self) -> None:
+        """Raise ConfigError for a part that is a class, a name, or of another kind."""
+        kinds: dict[str, tuple[type, str]] = {
+            "policy": (Policy, "Factor(f=1.0)"),
+            "scheduler": (Scheduler, "Blocks(32)"),
+            "cache": (Cache, "DualCache()"),
+            "sampling": (Sampling, "Sampling(temperature=0.7)"),
+            "stopping": (Stopping, "Stopping()"),
+        }
+        for name, (kind, example) in kinds.items():
+            part = getattr(self, name)
+            if not isinstance(part, kind):
+                said = f"the class {part.__name__}" if isinstance(part, type) else repr(part)
+                raise ConfigError(
+                    f"Strategy({name}={said}): a {name} is an object such as {example}; a {name} of your own derives "
+                    f"from dllm.types.{kind.__name__}"
+                )
+
+    def _check_pace(self) -> None:
+        """Raise ConfigError where the policy follows steps that the scheduler does not plan, or the other way round."""
+        if self.policy.paced and self.scheduler.steps is None:
+            if "steps" in {field.name for field in fields(self.scheduler)}:  # type: ignore[arg-type]
+                raise ConfigError(f"{self.policy} follows a pace: give {type(self.scheduler).__name__} its steps")
+            raise ConfigError(
+                f"{self.policy} follows a pace, and {self.scheduler} plans no steps: use another of the two"
+            )
+        if not self.policy.paced and self.scheduler.steps is not None:
+            raise ConfigError(
+                f"{self.scheduler}: {self.policy} has no pace that would follow steps={self.scheduler.steps}; "
+                "leave steps out, or use a policy with a pace such as TopK(pace=EqualSplit())"
+            )
+
+    def _check_constraint(self) -> None:
+        """Raise ConfigError for parts under which a constraint's promise would not last."""
+        if self.policy.edits:
             raise ConfigError(
                 f"{self.policy} replaces decided tokens, which a constraint cannot follow; use a policy that does not"
             )
-        if hasattr(self.scheduler, "arrange"):
+        if self.policy.chooses_tokens:
+            raise ConfigError(
+                f"{self.policy} commits other tokens than the candidates, which a constraint cannot follow; use a policy "
+                "that does not"
+            )
+        if self.scheduler.moves_columns:
             raise ConfigError(
                 f"{self.scheduler} moves columns, which a constraint cannot follow; use a scheduler of fixed length"
             )

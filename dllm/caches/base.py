@@ -16,16 +16,17 @@ most with `SlidingCache` and `DelayedCache`, which run again whatever the last w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dllm.caches.memory import NEVER, CacheState, ColumnRange, LastForward, count_skipped_columns, window_range
+from dllm.caches.memory import NEVER, CacheState, ColumnRange, LastForward, count_skipped_columns
 from dllm.caches.running import run_forward
 from dllm.errors import ConfigError
-from dllm.types import BlockCausal, Canvas, Model, Seen, Window
+from dllm.types import Cache, Canvas, Model, Seen, Window
 
 
 class ForwardPlan(NamedTuple):
@@ -41,12 +42,20 @@ class ForwardPlan(NamedTuple):
     memory: CacheState
 
 
-class PlannedCache:
-    """Base of the caches that say which columns a step runs before it is run, and do nothing else in it.
+class PlannedCache(Cache, hooks=("plan",)):
+    """Base class of caches whose forward is fully described by `plan`; required by `Speculative`.
 
-    What such a step shows depends on the tokens run, and on what is stored of the columns that are not; so a wrapper
-    can foresee it.
+    The output of such a step depends on the tokens that are run, and on what is stored of the columns that are not. So
+    a wrapper can foresee it.
+
+    Raises:
+        TypeError: A subclass defines `step`, which would do more than its plan says; derive it from `Cache` instead.
     """
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if "step" in vars(cls):
+            raise TypeError(f"{cls.__name__}.step: a PlannedCache runs what it plans; derive from Cache to do more")
 
     def plan(self, model: Model, canvas: Canvas, window: Window, memory: CacheState, /) -> ForwardPlan:
         """What a step would run; nothing is run or stored."""
@@ -55,7 +64,13 @@ class PlannedCache:
     def step(self, model: Model, canvas: Canvas, window: Window, memory: CacheState, /) -> tuple[Seen, CacheState]:
         course = self.plan(model, canvas, window, memory)
         ran, memory = run_forward(model, canvas, window, course.reach, course.memory)
-        return Seen(ran.hidden, ran.queries, course.fresh, ran.shadow), memory
+        return Seen(ran.hidden, ran.queries, course.fresh, ran.shadow, ran.probes), memory
+
+    def renew(self, state: CacheState, fresh: CacheState, rows: Tensor, renew_rows: Callable[..., Any], /) -> Any:
+        return renew_rows(state.readmit(rows), fresh, rows)
+
+    def forget(self, state: CacheState, moved: Tensor, /) -> CacheState:
+        return state.forget(moved)
 
 
 class CacheChoice(NamedTuple):
@@ -80,7 +95,7 @@ class CacheChoice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StoredCache(PlannedCache):
+class StoredCache(PlannedCache, hooks=("due", "reach")):
     """Base of the caches that store.
 
     refresh  refresh a row at least every so many forwards; None: only on entering a block
@@ -97,13 +112,13 @@ class StoredCache(PlannedCache):
         return CacheState.blank(b, model.store(t))
 
     def plan(self, model: Model, canvas: Canvas, window: Window, memory: CacheState, /) -> ForwardPlan:
-        block_causal = isinstance(model.geometry, BlockCausal)
+        block_causal = model.geometry.block is not None
         ends = window.block_end if block_causal else canvas.rows.length
         refresh = self.due(window, memory)
         if block_causal:
             refresh = refresh | (memory.exact < window.block_start)
         last = memory.last
-        if last is not None and last.lasts(canvas, window) and not any((refresh & last.runs).tolist()):
+        if last is not None and last.holds_for(window) and not any((refresh & last.runs).tolist()):
             return ForwardPlan(last.reach, last.fresh, memory._replace(since=memory.since + last.runs))
         left, block, first = window.start, window.block_start, None
         if model.needs_left:
@@ -132,7 +147,7 @@ class StoredCache(PlannedCache):
         since = torch.where(runs, torch.where(refresh, 0, memory.since) + 1, memory.since)
         last = None
         if memory.log is None and not any((refresh & runs).tolist()):
-            last = LastForward(window_range(window), first, canvas.rows, reach, runs, fresh)
+            last = LastForward(first, reach, runs, fresh)
         return ForwardPlan(reach, fresh, memory._replace(exact=exact, since=since, last=last))
 
     def due(self, window: Window, memory: CacheState) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import is_
 from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool
 from torch import Tensor
 
-from dllm.types import Canvas, Query, Rows, Store, Window
+from dllm.types import Query, Store, Transient, Window
 
 NEVER = 2**31
 """Forwards since a refresh that did not happen: more than any cache waits."""
@@ -43,11 +43,11 @@ class CacheState(NamedTuple):
     def forget(self, moved: Tensor) -> CacheState:
         """Once columns have moved (`Step.moved`): nothing is known from a row's first moved column on."""
         t = moved.shape[1]
-        first = torch.where(moved.cpu() == torch.arange(t), t, torch.arange(t)).amin(1)
+        first = torch.where(moved == torch.arange(t), t, torch.arange(t)).amin(1)
         since = torch.where(first < t, NEVER, self.since)
         return self._replace(exact=torch.minimum(self.exact, first), since=since, last=None)
 
-    def back(self, rows: Tensor) -> CacheState:
+    def readmit(self, rows: Tensor) -> CacheState:
         """With the marked rows (b,) in the store again where they had left it. What it holds of them is not theirs, so
         they must be as before their first step otherwise."""
         if self.store is None:
@@ -87,35 +87,26 @@ class ReusableQuery:
 
 
 @dataclass(frozen=True, eq=False)
-class LastForward:
-    """What a step ran that refreshed nothing: the same columns are run as long as every row stays in its range.
+class LastForward(Transient):
+    """What a step ran that refreshed nothing: the same columns are run again while every row stays in its range.
 
-    range       the window's `start`, `end`, `block_start`, `block_end` and `closed`
-    first       (b,) bool  host; the window's; None where it does not matter
-    facts       the rows' facts
-    reach       the columns of each row
-    runs        (b,) bool  host; rows that ran
-    fresh       (b,) bool  host; as in `Course`
-    asked       what the model was asked, once it has been; None if not in one forward, or not only that
+    Attributes:
+        first: The window's `first`. None where it does not matter.
+        reach: Columns of each row.
+        runs: Rows that ran (host).
+        fresh: As in `ForwardPlan`.
+        asked: What the model was asked, once it has been. None if not in one forward, or not only that.
     """
 
-    range: tuple[Tensor, ...]
-    first: Tensor | None
-    facts: Rows
+    first: Bool[Tensor, " b"] | None
     reach: ColumnRange
-    runs: Tensor
-    fresh: Tensor
+    runs: Bool[Tensor, " b"]
+    fresh: Bool[Tensor, " b"]
     asked: ReusableQuery | None = None
 
-    def lasts(self, canvas: Canvas, window: Window) -> bool:
-        """Whether a step that refreshes nothing runs the same again."""
-        same = self.facts is canvas.rows and all(map(is_, self.range, window_range(window)))
-        return same and (self.first is None or torch.equal(self.first, window.first))
-
-
-def window_range(window: Window) -> tuple[Tensor, ...]:
-    """What a scheduler hands on where every row stays in its range."""
-    return window.start, window.end, window.block_start, window.block_end, window.closed
+    def holds_for(self, window: Window) -> bool:
+        """Tell whether the next step, if it refreshes nothing, runs the same again."""
+        return window.unchanged and (self.first is None or torch.equal(self.first, window.first))
 
 
 def count_skipped_columns(reach: ColumnRange) -> Tensor:

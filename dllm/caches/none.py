@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from dllm.caches.base import ForwardPlan, PlannedCache
-from dllm.caches.memory import CacheState, ColumnRange, LastForward, window_range
-from dllm.types import BlockCausal, Canvas, Model, Window
+from dllm.caches.memory import CacheState, ColumnRange, LastForward
+from dllm.types import Canvas, Model, Window
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class NoCache(PlannedCache):
 
     def plan(self, model: Model, canvas: Canvas, window: Window, memory: CacheState, /) -> ForwardPlan:
         last = memory.last
-        if last is not None and last.lasts(canvas, window):
+        if last is not None and last.holds_for(window):
             return ForwardPlan(last.reach, last.fresh, memory)
-        ends = window.block_end if isinstance(model.geometry, BlockCausal) else canvas.rows.length
+        ends = window.block_end if model.geometry.block is not None else canvas.rows.length
         runs = window.end > window.start  # a commit that decides nothing has nothing to store either
         end = torch.where(runs, ends, 0)
         reach = ColumnRange(torch.zeros_like(end), end)
-        last = LastForward(window_range(window), None, canvas.rows, reach, runs, fresh=runs)
+        last = LastForward(None, reach, runs, fresh=runs)
         return ForwardPlan(reach, runs, memory._replace(last=last))

@@ -7,18 +7,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dllm.types import BlockCausal
+from dllm.types import Geometry
 
 
 def split_into_chunks(
-    geometry: BlockCausal, start: Tensor, end: Tensor, shown: Tensor, chunk: int
+    geometry: Geometry, start: Tensor, end: Tensor, shown: Tensor, chunk: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Cut the columns [start, end) (r,) of each row into consecutive pieces; the last holds all from `shown` (r,) on.
 
     Cuts lie between attention blocks, so that each column still sees all that it would: finished pieces and its own
     block. A piece has at most `chunk` columns, but one block at least, and the last one whatever is shown besides.
     """
-    size = geometry.size
+    size = geometry.block
+    assert size is not None, "only finished blocks are stored ahead"
     step = max(1, chunk // size) * size
     floor = geometry.extent(torch.minimum(shown, end - 1) + 1) - size
     last = torch.where(end > start, torch.maximum(start, floor), start)

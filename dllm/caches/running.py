@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 
 from dllm.caches.memory import CacheState, ColumnRange, ReusableQuery, count_skipped_columns
 from dllm.caches.prefill import split_into_chunks
-from dllm.types import BlockCausal, Canvas, Geometry, Model, Query, RowSubset, Window
+from dllm.transfer import to_device
+from dllm.types import Canvas, Geometry, Model, Probe, Query, RowSubset, Window
 
 
 class ForwardOutput(NamedTuple):
@@ -21,11 +22,13 @@ class ForwardOutput(NamedTuple):
     hidden   (b, k, d)        states of the window's slots
     queries  (b,) int64       host; columns run for each row, with everything that a step runs beside them
     shadow   (b, k, d)        states that do not see their own slot, if the window asks for them
+    probes   (b, k, …)        probes that the window asks for
     """
 
     hidden: Tensor
     queries: Tensor
     shadow: Tensor | None = None
+    probes: Mapping[Probe, Tensor] = {}
 
 
 def run_forward(
@@ -51,12 +54,18 @@ def run_forward(
     shadow = _scatter_rows([some.shadow for some in shown], parts, b) if window.shadow else None
     if window.shadow:
         queries = queries + torch.where(reach.end > reach.start, window.end - window.start, 0)
-    lanes = getattr(model, "lanes", 1)
-    queries = queries if lanes == 1 else queries * lanes
-    if last is not None and last.reach is reach and len(parts) == 1 and shown[0].once and not window.shadow:
+    queries = queries if model.lanes == 1 else queries * model.lanes
+    probes = {probe: _scatter_rows([some.probes[probe] for some in shown], parts, b) for probe in window.probes}
+    if (
+        last is not None
+        and last.reach is reach
+        and len(parts) == 1
+        and shown[0].once
+        and not (window.shadow or window.probes)
+    ):
         asked = ReusableQuery(shown[0].query, parts[0], shown[0].place, queries)
         memory = memory._replace(last=replace(last, asked=asked))
-    return ForwardOutput(hidden, queries, shadow), memory
+    return ForwardOutput(hidden, queries, shadow, probes), memory
 
 
 def _rerun_forward(model: Model, canvas: Canvas, asked: ReusableQuery, memory: CacheState) -> ForwardOutput:
@@ -68,8 +77,9 @@ def _rerun_forward(model: Model, canvas: Canvas, asked: ReusableQuery, memory: C
 
 def split_rows_by_length(model: Model, rows: Tensor, queries: Tensor) -> list[Tensor]:
     """Which rows (host indices) go through the model together: all, or those with few columns to run (`queries` (b,))
-    and those with many, if that saves more columns than the model's `apart`."""
-    worth = getattr(model, "apart", None)
+    and those with many, if that saves more columns than the model's
+    `forward_overhead_columns`."""
+    worth = model.forward_overhead_columns
     if worth is None or len(rows) == 1:
         return [rows]
     size = _select_rows(queries, rows)
@@ -94,6 +104,7 @@ class _RowOutput(NamedTuple):
     query   what it was asked last
     place   where the window's slots lie in what it showed then
     once    it was asked nothing before
+    probes  (r, k, …)  what the probes show of the window's slots
     """
 
     hidden: Tensor
@@ -101,6 +112,7 @@ class _RowOutput(NamedTuple):
     query: Query
     place: slice | Tensor
     once: bool
+    probes: Mapping[Probe, Tensor]
 
 
 def _forward_rows(
@@ -108,18 +120,32 @@ def _forward_rows(
 ) -> _RowOutput:
     """What the model shows of the window in some rows."""
     left = _store_in_chunks(model, canvas, window, rows, reach, memory)
-    query = _build_rows_query(model, canvas, rows, left, memory)
-    out = model.forward(_add_shadow_slots(model, canvas, window, rows, query) if window.shadow else query, memory.store)
+    query = _build_rows_query(model, canvas, window, rows, left, memory)
+    asked = _add_shadow_slots(model, canvas, window, rows, query) if window.shadow else query
+    found: Mapping[Probe, Tensor] = {}
+    if window.probes:
+        out, found = model.forward_with_probes(asked, memory.store, window.probes, canvas.tokens.shape[1])
+    else:
+        out = model.forward(asked, memory.store)
     place = _locate_window(window, rows, query, model.needs_left, even=left.skip is None)
-    return _RowOutput(_states_at(out, place), out[:, query.tokens.shape[1] :], query, place, left is reach)
+    return _RowOutput(
+        hidden=_states_at(out, place),
+        shadow=out[:, query.tokens.shape[1] :],
+        query=query,
+        place=place,
+        once=left is reach,
+        probes={probe: _states_at(value, place) for probe, value in found.items()},
+    )
 
 
-def _build_rows_query(model: Model, canvas: Canvas, rows: Tensor, reach: ColumnRange, memory: CacheState) -> Query:
+def _build_rows_query(
+    model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: ColumnRange, memory: CacheState
+) -> Query:
     """The query for the columns `reach` of some rows, which says which these are of those in the store."""
-    query = build_query(model.geometry, canvas, rows, reach)
+    query = build_query(model.geometry, canvas, rows, reach, window.block_start)
     if memory.store is None or len(rows) == len(memory.rows):
         return query
-    return query._replace(part=RowSubset(torch.searchsorted(memory.rows, rows), len(memory.rows)))
+    return query._replace(subset=RowSubset(torch.searchsorted(memory.rows, rows), len(memory.rows)))
 
 
 def _store_in_chunks(
@@ -127,8 +153,8 @@ def _store_in_chunks(
 ) -> ColumnRange:
     """Run what some rows only store in pieces, if there is more than the model's `chunk` (block-causal models): then a
     long prompt needs no more memory than its keys and values. What is left to run, the window with it."""
-    chunk, geometry = getattr(model, "chunk", None), model.geometry
-    if chunk is None or memory.store is None or reach.skip is not None or not isinstance(geometry, BlockCausal):
+    chunk, geometry = model.chunk, model.geometry
+    if chunk is None or memory.store is None or reach.skip is not None or geometry.block is None:
         return reach
     there = torch.zeros_like(reach.end).index_fill_(0, rows, 1)
     start, end = reach.start * there, reach.end * there
@@ -136,7 +162,7 @@ def _store_in_chunks(
         return reach
     *earlier, (start, end) = split_into_chunks(geometry, start, end, window.start - model.needs_left, chunk)
     for piece in earlier:
-        model.forward(_build_rows_query(model, canvas, rows, ColumnRange(*piece), memory), memory.store)
+        model.forward(_build_rows_query(model, canvas, window, rows, ColumnRange(*piece), memory), memory.store)
     return ColumnRange(start, end)
 
 
@@ -177,12 +203,13 @@ def _states_at(out: Tensor, place: slice | Tensor) -> Tensor:
     if isinstance(place, slice):
         k = place.stop - place.start
         return out if k == out.shape[1] else out.narrow(1, place.start, k)
-    return out.gather(1, repeat(place, "r k -> r k d", d=out.shape[-1]))
+    index = place.view(*place.shape, *[1] * (out.dim() - 2)).expand(*place.shape, *out.shape[2:])
+    return out.gather(1, index)
 
 
 def _select_rows(plane: Tensor, rows: Tensor) -> Tensor:
     """Some rows (host indices, in order) of a tensor (b, …), without a copy if these are all."""
-    return plane if len(rows) == len(plane) else plane[rows.to(plane.device, non_blocking=True)]
+    return plane if len(rows) == len(plane) else plane[to_device(rows, plane.device)]
 
 
 def _scatter_rows(states: Sequence[Tensor], rows: Sequence[Tensor], b: int) -> Tensor:
@@ -191,7 +218,7 @@ def _scatter_rows(states: Sequence[Tensor], rows: Sequence[Tensor], b: int) -> T
         return states[0]
     full = states[0].new_zeros(b, *states[0].shape[1:])
     for some, there in zip(states, rows, strict=True):
-        full.index_copy_(0, there.to(full.device, non_blocking=True), some)
+        full.index_copy_(0, to_device(there, full.device), some)
     return full
 
 
@@ -203,9 +230,10 @@ def _canvas_tokens_at(canvas: Canvas, rows: Tensor, query: Query) -> Tensor:
     return tokens.narrow(1, query.start, query.columns.shape[1])
 
 
-def build_query(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: ColumnRange) -> Query:
-    """The query for the columns `reach` of some rows (all host)."""
-    start, end, length = (_select_rows(x, rows) for x in (reach.start, reach.end, canvas.rows.length))
+def build_query(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: ColumnRange, stored: Tensor) -> Query:
+    """Build the query for the columns `reach` of some rows; columns left of `stored` (b,) are of finished blocks (host)."""
+    facts = (reach.start, reach.end, canvas.rows.length, stored)
+    start, end, length, stored = (_select_rows(x, rows) for x in facts)
     tokens, given = _select_rows(canvas.tokens, rows), _select_rows(canvas.rows.given, rows)
     device = tokens.device
     first: int | None = None
@@ -213,8 +241,8 @@ def build_query(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: ColumnR
     if reach.skip is None and len(set(spans)) == 1:
         first, stop = spans[0]
         line = torch.arange(first, stop)
-        width, mask = _visibility_mask(geometry, line.expand(len(rows), -1), spans, length)
-        columns = line.to(device, non_blocking=True).expand(len(rows), -1)
+        width, mask = _visibility_mask(geometry, line.expand(len(rows), -1), spans, length, stored)
+        columns = to_device(line, device).expand(len(rows), -1)
         valid = torch.ones(columns.shape, dtype=torch.bool, device=device)
         tokens, given = tokens[:, first:stop], given[:, first:stop]
     else:
@@ -223,17 +251,17 @@ def build_query(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: ColumnR
             if reach.skip is None
             else _columns_without_skipped(start, end, _select_rows(reach.skip, rows))
         )
-        width, mask = _visibility_mask(geometry, columns, spans, length)
+        width, mask = _visibility_mask(geometry, columns, spans, length, stored)
         columns = torch.where(valid, columns, 0)
         given = given.gather(1, columns)
-        columns, valid = columns.to(device, non_blocking=True), valid.to(device, non_blocking=True)
+        columns, valid = to_device(columns, device), to_device(valid, device)
         tokens = tokens.gather(1, columns)
-    mask = mask if mask is None else mask.to(device, non_blocking=True)
-    return Query(tokens, columns, valid, width, mask, first, given=given.to(device, non_blocking=True))
+    mask = mask if mask is None else to_device(mask, device)
+    return Query(tokens, columns, valid, width, mask, first, given=to_device(given, device))
 
 
 def _visibility_mask(
-    geometry: Geometry, columns: Tensor, spans: Sequence[tuple[int, int]], length: Tensor
+    geometry: Geometry, columns: Tensor, spans: Sequence[tuple[int, int]], length: Tensor, stored: Tensor
 ) -> tuple[int, Tensor | None]:
     """Keys that are looked at, and which of them each of the columns (r, q) sees; None where all see all.
 
@@ -242,15 +270,15 @@ def _visibility_mask(
     A column sees no less than one left of it, so the ends of a row's span tell whether all in it see the same.
     """
     asked = {
-        (geometry.edge(start, row), geometry.edge(end - 1, row))
-        for (start, end), row in zip(spans, length.tolist(), strict=True)
+        (geometry.visible_end_at(start, row, done), geometry.visible_end_at(end - 1, row, done))
+        for (start, end), row, done in zip(spans, length.tolist(), stored.tolist(), strict=True)
         if end > start
     }
     width = max(last for _, last in asked)
     if min(first for first, _ in asked) == width:
         return width, None
     same = all(first == last for first, last in asked)
-    limits = geometry.reach(columns[:, :1] if same else columns, length)
+    limits = geometry.visible_end(columns[:, :1] if same else columns, length, stored)
     mask = torch.arange(width) < rearrange(limits.clamp(min=1), "r q -> r q 1")
     return width, rearrange(mask, "r q w -> r 1 q w")
 
@@ -282,17 +310,18 @@ def _add_shadow_slots(model: Model, canvas: Canvas, window: Window, rows: Tensor
     Reference: Hong et al. 2025, WINO (arXiv:2507.18578), for models without token shift and without a cache.
     """
     device = canvas.tokens.device
-    there = rows.to(device)
+    there = to_device(rows, device)
     left = model.needs_left
     target, valid = window.columns[there], window.valid[there]
     columns = torch.where(valid, (target - left).clamp(min=0), 0)
     blank = model.mask_id if model.mask_id is not None else 0
     tokens = canvas.tokens[there].gather(1, columns) if left else torch.full_like(columns, blank)
-    held = canvas.rows.given[rows].to(device).gather(1, columns) & bool(left)
+    held = to_device(canvas.rows.given[rows], device).gather(1, columns) & bool(left)
     k, q, width = columns.shape[1], query.tokens.shape[1], query.width
     keys = torch.arange(width, device=device)
     places = (rearrange(window.start[rows], "r -> r 1") + torch.arange(k) - left).clamp(min=0)
-    limits = rearrange(model.geometry.reach(places, canvas.rows.length[rows]), "r k -> r k 1").to(device)
+    seen = model.geometry.visible_end(places, canvas.rows.length[rows], window.block_start[rows])
+    limits = to_device(rearrange(seen, "r k -> r k 1"), device)
     sees = (keys < limits) & (keys != rearrange(target, "r k -> r k 1")) & (keys != rearrange(columns, "r k -> r k 1"))
     others = rearrange(valid & (not left), "r k -> r 1 k") & (rearrange(columns, "r k -> r 1 k") < limits)
     lower = torch.cat([sees, others | torch.eye(k, dtype=torch.bool, device=device)], 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from einops import rearrange
@@ -16,6 +16,7 @@ from dllm.caches.memory import CacheState, ColumnRange, covered_columns
 from dllm.caches.none import NoCache
 from dllm.caches.running import run_forward
 from dllm.errors import ConfigError
+from dllm.transfer import to_device
 from dllm.types import Cache, Canvas, Guess, Model, Seen, Store, Window
 
 
@@ -39,16 +40,9 @@ class SpeculativeState(NamedTuple):
     score: Tensor
     pace: Tensor
 
-    def forget(self, moved: Tensor) -> SpeculativeState:
-        """Once columns have moved (`Step.moved`): rows where they did have nothing to draft. Lanes need no care, as a
-        row is served by one only if it holds the same tokens and is as long."""
-        place = torch.arange(moved.shape[1], device=moved.device)
-        gone = (moved != place).any(1, keepdim=True).to(self.score.device)
-        return self._replace(inner=self.inner.forget(moved), score=self.score.masked_fill(gone, -torch.inf))
-
 
 @dataclass(frozen=True)
-class Speculative:
+class Speculative(Cache):
     """Foresee the next canvases and run them in the same forward; a step whose canvas was foreseen needs no forward.
 
     Beside a row's canvas a forward runs up to `drafts - 1` drafts of what it may become: with the most preferred of
@@ -80,8 +74,10 @@ class Speculative:
     drafts: int = 4
     tokens: int | None = None
 
+    fills_probes: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
-        if getattr(type(self.cache), "step", None) is not PlannedCache.step:
+        if not isinstance(self.cache, PlannedCache):
             raise ConfigError(
                 f"Speculative(cache={self.cache}): its steps cannot be foreseen, as they do more than run the "
                 "columns that it planned; wrap one that does not, such as NoCache, PrefixCache or DualCache"
@@ -107,32 +103,43 @@ class Speculative:
         self, memory: SpeculativeState, fresh: SpeculativeState, rows: Tensor, renew: Callable[..., Any], /
     ) -> SpeculativeState:
         """What is remembered, with some rows (b,) as before their first step; they keep their place in the store."""
-        own = getattr(self.cache, "renew", None)
         blank = {name: renew(getattr(memory, name), getattr(fresh, name), rows) for name in ("tokens", "score", "pace")}
-        inner = renew(memory.inner, fresh.inner, rows, own)
+        inner = self.cache.renew(memory.inner, fresh.inner, rows, renew)
         return memory._replace(inner=inner, lanes=memory.lanes.without(rows), **blank)
+
+    def forget(self, memory: SpeculativeState, moved: Tensor, /) -> SpeculativeState:
+        """Draft nothing in rows where columns have moved.
+
+        Lanes need no care, as a row is served by one only if it holds the same tokens and is as long.
+        """
+        gone = to_device((moved != torch.arange(moved.shape[1])).any(1, keepdim=True), memory.score.device)
+        return memory._replace(
+            inner=self.cache.forget(memory.inner, moved), score=memory.score.masked_fill(gone, -torch.inf)
+        )
 
     def step(
         self, model: Model, canvas: Canvas, window: Window, memory: SpeculativeState, /
     ) -> tuple[Seen, SpeculativeState]:
-        course = self.plan_inner(model, canvas, window, memory.inner)
-        hit, drafts = self.look(canvas, window, course.reach, memory)
+        course = self._plan_inner(model, canvas, window, memory.inner)
+        hit, drafts = self._find_lanes(canvas, window, course.reach, memory)
         missed = (course.reach.end > course.reach.start) & (hit < 0)
         memory = memory._replace(at=torch.where(hit >= 0, hit, memory.at))
         queries = torch.zeros_like(window.start)
         if bool(missed.any()):
-            drafts = torch.minimum(drafts, self.lasting(model, canvas, window, course))
-            queries, memory = self.run(model, canvas, window, course.reach, torch.where(missed, 1 + drafts, 0), memory)
+            drafts = torch.minimum(drafts, self._count_steps_ahead(model, canvas, window, course))
+            queries, memory = self._run_lanes(
+                model, canvas, window, course.reach, torch.where(missed, 1 + drafts, 0), memory
+            )
         lanes, at = memory.lanes, memory.at
         shadow = lanes.serve(lanes.shadow, at, window) if window.shadow else None
         seen = Seen(lanes.serve(lanes.hidden, at, window), queries, course.fresh, shadow)
         return seen, memory._replace(inner=course.memory)
 
-    def plan_inner(self, model: Model, canvas: Canvas, window: Window, memory: CacheState) -> ForwardPlan:
+    def _plan_inner(self, model: Model, canvas: Canvas, window: Window, memory: CacheState) -> ForwardPlan:
         assert isinstance(self.cache, PlannedCache)
         return self.cache.plan(model, canvas, window, memory)
 
-    def look(
+    def _find_lanes(
         self, canvas: Canvas, window: Window, reach: ColumnRange, memory: SpeculativeState
     ) -> tuple[Tensor, Tensor]:
         """Each row's lane (b,) that shows what is to be run, -1 if none; and how many drafts (b,) there could be.
@@ -140,8 +147,8 @@ class Speculative:
         A draft leaves something pending in the window, since beyond it nothing is known.
         """
         lanes, n = memory.lanes, len(memory.lanes.row)
-        score = self.guessed(window, memory)
-        counts = torch.stack([(score > -torch.inf).sum(1), window.pending.sum(1) - 1, self.growth(memory)])
+        score = self._guessed_scores(window, memory)
+        counts = torch.stack([(score > -torch.inf).sum(1), window.pending.sum(1) - 1, self._draft_growth(memory)])
         told = torch.cat([lanes.same(canvas).long(), rearrange(counts, "n b -> (n b)")]).cpu()
         known, rest, growth = rearrange(told[n:], "(n b) -> n b", n=3).unbind()
         found = told[:n].bool() & lanes.fits(canvas, window, covered_columns(reach, canvas.tokens.shape[1]))
@@ -150,28 +157,28 @@ class Speculative:
         hit = torch.full_like(memory.at, -1).index_copy(0, lanes.row[lane], lane)
         return hit, (torch.minimum(known, rest).clamp(min=0) // growth).clamp(max=self.drafts - 1)
 
-    def guessed(self, window: Window, memory: SpeculativeState) -> Tensor:
+    def _guessed_scores(self, window: Window, memory: SpeculativeState) -> Tensor:
         """Scores (b, t) of the window's pending columns in the last guess; minus infinity elsewhere."""
         inside = window.put(torch.zeros_like(memory.score, dtype=torch.bool), True, window.pending)
         return memory.score.masked_fill(~inside, -torch.inf)
 
-    def growth(self, memory: SpeculativeState) -> Tensor:
+    def _draft_growth(self, memory: SpeculativeState) -> Tensor:
         """Columns (b,) by which a draft is longer than the one before."""
         return memory.pace.clamp(min=1) if self.tokens is None else torch.full_like(memory.pace, self.tokens)
 
-    def lasting(self, model: Model, canvas: Canvas, window: Window, course: ForwardPlan) -> Tensor:
+    def _count_steps_ahead(self, model: Model, canvas: Canvas, window: Window, course: ForwardPlan) -> Tensor:
         """For how many steps (b,) after this one the inner cache would run the same columns, as far as can be told."""
         ran = covered_columns(course.reach, canvas.tokens.shape[1])
         never, lasting = torch.zeros_like(window.entered), torch.zeros_like(window.start)
         same = ~never
         for _ in range(self.drafts - 1):
-            window = window._replace(entered=never, commit=never, step=window.step + 1)
-            course = self.plan_inner(model, canvas, window, course.memory)
+            window = window._replace(entered=never, commit=never, step=window.step + 1, unchanged=True)
+            course = self._plan_inner(model, canvas, window, course.memory)
             same = same & (covered_columns(course.reach, canvas.tokens.shape[1]) == ran).all(1)
             lasting = lasting + same
         return lasting
 
-    def run(
+    def _run_lanes(
         self, model: Model, canvas: Canvas, window: Window, reach: ColumnRange, count: Tensor, memory: SpeculativeState
     ) -> tuple[Tensor, SpeculativeState]:
         """Columns run (b,) and what is known after one forward over `count` (b,) lanes of each row.
@@ -187,7 +194,7 @@ class Speculative:
         if memory.store is not None and not torch.equal(source, lane):
             memory.store.keep(source)
         row = torch.cat([memory.lanes.row[kept], new])
-        drafted = self.draft(
+        drafted = self._draft_canvas(
             canvas, window, row, (torch.arange(len(row)) - len(kept) - first[row]).clamp(min=0), memory
         )
         runs = torch.arange(len(row)) >= len(kept)
@@ -210,13 +217,15 @@ class Speculative:
         at = torch.where(count > 0, len(kept) + first, torch.where(waits, place[memory.at], -1))
         return torch.zeros_like(count).index_add(0, row, ran.queries), memory._replace(lanes=lanes, at=at)
 
-    def draft(self, canvas: Canvas, window: Window, row: Tensor, depth: Tensor, memory: SpeculativeState) -> Canvas:
+    def _draft_canvas(
+        self, canvas: Canvas, window: Window, row: Tensor, depth: Tensor, memory: SpeculativeState
+    ) -> Canvas:
         """The canvas with a row for each lane, the best `depth` (n,) portions of the last guess filled in."""
         device = canvas.tokens.device
-        order = self.guessed(window, memory).sort(dim=1, descending=True, stable=True).indices
+        order = self._guessed_scores(window, memory).sort(dim=1, descending=True, stable=True).indices
         rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=device).expand_as(order))
-        there, depth = row.to(device), depth.to(device)
-        fill = rank[there] < rearrange(depth * self.growth(memory)[there], "n -> n 1")
+        there, depth = to_device(row, device), to_device(depth, device)
+        fill = rank[there] < rearrange(depth * self._draft_growth(memory)[there], "n -> n 1")
         lanes = select_bundle_rows(canvas, row)
         return lanes._replace(
             tokens=torch.where(fill, memory.tokens[there], lanes.tokens), pending=lanes.pending & ~fill
@@ -226,9 +235,7 @@ class Speculative:
         self, guess: Guess, window: Window, commit: Tensor, score: Tensor, memory: SpeculativeState, /
     ) -> SpeculativeState:
         """Remember the guess, from which the next drafts are made; a row that saw nothing new keeps its last one."""
-        inner = memory.inner
-        if hasattr(self.cache, "observe"):
-            inner = self.cache.observe(guess, window, commit, score, inner)
+        inner = self.cache.observe(guess, window, commit, score, memory.inner)
         new = window.pending.any(1)
         nothing = torch.full_like(memory.score, -torch.inf)
         return memory._replace(

@@ -1,6 +1,6 @@
 """The loop: one generator of steps in which every policy, scheduler, cache and model family meet.
 
-What no part can break is guaranteed here: what was given is never touched, the mask id is never written as an answer, a
+It guarantees what no part can break: what was given is never touched, the mask id is never written as an answer, a
 decided token never changes unless the policy says that it edits (and then for a bounded number of steps), every step of
 an open row commits at least one token (unless its pace rests), forwards are counted exactly, and logits that are not
 numbers stop the run.
@@ -8,135 +8,68 @@ numbers stop the run.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import count
 
 import torch
-from torch import Tensor
 
 from dllm.engine.batch import Batch
-from dllm.engine.commit import StepChange, decide_commit, open_decided_slots
+from dllm.engine.commit import decide_change, enforce_progress, exclude_deferred_slots
 from dllm.engine.queue import RequestQueue
-from dllm.engine.record import record_commits
-from dllm.engine.resize import relocate_state, resize_canvas
-from dllm.errors import NumericsError
-from dllm.requests import Request, assign_seeds
+from dllm.engine.state import PartStates
+from dllm.requests import Request
 from dllm.strategy import Strategy
-from dllm.types import JUDGES, BlockCausal, Canvas, Guess, Step, Window
+from dllm.types import Model, Step
 
 
 def steps(
-    model: Any,
-    requests: Sequence[Request] | RequestQueue,
-    strategy: Strategy,
-    seed: int = 0,
+    model: Model, requests: Sequence[Request] | RequestQueue, strategy: Strategy, seed: int = 0,
     batch_size: int | None = None,
-) -> Iterator[Step]:
+) -> Iterator[Step]:  # fmt: skip
     """Decode requests, a step at a time. Everything that watches, records or measures consumes this stream.
 
-    requests    all of them, or a `Feed` to which more may come while these are decoded
-    batch_size  rows decoded at a time (None: all, of a feed one). A row that is finished gives its place to the next
-                request at once; `Step.place` says which request a row holds. No request's result depends on it
+    Args:
+        model: The model.
+        requests: All of them, or a `RequestQueue` to which more may come while these are decoded.
+        strategy: How to decode.
+        seed: Request i draws from `seed + i` unless it has a seed of its own.
+        batch_size: Rows decoded at a time; None for all, of a queue one. A row that is finished gives its place to the
+            next request at once; `Step.place` says which request a row holds. No request's result depends on it.
 
-    Raises `RequestError` or `ConfigError` before the first forward, `NumericsError` after a forward that gave logits
-    which are not numbers.
+    Yields:
+        Steps, until no row is open and no request waits.
+
+    Raises:
+        RequestError: A request does not fit the model. Raised before the first forward.
+        ConfigError: The strategy does not fit the model. Raised before the first forward.
+        NumericsError: A forward gave logits that are not numbers.
     """
-    model = match_block_size(model, strategy)
-    if not isinstance(requests, RequestQueue):
-        requests = assign_seeds(requests, seed)
-        for request in requests:
-            request.check(model, model.vocabulary)
-    policy, scheduler, cache = strategy.policy, strategy.scheduler, strategy.cache
-    with torch.inference_mode():
-        seats = Batch.of(model, requests, strategy, batch_size)
-        if not seats.seated:
+    inference = torch.inference_mode()
+    with inference:
+        batch = Batch.open(model, requests, strategy, seed, batch_size)
+        if not batch.requests:
             return
-        run, proposer = seats.begin(), seats.proposer
-    observe, refine = getattr(cache, "observe", None), getattr(scheduler, "refine", None)
-    judged = bool(policy.needs & JUDGES)
-    shown: tuple[Tensor, Tensor] | None = None
-    inference, index = torch.inference_mode(), 0
-
-    while True:
+        state = batch.start()
+    model, policy, scheduler, cache = batch.model, strategy.policy, strategy.scheduler, strategy.cache
+    for number in count():
         with inference:
-            run = seats.leave(run)
-            window, plan = scheduler.step(run.canvas, run.plan)
-            _check_finite(shown, index, seats)
-            if (filled := seats.fill(run, window)) is not None:
-                run = filled
-                window, plan = scheduler.step(run.canvas, run.plan)
+            state, view = batch.refill(state)  # copies what is pending to the host: the one wait of an ordinary step
+            canvas, parts = state.canvas, state.parts
+            window, scheduled = scheduler.step(canvas, view, parts.scheduler)
             if window is None:
                 return
-            if judged:
-                window = open_decided_slots(window, run.canvas, policy)
-            draws = run.draws + (window.end > window.start)
-            seen, memory = cache.step(model, run.canvas, window, run.memory)
-            guess, habits = proposer.step(seen, run.canvas, window, draws, run.habits)
-            nfe = run.nfe + (seen.queries > 0)
-            shown = guess.confidence, guess.confidence.sum()
-            if refine is not None:
-                window, plan = refine(guess, window, plan)
-            change, mood = decide_commit(policy, proposer, run.canvas, guess, window, run.mood, habits)
-            there = window.spread(change.commit, run.canvas.tokens.shape[1])
-            canvas = _write_canvas(run.canvas, window, guess, change, there, model.mask_id)
-            ledger = record_commits(run.ledger, window, guess, change, there, seen, nfe)
-            if observe is not None:
-                memory = observe(guess, window, change.commit, change.score, memory)
-            canvas = seats.stopper.close(canvas)
-            canvas, moved, plan = resize_canvas(scheduler, canvas, guess, window, plan)
-            run = run._replace(
-                canvas=canvas, plan=plan, mood=mood, memory=memory, habits=habits, ledger=ledger, nfe=nfe, draws=draws
+            window = batch.prepare_window(window, canvas)
+            seen, cached = cache.step(model, canvas, window, parts.cache)
+            state = batch.count_forward(state, window, seen)
+            guess, processed = batch.proposer.step(seen, canvas, window, state.num_windows, parts.processors)
+            window, scheduled = scheduler.refine(guess, window, scheduled)
+            window = exclude_deferred_slots(window, canvas)
+            verdict, judged = policy.step(guess, window, parts.policy)
+            commit = batch.proposer.settle(
+                canvas, window, guess, enforce_progress(verdict, window), verdict.score, processed
             )
-            run = relocate_state(run, moved, policy, proposer, model)
-        yield Step(
-            number=index,
-            canvas=run.canvas,
-            window=window,
-            guess=guess,
-            commit=change.commit,
-            queries=seen.queries,
-            fresh=seen.fresh,
-            nfe=run.nfe,
-            ledger=run.ledger,
-            place=seats.place,
-            revoke=change.revoke,
-            moved=moved,
-        )
-        index += 1
-
-
-def match_block_size(model: Any, strategy: Strategy) -> Any:
-    """The model with the attention block that the scheduler's size asks for (block-causal families)."""
-    size = getattr(strategy.scheduler, "size", None)
-    if size is not None and isinstance(model.geometry, BlockCausal) and model.geometry.size != size:
-        return model.with_block(size)
-    return model
-
-
-def _check_finite(shown: tuple[Tensor, Tensor] | None, index: int, seats: Batch) -> None:
-    """Read the last step's confidences (b, k), or rather their sum, after the scheduler's synchronisation, so that it
-    costs no wait of its own."""
-    if shown is not None and math.isnan(shown[1].item()):
-        prompts = seats.place[shown[0].isnan().any(1).cpu()].tolist()
-        raise NumericsError(
-            f"the model's logits are not numbers (NaN, infinite or beyond 1e9) for prompts {prompts} at step "
-            f"{index - 1}: check the weights, or try another dtype (float16 overflows easily; bfloat16 or float32 do "
-            "not)",
-            prompts,
-        )
-
-
-def _write_canvas(
-    canvas: Canvas, window: Window, guess: Guess, change: StepChange, there: Tensor, mask_id: int | None
-) -> Canvas:
-    """The canvas with the candidates written where they are committed, and what is revoked made pending again.
-
-    there  (b, t)  the columns of `change.commit`
-    """
-    tokens = torch.where(there, window.spread(guess.tokens, there.shape[1]), canvas.tokens)
-    pending = torch.where(there, False, canvas.pending)
-    if change.revoke is not None:
-        tokens = tokens if mask_id is None else window.put(tokens, mask_id, change.revoke)
-        pending = window.put(pending, True, change.revoke)
-    return canvas._replace(tokens=tokens, pending=pending, held=change.hold)
+            change = decide_change(policy, verdict, canvas, guess, window, commit, model.mask_id)
+            cached = cache.observe(guess, window, change.commit, change.score, cached)
+            state = state._replace(parts=PartStates(scheduled, judged, cached, processed))
+            state, moved = batch.write(state, window, seen, guess, change)
+        yield batch.report(number, state, window, seen, guess, change, moved)

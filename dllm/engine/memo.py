@@ -1,4 +1,4 @@
-"""Answers that stay the same from step to step and are not worked out again."""
+"""A cache of the last call, keyed by the identity of its arguments."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ T = TypeVar("T")
 
 
 class IdentityMemo(Generic[T]):
-    """A function of one object or more that gives its last answer again when it is asked about the very same, which
-    nobody writes into."""
+    """Cache the last call of a function. Arguments must not be mutated between calls.
+
+    A step asks many questions about tensors that only change when a row is refilled. Comparing identities costs
+    nothing, where comparing tensors would wait for the device.
+    """
 
     def __init__(self, function: Callable[..., T]) -> None:
         self.function = function
-        self.given: tuple[Any, ...] = ()
-        self.answer: T
+        self._arguments: tuple[Any, ...] = ()
+        self._result: T
 
-    def __call__(self, *given: Any) -> T:
-        if len(given) != len(self.given) or not all(map(is_, given, self.given)):
-            self.answer = self.function(*given)
-            self.given = given
-        return self.answer
+    def __call__(self, *arguments: Any) -> T:
+        if len(arguments) != len(self._arguments) or not all(map(is_, arguments, self._arguments)):
+            self._result = self.function(*arguments)
+            self._arguments = arguments
+        return self._result

@@ -1,28 +1,43 @@
-"""From hidden states to a guess: one pass over the vocabulary, for pending columns only, in float32."""
+"""From hidden states to a guess: one pass over the vocabulary, for the slots of a window only, in float32."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from dllm.engine.memo import IdentityMemo
+from dllm.signals import Shadow, uniform_noise
 from dllm.strategy import Sampling, Warper
-from dllm.types import LEAST, Canvas, Guess, Processor, Rows, Seen, Signal, State, Where, Window
+from dllm.transfer import to_device
+from dllm.types import (
+    LEAST,
+    LOG2_E,
+    Canvas,
+    Guess,
+    LogitScale,
+    Model,
+    Probe,
+    Processor,
+    Rows,
+    Seen,
+    Signal,
+    State,
+    Where,
+    Window,
+    exponentiate,
+)
 
 CHUNK = 2**24
-"""Most logits that exist at a time; more columns are worked through in chunks."""
+"""Most logits that exist at a time; more slots are worked through in chunks."""
 
 GROUP = 128
 """Tokens of the vocabulary that are compared by their maximum first."""
-
-LOG2_E = 1 / math.log(2)
 
 LIMIT = 1e8
 """Largest size of a logit that a processor may make: beyond, float32 could not tell them apart any more."""
@@ -30,68 +45,111 @@ LIMIT = 1e8
 HOT = 1e3
 """Temperature from which on a logit of `LEAST` would have a chance."""
 
-READERS = Signal.PROBABILITIES | Signal.ENTROPY | Signal.CURRENT
-"""What a policy asks for that needs the logits once more."""
-
 HEADROOM = 15
-"""The power of two that stands for the largest logit: the smallest then stay clear of subnormal numbers, which are
-slow, and the exponents near the largest keep all the precision that matters."""
+"""Power of two that stands for the largest logit: the smallest then stay clear of subnormal numbers, which are slow,
+and the exponents near the largest keep all the precision that matters."""
+
+
+@dataclass(frozen=True, eq=False)
+class SlotGuess:
+    """A guess for n slots: the planes of `Guess` before they are laid out in the window."""
+
+    tokens: Int[Tensor, " n"]
+    confidence: Float[Tensor, " n"]
+    mode: Int[Tensor, " n"]
+    p1: Float[Tensor, " n"]
+    p2: Float[Tensor, " n"]
+    signals: Mapping[Signal, Tensor]
 
 
 @dataclass(frozen=True)
 class Proposer:
-    """How hidden states become guesses: what stays the same from step to step.
+    """Make guesses of hidden states: what stays the same from step to step.
 
-    head        logits (n, v) of hidden states (n, d)
-    needs       what the policy asks for
+    Attributes:
+        head: Computes logits (n, v) of hidden states (n, d).
+        sampling: How candidates are drawn.
+        needs: Signals and probes that the policy asks for.
+        mask_id: The mask token, which is no candidate.
+        vocabulary: Logits of a slot.
     """
 
     head: Callable[[Tensor], Tensor]
     sampling: Sampling
-    needs: Signal
+    needs: tuple[Signal | Probe, ...]
     mask_id: int | None
     vocabulary: int
-    guarded: IdentityMemo[bool] = field(init=False, compare=False, default_factory=lambda: IdentityMemo(_guards_ends))
+    _guards: IdentityMemo[bool] = field(init=False, compare=False, default_factory=lambda: IdentityMemo(_guards_ends))
 
-    def init(self, canvas: Canvas, model: Any) -> tuple[State, ...]:
-        """What the processors remember at first."""
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """Signals that are computed from the logits of the window."""
+        return tuple(need for need in dict.fromkeys(self.needs) if isinstance(need, Signal) and need != Shadow())
+
+    def init(self, canvas: Canvas, model: Model) -> tuple[State, ...]:
+        """Make the processors' states before the first step."""
         return tuple(p.init(canvas, model) if isinstance(p, Processor) else None for p in self.sampling.processors)
 
     def step(
-        self, seen: Seen, canvas: Canvas, window: Window, draws: Tensor, states: tuple[State, ...]
+        self, seen: Seen, canvas: Canvas, window: Window, num_windows: Int[Tensor, " b"], states: tuple[State, ...]
     ) -> tuple[Guess, tuple[State, ...]]:
-        """The guess for a window from its hidden states (b, k, d); `draws` (b,) counts each row's windows.
+        """Guess a window from its hidden states.
 
         Only the window's slots get logits. The mask id is never a candidate, though its probability stays in the
         marginal; nor is an end token in a hole.
+
+        Args:
+            seen: What the forward showed.
+            canvas: The canvas before the step.
+            window: The window.
+            num_windows: Windows of each row so far (host).
+            states: What the processors remember.
         """
         b, k = window.columns.shape
-        where = Where(canvas, window, draws, window.slots)
+        where = Where(canvas, window, num_windows, window.slots, self.mask_id, window.host_slots)
         hidden = seen.hidden.flatten(0, 1).index_select(0, window.slots)
+        signals = self.signals
         parts = []
-        size = max(1, CHUNK // self.vocabulary)
-        n = hidden.shape[0]
-        for begin in range(0, n, size):
-            span = slice(begin, begin + size)
-            here, states_here = (where, hidden) if n <= size else (where.part(span), hidden[span])
-            logits = self.head(states_here).float()
-            if self.guarded(canvas.rows):
+        for here, some in self._split_into_chunks(where, hidden):
+            logits = self.head(some).float()
+            if self._guards(canvas.rows):
                 logits = _forbid_ends_in_holes(logits, here, canvas)
             if self.sampling.processors:
-                logits, states = self.process(logits, here, canvas, states)
-            parts.append(guess_from_logits(logits, here, self.sampling, self.needs, self.mask_id))
-        if not parts:
-            return _empty_guess(b, k, seen.hidden.device), states
-
-        guess = _scatter_to_window(parts[0] if len(parts) == 1 else _join_guesses(parts), window.slots, b, k)
-        if seen.shadow is not None:
-            guess = guess._replace(shadow=self.shadow(seen.shadow, canvas, window))
+                logits, states = self._process(logits, here, canvas, states)
+            parts.append(guess_from_logits(logits, here, self.sampling, signals))
+        if parts:
+            guess = _scatter_to_window(parts[0] if len(parts) == 1 else _join_guesses(parts), window.slots, b, k)
+        else:
+            guess = self._guess_nothing(where, b, k)
+        if seen.probes or seen.shadow is not None:
+            more: dict[Signal | Probe, Tensor] = {**guess.signals, **dict(seen.probes)}
+            if seen.shadow is not None:
+                more[Shadow()] = self._shadow(seen.shadow, where)
+            guess = replace(guess, signals=more)
         return guess, states
 
-    def process(
-        self, logits: Tensor, where: Where, canvas: Canvas, states: tuple[State, ...]
-    ) -> tuple[Tensor, tuple[State, ...]]:
-        """Logits (n, v) after all processors, minus infinity or `LIMIT` in size at most, and what these remember."""
+    def _guess_nothing(self, where: Where, b: int, k: int) -> Guess:
+        """Make the guess where no slot got logits: zeros, of the shapes that the signals have."""
+        logits = torch.zeros(0, self.vocabulary, device=where.slots.device)
+        plane = logits.new_zeros(0)
+        scale = LogitScale(logits[:, :1], logits[:, :1], False)
+        signals = {signal: signal.compute(logits, where, scale) for signal in self.signals}
+        return _scatter_to_window(SlotGuess(where.slots, plane, where.slots, plane, plane, signals), where.slots, b, k)
+
+    def _split_into_chunks(
+        self, where: Where, hidden: Float[Tensor, "n d"]
+    ) -> Sequence[tuple[Where, Float[Tensor, "m d"]]]:
+        """Cut slots into chunks whose logits fit in memory."""
+        size, n = max(1, CHUNK // self.vocabulary), hidden.shape[0]
+        if n <= size:
+            return [(where, hidden)] if n else []
+        spans = [slice(begin, begin + size) for begin in range(0, n, size)]
+        return [(where.slice(span), hidden[span]) for span in spans]
+
+    def _process(
+        self, logits: Float[Tensor, "n v"], where: Where, canvas: Canvas, states: tuple[State, ...]
+    ) -> tuple[Float[Tensor, "n v"], tuple[State, ...]]:
+        """Apply all processors. What they return is minus infinity, or `LIMIT` in size at most."""
         after = []
         for processor, state in zip(self.sampling.processors, states, strict=True):
             if isinstance(processor, Processor):
@@ -102,33 +160,37 @@ class Proposer:
         bounded = logits.clamp(-LIMIT, LIMIT)
         return torch.where(logits == -torch.inf, logits, bounded), tuple(after)
 
-    def shadow(self, hidden: Tensor, canvas: Canvas, window: Window) -> Tensor:
-        """Probability (b, k) of the tokens that decided slots hold, from the states (b, k, d) that do not see them."""
-        assert window.answer is not None
-        decided = window.answer & ~window.pending
-        states = rearrange(hidden, "b k d -> (b k) d")[window.slots]
-        tokens = window.take(canvas.tokens).flatten()[window.slots]
-        size = max(1, CHUNK // self.vocabulary)
-        parts = [
-            self.head(some).float().log_softmax(-1).gather(-1, theirs.unsqueeze(-1)).squeeze(-1).exp()
-            for some, theirs in zip(states.split(size), tokens.split(size), strict=True)
-        ]
-        chance = torch.cat(parts)
-        full = chance.new_zeros(decided.numel()).index_copy_(0, window.slots, chance)
-        return torch.where(decided, full.unflatten(0, decided.shape), 0)
+    def _shadow(self, hidden: Float[Tensor, "b k d"], where: Where) -> Float[Tensor, "b k"]:
+        """Compute `Shadow` from the states that do not see their own slot."""
+        states = rearrange(hidden, "b k d -> (b k) d")[where.slots]
+        scale = LogitScale(states[:, :1], states[:, :1], False)  # not read by this signal
+        parts = [Shadow().compute(self.head(some).float(), here, scale)
+                 for here, some in self._split_into_chunks(where, states)]  # fmt: skip
+        b, k = hidden.shape[:2]
+        full = hidden.new_zeros(b * k, dtype=torch.float32)
+        return (full.index_copy_(0, where.slots, torch.cat(parts)) if parts else full).view(b, k)
 
     def settle(
-        self, canvas: Canvas, window: Window, guess: Guess, commit: Tensor, score: Tensor, states: tuple[State, ...]
-    ) -> Tensor:
-        """The slots (b, k) of a commit that every processor lets go together."""
+        self,
+        canvas: Canvas,
+        window: Window,
+        guess: Guess,
+        commit: Bool[Tensor, "b k"],
+        score: Float[Tensor, "b k"],
+        states: tuple[State, ...],
+    ) -> Bool[Tensor, "b k"]:
+        """Choose the slots of a commit that every processor lets go together."""
         for processor, state in zip(self.sampling.processors, states, strict=True):
-            if hasattr(processor, "settle"):
+            if isinstance(processor, Processor):
                 commit = processor.settle(canvas, window, guess, commit, score, state)
         return commit
 
 
-def guess_from_logits(logits: Tensor, where: Where, sampling: Sampling, needs: Signal, mask_id: int | None) -> Guess:
-    """The guess for n slots from their logits (n, v) float32, as planes (n,)."""
+def guess_from_logits(
+    logits: Float[Tensor, "n v"], where: Where, sampling: Sampling, signals: tuple[Signal, ...]
+) -> SlotGuess:
+    """Guess n slots from their logits, which are overwritten."""
+    mask_id = where.mask_id
     if mask_id is not None:
         mask = logits.narrow(1, mask_id, 1)
         own = mask.clone()
@@ -138,43 +200,25 @@ def guess_from_logits(logits: Tensor, where: Where, sampling: Sampling, needs: S
     if mask_id is not None:
         mask.copy_(own)
         peak = torch.maximum(first, own)
-    plain = needs is Signal.NONE and not sampling.temperature
-    scale = measure_scale(logits, peak, spend=plain or not (sampling.temperature or needs & READERS))
+    reread = sampling.temperature > 0 or any(signal.reads_logits for signal in signals)
+    scale = measure_scale(logits, peak, spend=not reread)
     p1, p2 = scale.probability(first).view(-1), scale.probability(second).view(-1)
-    guess = Guess(mode, p1, mode, p1, p2)
-    return guess if plain else _add_signals(guess, logits, scale, where, sampling, needs, mask_id)
+    guess = SlotGuess(mode, p1, mode, p1, p2, {signal: signal.compute(logits, where, scale) for signal in signals})
+    return guess if not sampling.temperature else _sample_candidates(guess, logits, scale, where, sampling)
 
 
-def _add_signals(
-    guess: Guess,
-    logits: Tensor,
-    scale: LogitScale,
-    where: Where,
-    sampling: Sampling,
-    needs: Signal,
-    mask_id: int | None,
-) -> Guess:
-    """The guess with all that the policy asks for, and with a sampled candidate if there is a temperature."""
-    if needs & (Signal.PROBABILITIES | Signal.ENTROPY):
-        probabilities = scale.probability(logits)
-        if Signal.ENTROPY in needs:
-            guess = guess._replace(entropy=torch.special.entr(probabilities).sum(-1))
-        if Signal.PROBABILITIES in needs:
-            guess = guess._replace(probabilities=probabilities)
-    if Signal.CURRENT in needs:
-        current = scale.probability(logits.gather(-1, where.token.unsqueeze(-1))).squeeze(-1)
-        guess = guess._replace(current=torch.where(where.pending, 0, current))
-    if Signal.NOISE in needs:
-        guess = guess._replace(noise=uniform_noise(where, stream=1).float())
-    if not sampling.temperature:
-        return guess
-    if mask_id is not None:
-        logits[:, mask_id] = -torch.inf
+def _sample_candidates(
+    guess: SlotGuess, logits: Float[Tensor, "n v"], scale: LogitScale, where: Where, sampling: Sampling
+) -> SlotGuess:
+    """Replace the candidates by samples, but where a slot must be decided greedily."""
+    if where.mask_id is not None:
+        logits[:, where.mask_id] = -torch.inf
     if sampling.temperature > HOT:
         ruled_out = logits <= LEAST
         logits = logits.masked_fill(ruled_out & ~ruled_out.all(1, keepdim=True), -torch.inf)
     tokens, confidence = _sample_tokens(logits, scale, where, sampling)
-    return guess._replace(
+    return replace(
+        guess,
         tokens=torch.where(where.greedy, guess.mode, tokens), confidence=torch.where(where.greedy, guess.p1, confidence)
     )
 
@@ -201,42 +245,12 @@ def two_largest(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return first, second, torch.add(place, group, alpha=GROUP).view(-1)
 
 
-class LogitScale(NamedTuple):
-    """How logits become probabilities: 2 ** (LOG2_E * logits + shift) / total, or e ** (logits + shift) / total.
-
-    Powers of two cost less than those of e; but where a product and a sum are rounded twice, large logits would lose
-    too much.
-
-    In float32 this errs by a few units in the last place, however large the logits are (up to 1e8); with a logarithm in
-    between, as `log_softmax` has it, the error grows with them.
-
-    shift  (n, 1)
-    total  (n, 1)
-    fused  powers of two
-    """
-
-    shift: Tensor
-    total: Tensor
-    fused: bool
-
-    def probability(self, logits: Tensor) -> Tensor:
-        """Probabilities (n, …) of some logits (n, …)."""
-        return _exponentiate(logits, self.shift, self.fused).div_(self.total)
-
-
-def _exponentiate(logits: Tensor, shift: Tensor, fused: bool, out: Tensor | None = None) -> Tensor:
-    """2 ** (LOG2_E * logits + shift), rounded once before the power is taken, or e ** (logits + shift)."""
-    if fused:
-        return torch.add(shift, logits, alpha=LOG2_E, out=out).exp2_()
-    return torch.add(shift, logits, out=out).exp_()
-
-
 @cache
 def _rounds_once(device: torch.device) -> bool:
     """Whether a device rounds a product and the sum it enters once, not twice."""
     x = torch.linspace(1, 100, 97)  # no multiple of a vector's length
     product, factor = x * LOG2_E, torch.tensor(LOG2_E).double()
-    found = torch.add(-product.to(device), x.to(device), alpha=LOG2_E)
+    found = torch.add(to_device(-product, device), to_device(x, device), alpha=LOG2_E)
     return torch.equal(found.cpu(), (x.double() * factor - product.double()).float())
 
 
@@ -248,7 +262,7 @@ def measure_scale(logits: Tensor, peak: Tensor, *, spend: bool) -> LogitScale:
     fused = _rounds_once(logits.device)
     shift = (peak * -LOG2_E).add_(HEADROOM) if fused else -peak
     return LogitScale(
-        shift, _exponentiate(logits, shift, fused, out=logits if spend else None).sum(-1, keepdim=True), fused
+        shift, exponentiate(logits, shift, fused, out=logits if spend else None).sum(-1, keepdim=True), fused
     )
 
 
@@ -272,8 +286,8 @@ def _forbid_ends_in_holes(logits: Tensor, where: Where, canvas: Canvas) -> Tenso
     """Logits (n, v) without the row's end tokens in columns that have given ones behind them: there no text ends."""
     rows, v = canvas.rows, logits.shape[1]
     assert rows.stops is not None
-    hole = where.column < rows.text.to(logits.device)[where.row]
-    stops = rows.stops.to(logits.device)[where.row]
+    hole = where.column < to_device(rows.text, logits.device)[where.row]
+    stops = to_device(rows.stops, logits.device)[where.row]
     ends = torch.zeros(len(logits), v + 1, dtype=torch.bool, device=logits.device)
     ends.scatter_(1, torch.where(stops < 0, v, stops), rearrange(hole, "n -> n 1").expand_as(stops))
     return logits.masked_fill(ends[:, :v], LEAST)
@@ -283,43 +297,48 @@ def _apply_warper(warper: Warper, logits: Tensor, where: Where, canvas: Canvas) 
     """Logits (n, v) after a processor of `transformers`; slots at one column share a call, since their prefixes are as
     long."""
     out = logits.clone()
-    for column in where.column.unique().tolist():
-        here = (where.column == column).nonzero().squeeze(-1)
+    columns = where.on_host.column
+    for column in columns.unique().tolist():
+        here = to_device((columns == column).nonzero().squeeze(-1), logits.device)
         out[here] = warper(canvas.tokens[where.row[here], :column], logits[here]).to(out.dtype)
     return out
 
 
-def uniform_noise(where: Where, stream: int) -> Tensor:
-    """One number in [0, 1) per slot (n,) float64, a hash of seed, window, column and stream (splitmix64's mixer)."""
-    x = where.seed * 0x1E3779B97F4A7C15 + where.draw * 0x3F58476D1CE4E5B9 + where.column * 0x14D049BB133111EB + stream
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
-        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    return ((x >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
-
-
-def _join_guesses(parts: Sequence[Guess]) -> Guess:
-    """The planes of all chunks as one; what is the same plane stays the same."""
+def _join_guesses(parts: Sequence[SlotGuess]) -> SlotGuess:
+    """Join the planes of all chunks; what is the same plane stays the same."""
     made: dict[tuple[int, ...], Tensor] = {}
-    planes = []
-    for some in zip(*parts, strict=True):
-        key = tuple(map(id, some))
-        if some[0] is not None and key not in made:
-            made[key] = torch.cat(some)
-        planes.append(made.get(key))
-    return Guess(*planes)  # type: ignore[arg-type]
+
+    def join(planes: Sequence[Tensor]) -> Tensor:
+        key = tuple(map(id, planes))
+        if key not in made:
+            made[key] = torch.cat(list(planes))
+        return made[key]
+
+    return SlotGuess(
+        tokens=join([part.tokens for part in parts]),
+        confidence=join([part.confidence for part in parts]),
+        mode=join([part.mode for part in parts]),
+        p1=join([part.p1 for part in parts]),
+        p2=join([part.p2 for part in parts]),
+        signals={signal: join([part.signals[signal] for part in parts]) for signal in parts[0].signals},
+    )
 
 
-def _scatter_to_window(guess: Guess, slots: Tensor, b: int, k: int) -> Guess:
-    """The planes (n, …) of some slots as (b, k, …), zeros elsewhere; what is the same plane stays the same."""
-    full: dict[int, Tensor] = {}
-    for plane in guess:
-        if plane is not None and id(plane) not in full:
+def _scatter_to_window(guess: SlotGuess, slots: Int[Tensor, " n"], b: int, k: int) -> Guess:
+    """Lay the planes of some slots out as (b, k, …), zeros elsewhere; what is the same plane stays the same."""
+    made: dict[int, Tensor] = {}
+
+    def scatter(plane: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "b k ..."]:
+        if id(plane) not in made:
             rest = plane.shape[1:]
-            full[id(plane)] = plane.new_zeros(b * k, *rest).index_copy_(0, slots, plane).view(b, k, *rest)
-    return Guess(*(None if plane is None else full[id(plane)] for plane in guess))  # type: ignore[arg-type]
+            made[id(plane)] = plane.new_zeros(b * k, *rest).index_copy_(0, slots, plane).view(b, k, *rest)
+        return made[id(plane)]
 
-
-def _empty_guess(b: int, k: int, device: torch.device) -> Guess:
-    """The guess where no slot is pending."""
-    zeros = torch.zeros(b, k, device=device)
-    return Guess(zeros.long(), zeros, zeros.long(), zeros, zeros, zeros, None, zeros, zeros, zeros)
+    return Guess(
+        tokens=scatter(guess.tokens),
+        confidence=scatter(guess.confidence),
+        mode=scatter(guess.mode),
+        p1=scatter(guess.p1),
+        p2=scatter(guess.p2),
+        signals={signal: scatter(plane) for signal, plane in guess.signals.items()},
+    )

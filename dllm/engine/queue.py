@@ -11,10 +11,11 @@ from dllm.requests import Request
 
 @runtime_checkable
 class RequestQueue(Protocol):
-    """A queue that may grow while others are decoded; `dllm.steps` takes one in place of a list.
+    """A queue that may grow while requests are decoded; `dllm.steps` takes one in place of a list.
 
-    A run asks it before every step, and ends when no row is open and nobody waits: whoever comes later needs another
-    run. The requests have been checked, and have a seed, the strategy's end tokens, and room on `width` columns.
+    It is asked before every step. Decoding ends when no row is open and no request waits: whoever comes later needs
+    another call. The requests have been checked, and have a seed, the strategy's end tokens, and room on `width`
+    columns.
     """
 
     @property
@@ -23,20 +24,25 @@ class RequestQueue(Protocol):
         ...
 
     def take(self, most: int) -> Sequence[tuple[int, Request]]:
-        """Requests that get a row now, `most` at most, each with the number by which `Step.place` is to call it: 0 or
-        more, and never one that this run has used."""
+        """Hand out at most `most` requests that get a row now.
+
+        Each comes with the number by which `Step.place` is to call it: 0 or more, and never one that was used before.
+        """
         ...
 
     def gone(self) -> Collection[int]:
-        """Numbers for whose results nobody waits any more: their rows are free from now on."""
+        """List the numbers for whose results nobody waits any more: their rows are free from now on."""
         ...
 
 
 @dataclass
 class ListQueue:
-    """A list of requests as a feed: numbered in order, and all of them stay.
+    """A list of requests as a queue: numbered in order, and all of them stay.
 
-    taken  how many have got a row
+    Attributes:
+        requests: All requests.
+        width: Columns of the canvas.
+        taken: Requests that have got a row.
     """
 
     requests: Sequence[Request]

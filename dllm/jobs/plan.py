@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from dllm.compose.options import Options
 from dllm.engine.autoregressive import Autoregressive, refuse_holes
 from dllm.engine.batch import Batch
-from dllm.engine.loop import match_block_size
+from dllm.engine.batch import match_block_size
 from dllm.errors import ConfigError, DllmError, RequestError
 from dllm.jobs.rows import PromptRow, RowProblem
 from dllm.models.checkpoint import read_checkpoint
@@ -143,8 +143,7 @@ class Job:
         else:
             request.check(match_block_size(model, plan), model.vocabulary)
             if plan.constrained:
-                seats = Batch.of(match_block_size(model, plan), [request], plan, None)
-                seats.proposer.init(seats.lay_out([request]), seats.model)
+                Batch.open(model, [request], plan, 0, None).check_processors([request])
         return DecodeTask(row, request, plan)
 
 

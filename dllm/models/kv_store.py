@@ -42,7 +42,7 @@ class KeyValueStore:
         """Write key and value (r, h, q, d) of one layer and return all keys and values that the query may read."""
         assert self._query is not None, "aim() comes before a forward"
         while len(self.layers) <= layer_idx:
-            part = self._query.part
+            part = self._query.subset
             shape = (len(key) if part is None else part.of, key.shape[1], self.columns + 1)
             self.layers.append((key.new_zeros(*shape, key.shape[-1]), value.new_zeros(*shape, value.shape[-1])))
         seen = [self._read(kept, new) for kept, new in zip(self.layers[layer_idx], (key, value), strict=True)]
@@ -51,7 +51,7 @@ class KeyValueStore:
     def _read(self, kept: Tensor, new: Tensor) -> Tensor:
         """Store `new` (r, h, q, d), but for the query's extra slots, and return all that may be read."""
         assert self._query is not None
-        extra, start, part = self._query.extra, self._query.start, self._query.part
+        extra, start, part = self._query.extra, self._query.start, self._query.subset
         stored = new[:, :, : new.shape[2] - extra] if extra else new
         seen = kept[:, :, : self._query.width]
         if part is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from dllm.errors import ConfigError
 from dllm.policies.top_k import TopK
 from dllm.policies.wrapper import PolicyWrapper
+from dllm.transfer import to_device
 from dllm.types import Canvas, Guess, Policy, State, Verdict, Window
 
 
@@ -55,19 +56,19 @@ class CertaintyPrior(PolicyWrapper):
             raise ConfigError(f"CertaintyPrior(sigma={self.sigma}): sigma must be a positive number of columns")
 
     def init(self, canvas: Canvas, /) -> CertaintyPriorState:
-        length = rearrange(canvas.rows.length.to(canvas.tokens.device), "b -> b 1")
+        length = rearrange(to_device(canvas.rows.length, canvas.tokens.device), "b -> b 1")
         return CertaintyPriorState(canvas.pending, length, self.policy.init(canvas))
 
     def step(self, guess: Guess, window: Window, state: CertaintyPriorState, /) -> tuple[Verdict, CertaintyPriorState]:
         pending = window.put(state.pending, window.pending, window.valid)
         left = torch.arange(pending.shape[1], device=pending.device) < window.columns[:, :1]
         pending = pending & ~(left & window.valid[:, :1])
-        density = window.take(self.density(pending, state.length))
-        guess = guess._replace(confidence=guess.confidence * density)
+        density = window.take(self._decided_density(pending, state.length))
+        guess = replace(guess, confidence=guess.confidence * density)
         verdict, inner = self.policy.step(guess, window, state.inner)
         return verdict, CertaintyPriorState(pending, state.length, inner)
 
-    def density(self, pending: Tensor, length: Tensor) -> Tensor:
+    def _decided_density(self, pending: Tensor, length: Tensor) -> Tensor:
         """Share (b, t) of decided columns around each column, nearer ones counting more."""
         radius = math.ceil(3 * self.sigma)
         column = torch.arange(pending.shape[1], device=pending.device)

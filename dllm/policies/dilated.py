@@ -47,7 +47,7 @@ class Dilated(ScoreRule):
         return torch.zeros_like(canvas.pending)
 
     def step(self, guess: Guess, window: Window, state: Tensor, /) -> tuple[Verdict, Tensor]:
-        score, level = self.score(guess, window), self.level(window)
+        score, level = self.score(guess, window), self._open_level(window)
         late = window.take(state) & window.pending
         due = window.pending & ~late
         now = torch.where(due, level, level.shape[1]).amin(1, keepdim=True)
@@ -56,7 +56,7 @@ class Dilated(ScoreRule):
         accept = turn & (last | (score >= self.tau)) if self.tau > 0 else turn
         return Verdict(accept, score.masked_fill(~turn, -torch.inf)), window.put(state, True, turn & ~accept)
 
-    def level(self, window: Window) -> Tensor:
+    def _open_level(self, window: Window) -> Tensor:
         """The first grid, from 0, on which each slot (b, k) lies."""
         k, grids = window.columns.shape[1], 1
         while self.base**grids < k:

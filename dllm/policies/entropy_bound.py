@@ -10,7 +10,8 @@ from torch import Tensor
 from dllm.errors import ConfigError
 from dllm.policies.prefix_rule import PrefixRule, Ranking
 from dllm.policies.scores import NegativeEntropy, Score
-from dllm.types import Guess, Signal
+from dllm.signals import Entropy
+from dllm.types import Guess, Probe, Signal
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,9 @@ class EntropyBound(PrefixRule):
             raise ConfigError(f"EntropyBound(gamma={self.gamma}): gamma must be 0 or more; a large number commits all")
 
     @property
-    def needs(self) -> Signal:
-        return self.score.needs | Signal.ENTROPY
+    def needs(self) -> tuple[Signal | Probe, ...]:
+        return (*self.score.needs, Entropy())
 
     def holds(self, ranked: Ranking, score: Tensor, guess: Guess, /) -> Tensor:
-        assert guess.entropy is not None
-        entropy = ranked.sort(guess.entropy)
+        entropy = ranked.sort(guess[Entropy()])
         return entropy.cumsum(1) - entropy.cummax(1).values <= self.gamma

@@ -11,7 +11,8 @@ from torch import Tensor
 from dllm.errors import ConfigError
 from dllm.policies.revising import RevisingPolicy, decided_slots
 from dllm.policies.scores import Confidence, Score
-from dllm.types import Canvas, Guess, Signal, Verdict, Window
+from dllm.signals import Current
+from dllm.types import Canvas, Guess, Probe, Signal, Verdict, Window
 
 
 class JointThresholdState(NamedTuple):
@@ -54,8 +55,8 @@ class JointThreshold(RevisingPolicy):
             raise ConfigError(f"{self}: post must be 0 or more steps")
 
     @property
-    def needs(self) -> Signal:
-        return self.score.needs | Signal.CURRENT
+    def needs(self) -> tuple[Signal | Probe, ...]:
+        return (*self.score.needs, Current())
 
     def bound(self, columns: Tensor, /) -> Tensor:
         return columns + self.post

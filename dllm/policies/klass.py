@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dllm.errors import ConfigError
 from dllm.policies.scores import Confidence, Score
-from dllm.types import Canvas, Guess, Signal, Verdict, Window
+from dllm.signals import Probabilities
+from dllm.types import Canvas, Guess, Policy, Probe, Signal, Verdict, Window
 
 
 class KlassState(NamedTuple):
@@ -28,7 +29,7 @@ class KlassState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class KLASS:
+class KLASS(Policy):
     """Commit every pending slot whose confidence is above `tau` and whose marginal changed, in each of the last
     `history` steps, by less than `kl` nats of KL(now || before).
 
@@ -61,8 +62,8 @@ class KLASS:
             raise ConfigError(f"{self}: history must be at least 1 step; without one use Threshold(tau, strict=True)")
 
     @property
-    def needs(self) -> Signal:
-        return self.score.needs | Signal.PROBABILITIES
+    def needs(self) -> tuple[Signal | Probe, ...]:
+        return (*self.score.needs, Probabilities())
 
     def init(self, canvas: Canvas, /) -> KlassState:
         blank = torch.zeros_like(canvas.tokens)
@@ -71,14 +72,14 @@ class KLASS:
     def step(self, guess: Guess, window: Window, state: KlassState, /) -> tuple[Verdict, KlassState]:
         score = self.score(guess, window)
         place = window.take(state.place)
-        small = _marginal_change(guess.probabilities, state.last, place) < self.kl
+        small = _marginal_change(guess[Probabilities()], state.last, place) < self.kl
         calm = torch.where(small & (place >= 0) & window.pending, window.take(state.calm) + 1, 0)
         slots = torch.arange(place.shape[1], device=place.device).expand_as(place)
         blank = torch.zeros_like(state.place)
         state = KlassState(
             place=window.put(blank - 1, slots, window.pending),
             calm=window.put(blank, calm, window.pending),
-            last=guess.probabilities,
+            last=guess[Probabilities()],
         )
         return Verdict((calm >= self.history) & (score > self.tau) & window.pending, score), state
 

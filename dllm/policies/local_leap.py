@@ -10,11 +10,11 @@ from torch import Tensor
 
 from dllm.errors import ConfigError
 from dllm.policies.scores import Confidence, Score
-from dllm.types import Canvas, Guess, Signal, Verdict, Window
+from dllm.types import Canvas, Guess, Policy, Probe, Signal, Verdict, Window
 
 
 @dataclass(frozen=True)
-class LocalLeap:
+class LocalLeap(Policy):
     """Commit every pending slot whose score reaches `tau`, and those up to `radius` columns from one at `relaxed`.
 
     relaxed = tau, or radius 0, is `Threshold(tau)`. The slots that reach tau are the only anchors: what they let pass
@@ -40,7 +40,7 @@ class LocalLeap:
             raise ConfigError(f"{self}: radius must be 0 or more columns")
 
     @property
-    def needs(self) -> Signal:
+    def needs(self) -> tuple[Signal | Probe, ...]:
         return self.score.needs
 
     def init(self, canvas: Canvas, /) -> Tensor:

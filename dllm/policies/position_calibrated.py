@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.types import Guess, Signal, Window
+from dllm.types import Guess, Probe, Signal, Window
 
 FLOOR = 1e-9
 """Added to a frequency before its logarithm is taken, as published."""
@@ -37,7 +37,7 @@ class PositionCalibrated:
     decay: float = 0.25
     clip: float = 10.0
     frequencies: str | None = None
-    needs: ClassVar[Signal] = Signal.NONE
+    needs: ClassVar[tuple[Signal | Probe, ...]] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < math.inf or not 0 < self.clip < math.inf:

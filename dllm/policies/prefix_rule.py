@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dllm.policies.scores import Score
-from dllm.types import Canvas, Guess, Signal, State, Verdict, Window, mask_scores
+from dllm.types import Guess, Policy, Probe, Signal, State, Verdict, Window, mask_scores
 
 
 class Ranking(NamedTuple):
@@ -43,20 +43,17 @@ def rank_slots(score: Tensor, pending: Tensor) -> Ranking:
     )
 
 
-class ScoreRule:
+class ScoreRule(Policy):
     """Base of the policies that look at one score and remember nothing."""
 
     score: Score
 
     @property
-    def needs(self) -> Signal:
+    def needs(self) -> tuple[Signal | Probe, ...]:
         return self.score.needs
 
-    def init(self, canvas: Canvas, /) -> State:
-        return None
 
-
-class PrefixRule(ScoreRule):
+class PrefixRule(ScoreRule, hooks=("holds", "count")):
     """Base of the policies that commit the longest prefix of the ranking for which `holds` stays true.
 
     Only the loop guarantees that at least one slot is committed; a predicate may well hold for none.

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dllm.errors import ConfigError
 from dllm.policies.revising import RevisingPolicy, decided_slots
-from dllm.types import Canvas, Guess, Signal, Verdict, Window
+from dllm.signals import Current, Noise
+from dllm.types import Canvas, Guess, Probe, Signal, Verdict, Window
 
 
 def _check_eta(eta: float, remask: object) -> None:
@@ -27,6 +28,11 @@ class Capped:
     def __post_init__(self) -> None:
         _check_eta(self.eta, self)
 
+    @property
+    def revokes(self) -> bool:
+        """Whether anything is ever masked again."""
+        return self.eta > 0
+
     def sigma(self, most: Tensor, window: Window, psi: Tensor) -> Tensor:
         """Probability (b, k), given the largest that is allowed (b, 1)."""
         return most.clamp(max=self.eta).expand(psi.shape)
@@ -41,6 +47,11 @@ class Rescaled:
     def __post_init__(self) -> None:
         _check_eta(self.eta, self)
 
+    @property
+    def revokes(self) -> bool:
+        """Whether anything is ever masked again."""
+        return self.eta > 0
+
     def sigma(self, most: Tensor, window: Window, psi: Tensor) -> Tensor:
         return (self.eta * most).expand(psi.shape)
 
@@ -53,6 +64,8 @@ class ByConfidence:
     At most one slot a step on average. Pending slots are committed as if nothing was masked again, as published, so
     that less is decided than the time says.
     """
+
+    revokes: ClassVar[bool] = True
 
     def sigma(self, most: Tensor, window: Window, psi: Tensor) -> Tensor:
         here = decided_slots(window)
@@ -126,8 +139,8 @@ class ReMDM(RevisingPolicy):
             raise ConfigError(f"ReMDM(eps={self.eps}): eps must lie between 0 and 1")
 
     @property
-    def needs(self) -> Signal:
-        return Signal.CURRENT | Signal.NOISE
+    def needs(self) -> tuple[Signal | Probe, ...]:
+        return (Current(), Noise())
 
     def bound(self, columns: Tensor, /) -> Tensor:
         return torch.full_like(columns, self.steps)
@@ -137,18 +150,17 @@ class ReMDM(RevisingPolicy):
         return torch.zeros(canvas.tokens.shape, device=canvas.tokens.device)
 
     def step(self, guess: Guess, window: Window, state: Tensor, /) -> tuple[Verdict, Tensor]:
-        assert guess.noise is not None
-        now, then, sigma = self.chances(window, window.take(state))
+        now, then, sigma = self._step_chances(window, window.take(state))
         commit = (then - (1 - sigma) * now) / (1 - now)
         last = (window.step >= self.steps - 1).unsqueeze(1)
-        accept = window.pending & ((guess.noise < commit) | last)
-        revoke = decided_slots(window) & (guess.noise < sigma) & ~last
+        accept = window.pending & ((guess[Noise()] < commit) | last)
+        revoke = decided_slots(window) & (guess[Noise()] < sigma) & ~last
         state = window.put(state, guess.confidence, window.pending)
         rest = ~last.squeeze(1)
-        hold = rest & window.valid.any(1) & (getattr(self.remask, "eta", 1) > 0)
-        return Verdict(accept, -guess.noise, rest, revoke, hold), state
+        hold = rest & window.valid.any(1) & (self.remask.revokes)
+        return Verdict(accept, -guess[Noise()], rest, revoke, hold), state
 
-    def chances(self, window: Window, psi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _step_chances(self, window: Window, psi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Share decided before and after the step (b, 1), and the probability sigma (b, k)."""
         times = torch.linspace(1, self.eps, self.steps + 1, device=psi.device)
         step = window.step.clamp(max=self.steps - 1).unsqueeze(1)

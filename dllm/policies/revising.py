@@ -7,10 +7,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from dllm.policies.prefix_rule import rank_slots
-from dllm.types import Window
+from dllm.types import Policy, Window
 
 
-class RevisingPolicy:
+class RevisingPolicy(Policy):
     """Base of the policies that revoke or replace decided slots of their window.
 
     They hold a row for as long as they are not done with its range, so that an end token counts only when the range is

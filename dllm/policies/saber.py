@@ -11,7 +11,8 @@ from torch import Tensor
 from dllm.errors import ConfigError
 from dllm.policies.prefix_rule import rank_slots
 from dllm.policies.revising import RevisingPolicy, decided_slots, lowest_slots, rows_still_pending
-from dllm.types import Canvas, Guess, Signal, Verdict, Window
+from dllm.signals import Current
+from dllm.types import Canvas, Guess, Probe, Signal, Verdict, Window
 
 
 class SaberState(NamedTuple):
@@ -49,8 +50,8 @@ class Saber(RevisingPolicy):
             raise ConfigError(f"Saber(n={self.n}): n must be at least 1 slot a step")
 
     @property
-    def needs(self) -> Signal:
-        return Signal.CURRENT
+    def needs(self) -> tuple[Signal | Probe, ...]:
+        return (Current(),)
 
     def init(self, canvas: Canvas, /) -> SaberState:
         zeros = torch.zeros(canvas.tokens.shape, device=canvas.tokens.device)
@@ -62,11 +63,13 @@ class Saber(RevisingPolicy):
         best = pending & (rank_slots(sure, pending).rank < self.n)
         accept = torch.where((above.sum(1) >= self.n).unsqueeze(1), above, best)
         answer = decided_slots(window) | pending
-        revoke = lowest_slots(sure - window.take(state.last), answer & (accept | ~pending), self.back(accept, pending))
+        revoke = lowest_slots(
+            sure - window.take(state.last), answer & (accept | ~pending), self._count_to_revoke(accept, pending)
+        )
         state = SaberState(window.put(state.last, sure, answer), window.put(state.written, sure, accept))
         return Verdict(accept, sure, revoke=revoke, hold=rows_still_pending(window, accept, revoke)), state
 
-    def back(self, accept: Tensor, pending: Tensor) -> Tensor:
+    def _count_to_revoke(self, accept: Tensor, pending: Tensor) -> Tensor:
         """How many (b,) to revoke of what is decided after a step."""
         written = accept.sum(1)
         count = torch.minimum(((written + 7) // 8).clamp(min=self.n // 2), written - 1)

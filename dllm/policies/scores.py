@@ -7,14 +7,15 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from dllm.types import Guess, Signal, Window
+from dllm.signals import Entropy, Noise
+from dllm.types import Guess, Probe, Signal, Window
 
 
 class Score(Protocol):
     """A number per slot, larger is earlier."""
 
     @property
-    def needs(self) -> Signal: ...
+    def needs(self) -> tuple[Signal | Probe, ...]: ...
 
     def __call__(self, guess: Guess, window: Window, /) -> Tensor: ...
 
@@ -23,7 +24,7 @@ class Score(Protocol):
 class Confidence:
     """Probability of the candidate, in [0, 1]. LLaDA's "low_confidence", Dream's "maskgit_plus"."""
 
-    needs: ClassVar[Signal] = Signal.NONE
+    needs: ClassVar[tuple[Signal | Probe, ...]] = ()
 
     def __call__(self, guess: Guess, window: Window, /) -> Tensor:
         return guess.confidence
@@ -33,7 +34,7 @@ class Confidence:
 class Peak:
     """Largest probability, in [0, 1], whatever was drawn: the same as `Confidence` when candidates are the arg-max."""
 
-    needs: ClassVar[Signal] = Signal.NONE
+    needs: ClassVar[tuple[Signal | Probe, ...]] = ()
 
     def __call__(self, guess: Guess, window: Window, /) -> Tensor:
         return guess.p1
@@ -43,7 +44,7 @@ class Peak:
 class Margin:
     """Largest minus second largest probability, in [0, 1]. Dream's "topk_margin"."""
 
-    needs: ClassVar[Signal] = Signal.NONE
+    needs: ClassVar[tuple[Signal | Probe, ...]] = ()
 
     def __call__(self, guess: Guess, window: Window, /) -> Tensor:
         return guess.p1 - guess.p2
@@ -53,29 +54,27 @@ class Margin:
 class NegativeEntropy:
     """Minus the marginal's entropy in nats, at most 0. Dream's "entropy"."""
 
-    needs: ClassVar[Signal] = Signal.ENTROPY
+    needs: ClassVar[tuple[Signal | Probe, ...]] = (Entropy(),)
 
     def __call__(self, guess: Guess, window: Window, /) -> Tensor:
-        assert guess.entropy is not None
-        return -guess.entropy
+        return -guess[Entropy()]
 
 
 @dataclass(frozen=True)
 class Random:
     """A uniform number from the row's own seed. LLaDA's "random"."""
 
-    needs: ClassVar[Signal] = Signal.NOISE
+    needs: ClassVar[tuple[Signal | Probe, ...]] = (Noise(),)
 
     def __call__(self, guess: Guess, window: Window, /) -> Tensor:
-        assert guess.noise is not None
-        return guess.noise
+        return guess[Noise()]
 
 
 @dataclass(frozen=True)
 class LeftToRight:
     """Earlier columns first. SDAR's "sequential"."""
 
-    needs: ClassVar[Signal] = Signal.NONE
+    needs: ClassVar[tuple[Signal | Probe, ...]] = ()
 
     def __call__(self, guess: Guess, window: Window, /) -> Tensor:
         return -window.columns.float()

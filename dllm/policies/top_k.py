@@ -12,7 +12,7 @@ from dllm.errors import ConfigError
 from dllm.policies.pace import Pace
 from dllm.policies.prefix_rule import rank_slots
 from dllm.policies.scores import Confidence, Score
-from dllm.types import Canvas, Guess, Signal, Verdict, Window
+from dllm.types import Canvas, Guess, Policy, Probe, Signal, Verdict, Window
 
 
 class TopKState(NamedTuple):
@@ -23,7 +23,7 @@ class TopKState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Policy):
     """Commit the best `k` pending slots of each step, or as many as a pace says.
 
     k      slots per step; exactly one of k and pace is given
@@ -49,7 +49,7 @@ class TopK:
             raise ConfigError(f"TopK(tau={self.tau}): tau must be 0 or more, or None")
 
     @property
-    def needs(self) -> Signal:
+    def needs(self) -> tuple[Signal | Probe, ...]:
         return self.score.needs
 
     @property
@@ -75,7 +75,7 @@ class TopK:
 
 
 @dataclass(frozen=True)
-class BudgetedThreshold:
+class BudgetedThreshold(Policy):
     """A threshold that never runs ahead of a pace: at each step the best slots within the budget, if they reach `tau`.
 
     What a step leaves unused of its share is added to the next ones; when the planned steps are over, what is left is
@@ -95,7 +95,7 @@ class BudgetedThreshold:
             raise ConfigError(f"BudgetedThreshold(tau={self.tau}): tau must be 0 or more")
 
     @property
-    def needs(self) -> Signal:
+    def needs(self) -> tuple[Signal | Probe, ...]:
         return self.score.needs
 
     def init(self, canvas: Canvas, /) -> TopKState:

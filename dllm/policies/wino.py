@@ -12,13 +12,14 @@ from dllm.errors import ConfigError
 from dllm.policies.prefix_rule import rank_slots
 from dllm.policies.revising import RevisingPolicy, decided_slots, lowest_slots, rows_still_pending
 from dllm.policies.scores import Confidence, Score
-from dllm.types import Canvas, Guess, Signal, Verdict, Window
+from dllm.signals import Shadow
+from dllm.types import Canvas, Guess, Probe, Signal, Verdict, Window
 
 
 @dataclass(frozen=True)
 class WINO(RevisingPolicy):
     """Commit every pending slot whose score is above `tau`, and revoke the decided ones whose token has a probability
-    below `verify` when it is predicted without looking at it (`Signal.SHADOW`).
+    below `verify` when it is predicted without looking at it (`signals.Shadow`).
 
     Of n pending slots at most min(max(⌊0.7 n⌋, 5), 20) are committed in a step. A step that commits one alone revokes
     nothing; any other revokes fewer than the step before has committed, the least likely first. So what is decided
@@ -49,23 +50,22 @@ class WINO(RevisingPolicy):
             raise ConfigError(f"{self}: tau and verify must be 0 or more; verify=0 takes nothing back")
 
     @property
-    def needs(self) -> Signal:
-        return self.score.needs | Signal.SHADOW
+    def needs(self) -> tuple[Signal | Probe, ...]:
+        return (*self.score.needs, Shadow())
 
     def init(self, canvas: Canvas, /) -> Tensor:
         """Slots (b,) committed by the last step."""
         return torch.full((len(canvas.tokens),), self.opening, device=canvas.tokens.device)
 
     def step(self, guess: Guess, window: Window, state: Tensor, /) -> tuple[Verdict, Tensor]:
-        assert guess.shadow is not None
         last = torch.where(window.step == 0, self.opening, state)
         score, left = self.score(guess, window), window.pending.sum(1)
         cap = (7 * left // 10).clamp(self.least, self.most)
         draft = window.pending & (score > self.tau)
         accept = draft & (rank_slots(score, window.pending).rank < cap.unsqueeze(1))
-        weak = decided_slots(window) & (guess.shadow < self.verify)
+        weak = decided_slots(window) & (guess[Shadow()] < self.verify)
         count = torch.minimum(weak.sum(1), last - 1)
-        revoke = lowest_slots(guess.shadow, weak, torch.where(accept.sum(1) > 1, count, 0))
+        revoke = lowest_slots(guess[Shadow()], weak, torch.where(accept.sum(1) > 1, count, 0))
         hold = rows_still_pending(window, accept, revoke) & (self.verify > 0)
         last = torch.where(left > 0, accept.sum(1).clamp(min=1), last)
         return Verdict(accept, score, revoke=revoke, hold=hold), last

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dllm.types import Policy, Signal
+from dllm.types import Policy, Probe, Signal
 
 
-class PolicyWrapper:
+class PolicyWrapper(Policy):
     """Base of the policies that wrap one: what the inner policy says of itself is true of the whole.
 
     policy  the rule; it may follow a pace, edit, or be a wrapper itself
@@ -16,18 +16,25 @@ class PolicyWrapper:
     policy: Policy
 
     @property
-    def needs(self) -> Signal:
+    def needs(self) -> tuple[Signal | Probe, ...]:
         return self.policy.needs
 
     @property
     def paced(self) -> bool:
-        return getattr(self.policy, "paced", False)
+        return self.policy.paced
 
     @property
     def edits(self) -> bool:
-        return getattr(self.policy, "edits", False)
+        return self.policy.edits
+
+    @property
+    def chooses_tokens(self) -> bool:
+        return self.policy.chooses_tokens
+
+    @property
+    def rests(self) -> bool:
+        return self.policy.rests
 
     def bound(self, columns: Tensor, /) -> Tensor:
         """For how many steps of a range of so many columns (b,) the inner policy edits; asked only if it does."""
-        found: Tensor = self.policy.bound(columns)  # type: ignore[attr-defined]
-        return found
+        return self.policy.bound(columns)

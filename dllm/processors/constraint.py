@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from einops import rearrange
@@ -12,7 +12,8 @@ from torch import Tensor
 from dllm.errors import ConfigError, RequestError
 from dllm.processors.automaton import END, NOTHING, Automaton, compile_automaton
 from dllm.processors.paths import PENDING, AutomatonPaths, classify_tokens, compute_paths, select_compatible_slots
-from dllm.types import LEAST, Canvas, Guess, Where, Window
+from dllm.transfer import to_device
+from dllm.types import LEAST, Canvas, Guess, Processor, Where, Window
 
 
 class ConstraintState(NamedTuple):
@@ -31,7 +32,7 @@ class ConstraintState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Constraint:
+class Constraint(Processor, hooks=("regex",)):
     """Allow a token in a column only if the row's text can still be completed, whatever else is pending.
 
     The text is what the row writes, up to its end token or its limit; with holes, all from the first hole on, so that
@@ -50,8 +51,11 @@ class Constraint:
     the least possible chance rather than none. Forced tokens then have confidence 1, so policies commit them at once;
     certificates speak of the logits as constrained, column by column, which is not the law of constrained texts.
 
-    Reads the tokens' bytes from the tokenizer (see `spelling`); costs one wait for the device a step.
+    Reads the tokens' bytes from the tokenizer (see `spelling`). A step waits for the device twice more: for the
+    tokens that were written before, and for what the policy commits.
     """
+
+    constrains: ClassVar[bool] = True
 
     @property
     def regex(self) -> str:
@@ -62,15 +66,15 @@ class Constraint:
         automaton = compile_automaton(self.regex, model.tokenizer, model.vocabulary, model.mask_id)
         rows = canvas.rows
         stops = rows.stops if rows.stops is not None else _default_stop_ids(canvas, model)
-        self.check_stops(stops, automaton)
+        self._check_stops(stops, automaton)
         tokens, t = canvas.tokens.cpu(), canvas.tokens.shape[1]
         kinds = torch.where(canvas.pending.cpu(), PENDING, classify_tokens(automaton.kinds, tokens, stops))
         ends = torch.where((stops >= 0).any(1), rows.text + 1, t + 1)
         paths = compute_paths(automaton, kinds, rows.prompt, rows.limit, ends)
-        self.check_length(paths, automaton)
-        return ConstraintState(paths, stops, automaton.kinds.to(canvas.tokens.device), automaton)
+        self._check_length(paths, automaton)
+        return ConstraintState(paths, stops, to_device(automaton.kinds, canvas.tokens.device), automaton)
 
-    def check_stops(self, stops: Tensor, automaton: Automaton) -> None:
+    def _check_stops(self, stops: Tensor, automaton: Automaton) -> None:
         """Raise ConfigError for an end token that is text, since it would cut what the constraint completes."""
         known = (stops >= 0) & (stops < len(automaton.kinds))
         text = known & (automaton.kinds[torch.where(known, stops, 0)] > NOTHING)
@@ -80,7 +84,7 @@ class Constraint:
                 "give special tokens only as end tokens"
             )
 
-    def check_length(self, paths: AutomatonPaths, automaton: Automaton) -> None:
+    def _check_length(self, paths: AutomatonPaths, automaton: Automaton) -> None:
         """Raise RequestError for a row that no text fits."""
         bad = (~paths.right[torch.arange(len(paths.start)), paths.start, automaton.begin]).nonzero().flatten().tolist()
         if not bad:
@@ -101,20 +105,20 @@ class Constraint:
     def step(
         self, logits: Tensor, where: Where, canvas: Canvas, state: ConstraintState, /
     ) -> tuple[Tensor, ConstraintState]:
-        row, column = where.row.cpu(), where.column.cpu()
-        state = _advance_paths(state, canvas, row.unique(), int(column.max()))
-        paths = state.paths
-        held = where.pending.cpu() & (column >= paths.start[row]) & (column < paths.limit[row])
+        row, column, pending = where.on_host
+        state = _advance_paths(state, canvas, where.window.undecided, row.unique(), int(column.max()))
+        paths, device = state.paths, logits.device
+        held = pending & (column >= paths.start[row]) & (column < paths.limit[row])
         slots = held.nonzero().flatten()
         if not len(slots):
             return logits, state
-        allowed = paths.allowed(state.automaton, row[slots], column[slots])
-        tokens = allowed.to(logits.device)[:, state.kinds]
+        allowed = to_device(paths.allowed(state.automaton, row[slots], column[slots]), device)
+        tokens = allowed[:, state.kinds]
         ends = torch.nn.functional.pad(tokens, (0, 1))
         stops = state.stops[row[slots]]
-        stops = torch.where(stops < 0, tokens.shape[1], stops).to(logits.device)
-        ends = ends.scatter(1, stops, allowed[:, END, None].to(logits.device).expand_as(stops))[:, :-1]
-        there = slots.to(logits.device)  # what the model rules out and the constraint allows is still to be had
+        stops = to_device(torch.where(stops < 0, tokens.shape[1], stops), device)
+        ends = ends.scatter(1, stops, allowed[:, END, None].expand_as(stops))[:, :-1]
+        there = to_device(slots, device)  # what the model rules out and the constraint allows is still to be had
         return logits.index_copy(0, there, logits[there].clamp(min=LEAST).masked_fill(~ends, -torch.inf)), state
 
     def settle(
@@ -129,16 +133,20 @@ class Constraint:
         columns, kinds = window.columns.cpu(), classify_tokens(state.automaton.kinds, guess.tokens.cpu(), state.stops)
         plane = torch.where(chosen, columns, t)
 
-        def spread(values: Tensor) -> Tensor:
+        def scatter_rows(values: Tensor) -> Tensor:
             return torch.zeros(b, t + 1, dtype=values.dtype).scatter(1, plane, values)[several, :t]
 
         kept = select_compatible_slots(
-            state.automaton, state.paths.pick(several), spread(chosen), spread(kinds), spread(score.cpu().float())
+            state.automaton,
+            state.paths.pick(several),
+            scatter_rows(chosen),
+            scatter_rows(kinds),
+            scatter_rows(score.cpu().float()),
         )
         full = torch.zeros(b, t + 1, dtype=torch.bool)
         full[several, :t] = kept
         kept = chosen & torch.where((chosen.sum(1) > 1)[:, None], full.gather(1, columns.clamp(max=t)), True)
-        return kept.to(commit.device)
+        return to_device(kept, commit.device)
 
 
 def _default_stop_ids(canvas: Canvas, model: Any) -> Tensor:
@@ -147,11 +155,15 @@ def _default_stop_ids(canvas: Canvas, model: Any) -> Tensor:
     return rearrange(ids, "s -> 1 s").repeat(len(canvas.tokens), 1)
 
 
-def _advance_paths(state: ConstraintState, canvas: Canvas, rows: Tensor, upto: int) -> ConstraintState:
-    """Progress with what some rows have decided since, the ways from the left known up to a column."""
+def _advance_paths(
+    state: ConstraintState, canvas: Canvas, undecided: Tensor | None, rows: Tensor, upto: int
+) -> ConstraintState:
+    """Progress with what some rows have decided since, the ways from the left known up to a column.
+
+    undecided  (b, t) bool  host; what is pending on the canvas; None: not known there
+    """
     paths = state.paths.pick(rows)
-    there = rows.to(canvas.tokens.device)
-    tokens, pending = canvas.tokens[there].cpu(), canvas.pending[there].cpu()
+    tokens, pending = canvas.tokens.cpu()[rows], (canvas.pending.cpu() if undecided is None else undecided)[rows]
     new = (paths.kinds == PENDING) & ~pending
     paths = paths.decide(new, classify_tokens(state.automaton.kinds, tokens, state.stops[rows]))
     if bool(new.any()):

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.types import Canvas, Where
+from dllm.types import Canvas, Processor, Where
 
 SMALLEST = 2.0**-23
 """Credit beside which 1 is still 1 in float32: what is smaller is forgotten."""
@@ -31,7 +31,7 @@ class CreditDecodingState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CreditDecoding:
+class CreditDecoding(Processor):
     """Raise the logit of a token by `alpha * log(1 + W)`, W being the credit it earned at its column.
 
     Whenever a pending column is predicted, all its credit is multiplied by `beta`, and its likeliest token earns
@@ -63,7 +63,7 @@ class CreditDecoding:
         if not 0 <= self.gamma < math.inf:
             raise ConfigError(f"{self}: gamma must be 0 or a positive number")
 
-    def places(self, t: int) -> int:
+    def _kept_places(self, t: int) -> int:
         """Tokens to remember for a column; what is then forgotten has credit of at most beta^s / (1 - beta)."""
         if self.beta == 0:
             return 1
@@ -73,7 +73,7 @@ class CreditDecoding:
 
     def init(self, canvas: Canvas, model: Any, /) -> CreditDecodingState:
         b, t = canvas.tokens.shape
-        tokens = torch.zeros(b, t, self.places(t), dtype=torch.int32, device=canvas.tokens.device)
+        tokens = torch.zeros(b, t, self._kept_places(t), dtype=torch.int32, device=canvas.tokens.device)
         return CreditDecodingState(tokens, torch.zeros_like(tokens, dtype=torch.float32), model.mask_id)
 
     def step(
@@ -97,7 +97,8 @@ def _likeliest_token(logits: Tensor, mask_id: int | None) -> tuple[Tensor, Tenso
     """The likeliest token (n,) but for the mask, and its probability (n,) among all."""
     norm = logits.logsumexp(-1)
     if mask_id is not None:
-        logits = logits.index_fill(-1, torch.tensor([mask_id], device=logits.device), -torch.inf)
+        logits = logits.clone()
+        logits[:, mask_id] = -torch.inf
     top, best = logits.max(-1)
     return (top - norm).exp(), best
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.schedulers.base import (
-    build_row_ranges,
-    copy_pending_to_host,
-    finished_rows,
-    narrow_window,
-    open_window,
-    window_bounds,
-)
+from dllm.schedulers.base import build_row_ranges, narrow_window, open_window
 from dllm.schedulers.blocks import resolve_block_size
-from dllm.types import Bidirectional, Canvas, Geometry, Guess, Model, Window
+from dllm.transfer import to_device
+from dllm.types import Canvas, Geometry, Guess, HostView, Model, Scheduler, Window
 
 
 class AdaptiveBlocksState(NamedTuple):
@@ -48,7 +43,7 @@ class AdaptiveBlocksState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AdaptiveBlocks:
+class AdaptiveBlocks(Scheduler):
     """Finish a block before the next one is opened, and end it where the model expects a delimiter.
 
     The forward that opens a block predicts the columns behind it. If the delimiter predicted there with the highest
@@ -87,25 +82,25 @@ class AdaptiveBlocks:
     def init(self, canvas: Canvas, model: Model, /) -> AdaptiveBlocksState:
         rows = canvas.rows
         zeros = torch.zeros_like(rows.prompt)
-        ids = [self.token(text, model) for text in self.delimiters]
+        ids = [self._find_delimiter(text, model) for text in self.delimiters]
         origin = zeros if model.geometry.aligned else rows.prompt
         return AdaptiveBlocksState(
             geometry=model.geometry,
-            delimiters=torch.tensor(ids, device=canvas.tokens.device),
+            delimiters=to_device(torch.tensor(ids), canvas.tokens.device),
             size=resolve_block_size(self, self.size, model),
             share=(self.search * (rows.limit - rows.prompt)).long(),
             search=zeros,
             frame=zeros - 1,
             start=zeros - 1,
-            end=origin.to(canvas.tokens.device),
+            end=to_device(origin, canvas.tokens.device),
             step=zeros,
         )
 
-    def token(self, text: str | int, model: Any) -> int:
+    def _find_delimiter(self, text: str | int, model: Model) -> int:
         """The id of a delimiter."""
         if isinstance(text, int):
             return text
-        tokenizer = getattr(model, "tokenizer", None)
+        tokenizer = model.tokenizer
         if tokenizer is None:
             raise ConfigError(
                 f"{self}: the checkpoint has no tokenizer to look up {text!r}; give delimiters as token ids"
@@ -115,39 +110,49 @@ class AdaptiveBlocks:
             raise ConfigError(f"{self}: {text!r} is {len(ids)} tokens in this vocabulary; a delimiter is one token")
         return int(ids[0])
 
-    def step(self, canvas: Canvas, plan: AdaptiveBlocksState, /) -> tuple[Window | None, AdaptiveBlocksState]:
-        sight = copy_pending_to_host(canvas)
-        end = plan.end.cpu()  # written by the step that look() has waited for
-        stay = (sight.head < end) & (plan.start >= 0)
-        stay = stay if sight.held is None else stay | sight.held
-        low, high = window_bounds(plan.geometry, torch.where(stay, plan.start, sight.head), canvas.rows.length)
-        done = finished_rows(canvas, sight, low != plan.frame)
+    def _staying(self, view: HostView, state: AdaptiveBlocksState, end: Int[Tensor, " b"]) -> Bool[Tensor, " b"]:
+        """Find the rows whose open block is not finished."""
+        stay = (view.head < end) & (state.start >= 0)
+        return stay if view.held is None else stay | view.held
+
+    def entering(self, canvas: Canvas, view: HostView, state: AdaptiveBlocksState, /) -> Bool[Tensor, " b"]:
+        stay = self._staying(view, state, state.end.cpu())
+        start = torch.where(stay, state.start, view.head)
+        return state.geometry.block_bounds(start, canvas.rows.length)[0] != state.frame
+
+    def step(
+        self, canvas: Canvas, view: HostView, plan: AdaptiveBlocksState, /
+    ) -> tuple[Window | None, AdaptiveBlocksState]:
+        end = plan.end.cpu()  # no wait: the device has computed it before what is pending was copied
+        stay = self._staying(view, plan, end)
+        low, high = plan.geometry.block_bounds(torch.where(stay, plan.start, view.head), canvas.rows.length)
+        done = self.finished(canvas, view, plan)
         if bool(done.all()):
             return None, plan
         entered = ~stay
-        start = end + torch.div(sight.head - end, plan.size, rounding_mode="floor") * plan.size
+        start = end + torch.div(view.head - end, plan.size, rounding_mode="floor") * plan.size
         start = torch.where(stay, plan.start, torch.maximum(start, low))
-        search = torch.where(stay, plan.search, sight.head - start + plan.share)
+        search = torch.where(stay, plan.search, view.head - start + plan.share)
         widest = torch.minimum(start + search.clamp(min=plan.size), high)
         end = torch.where(stay, end, widest)
 
         step = torch.where(entered, 0, plan.step + 1)
-        both = isinstance(plan.geometry, Bidirectional)
+        both = plan.geometry.block is None
         where = build_row_ranges(done, start, end, start if both else low, end if both else high, entered, step)
         now = plan._replace(frame=torch.where(done, plan.frame, low), search=search, start=start, step=step)
-        return open_window(canvas, sight.pending, where, None), now
+        return open_window(canvas, view, where), now
 
     def refine(self, guess: Guess, window: Window, plan: AdaptiveBlocksState, /) -> tuple[Window, AdaptiveBlocksState]:
         """The window without what lies behind the block's end, in rows that open one."""
         device = window.columns.device
         place = torch.arange(window.columns.shape[1], device=device)
-        opening = rearrange(window.entered.to(device, non_blocking=True), "b -> b 1")
-        search = rearrange(plan.search.to(device, non_blocking=True), "b -> b 1")
+        opening = rearrange(to_device(window.entered, device), "b -> b 1")
+        search = rearrange(to_device(plan.search, device), "b -> b 1")
         there = torch.isin(guess.tokens, plan.delimiters) & window.pending & (place < search)
         sure = torch.where(there, guess.confidence, -1.0)
         best = sure.argmax(1, keepdim=True)
         found = sure.gather(1, best) >= self.tau
         keep = window.valid & (~opening | (place < torch.where(found, best + 1, plan.size)))
-        start = window.start.to(device, non_blocking=True)
+        start = to_device(window.start, device)
         end = torch.where(opening.squeeze(1), start + keep.sum(1), plan.end)
         return narrow_window(window, keep), plan._replace(end=end)

@@ -1,79 +1,42 @@
-"""What all schedulers share: from ranges of columns to a window, with the one synchronisation of a step."""
+"""What all schedulers share: from ranges of columns to a window, and the same window again while no row leaves it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from dllm.types import Bidirectional, Canvas, Geometry, Rows, Window
+from dllm.transfer import to_device
+from dllm.types import Canvas, HostView, Transient, Window
 
 
 class RowRanges(NamedTuple):
-    """Where each row works, all (b,) and host; see `Window` for the meaning."""
+    """Where each row works (host); the attributes are those of `Window`."""
 
-    start: Tensor
-    end: Tensor
-    block_start: Tensor
-    block_end: Tensor
-    entered: Tensor
-    commit: Tensor
-    forced: Tensor
-    step: Tensor
-    closed: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class HostView:
-    """What a scheduler sees of the canvas, on the host.
-
-    pending  (b, t) bool
-    held     (b,) bool   rows that stay where they are; None: none
-    """
-
-    pending: Tensor
-    held: Tensor | None
-
-    @cached_property
-    def head(self) -> Tensor:
-        """(b,) int64  each row's first pending column, t where there is none"""
-        some, head = self.pending.max(1)  # the first of equal ones
-        return torch.where(some, head, self.pending.shape[1])
-
-    def move(self, old: Tensor, new: Tensor) -> Tensor:
-        """Where each row goes (b,): what is new, or what is old in rows that stay where they are."""
-        return new if self.held is None else torch.where(self.held, old, new)
-
-
-def copy_pending_to_host(canvas: Canvas) -> HostView:
-    """Copy what is pending to the host: the only point of a step at which the host waits for the device."""
-    return HostView(canvas.pending.cpu(), None if canvas.held is None else canvas.held.cpu())
-
-
-def window_bounds(geometry: Geometry, column: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """First column, and the one past the last, within which a window around `column` (b,) may lie: the attention block,
-    or where there is none the whole row of `length` (b,)."""
-    if isinstance(geometry, Bidirectional):
-        return torch.zeros_like(length), length
-    end = geometry.extent(column + 1)
-    return end - geometry.size, torch.minimum(end, length)
-
-
-def finished_rows(canvas: Canvas, sight: HostView, entering: Tensor) -> Tensor:
-    """Rows (b,) with nothing left to do. A block is entered only if it holds a column of the requested output that is
-    still pending; once entered it is finished to its end, also past the requested output."""
-    rows = canvas.rows
-    done = (sight.head >= rows.length) | (entering & (sight.head >= rows.limit))
-    return done if sight.held is None else done & ~sight.held
+    start: Int[Tensor, " b"]
+    end: Int[Tensor, " b"]
+    block_start: Int[Tensor, " b"]
+    block_end: Int[Tensor, " b"]
+    entered: Bool[Tensor, " b"]
+    commit: Bool[Tensor, " b"]
+    forced: Bool[Tensor, " b"]
+    step: Int[Tensor, " b"]
+    closed: Bool[Tensor, " b"]
 
 
 def build_row_ranges(
-    done: Tensor, start: Tensor, end: Tensor, block_start: Tensor, block_end: Tensor, entered: Tensor, step: Tensor
+    done: Bool[Tensor, " b"],
+    start: Int[Tensor, " b"],
+    end: Int[Tensor, " b"],
+    block_start: Int[Tensor, " b"],
+    block_end: Int[Tensor, " b"],
+    entered: Bool[Tensor, " b"],
+    step: Int[Tensor, " b"],
 ) -> RowRanges:
-    """The ranges of a step that stores no finished block; rows that are done have none."""
+    """Make the ranges of a step that stores no finished block; rows that are done have none."""
     never = torch.zeros_like(done)
     start, end, block_start, block_end = (
         torch.where(done, 0, column) for column in (start, end, block_start, block_end)
@@ -82,84 +45,93 @@ def build_row_ranges(
 
 
 @dataclass(frozen=True, eq=False)
-class OpenedWindow:
-    """A window that was opened, with what is needed to work on it again.
+class OpenedWindow(Transient):
+    """A window that was opened, with everything needed to open it again in the next step.
 
-    facts    the rows' facts; others mean that rows were given to other requests, or have other lengths
-    open     rows that have something to do
-    columns  (b, k) int64  host; column of each slot, the last one of the canvas where a slot is not valid
-    valid    (b, k) bool   host; None where all slots are
+    Most steps stay in their range, and opening the same window again costs a fraction of finding out where every row
+    works.
+
+    Attributes:
+        window: The window.
+        open_rows: Rows that have something to do.
+        columns: Column of each slot, the last one of the canvas where a slot is not valid (host).
+        valid: Slots that are valid (host). None where all are.
     """
 
     window: Window
-    facts: Rows
-    open: tuple[int, ...]
-    columns: Tensor
-    valid: Tensor | None
+    open_rows: tuple[int, ...]
+    columns: Int[Tensor, "b k"]
+    valid: Bool[Tensor, "b k"] | None
 
-    def again(self, canvas: Canvas, sight: HostView, step: Tensor) -> Window | None:
-        """The same range in a later step, number `step` (b,) of each row (host); None where some row leaves it.
+    def open_again(self, view: HostView, step: Int[Tensor, " b"]) -> Window | None:
+        """Open the same range in a later step, or return None where some row leaves it.
 
-        A row stays while something is pending in its range, left of which nothing is. A range in which something had to
-        be decided is left whatever happened, and where a policy holds rows nothing is taken over.
+        A row stays while something is pending in its range, left of which nothing is. Where a policy holds rows nothing
+        is taken over.
+
+        Args:
+            view: The canvas on the host.
+            step: Number of the step in the range of each row (host).
         """
-        if self.facts is not canvas.rows or sight.held is not None:
+        if view.held is not None:
             return None
-        here = sight.pending.gather(1, self.columns)
+        here = view.pending.gather(1, self.columns)
         if self.valid is not None:
             here = here & self.valid
         stays = here.any(1).tolist()
-        if not all(stays[row] for row in self.open):
+        if not all(stays[row] for row in self.open_rows):
             return None
         device = self.window.columns.device
+        slots = _slot_indices(here)
         return self.window._replace(
-            pending=here.to(device, non_blocking=True),
-            slots=_pending_slots(here).to(device, non_blocking=True),
-            entered=self.window.commit,  # nobody is, as nobody commits
+            pending=to_device(here, device),
+            slots=to_device(slots, device),
+            host_slots=slots,
+            entered=torch.zeros_like(self.window.entered),
             first=here.select(1, 0),
-            step=step.to(device, non_blocking=True),
-            undecided=sight.pending,
+            step=to_device(step, device),
+            undecided=view.pending,
+            unchanged=True,
         )
 
 
-def open_window(canvas: Canvas, pending: Tensor, where: RowRanges, steps: int | None) -> Window:
-    """The window over the ranges `where` of a canvas whose pending columns (host) are given."""
-    window, _, _ = _lay_out_window(canvas, pending, where, steps)
+def open_window(canvas: Canvas, view: HostView, where: RowRanges, steps: int | None = None) -> Window:
+    """Open the window over the ranges `where` of a canvas."""
+    window, _, _ = _lay_out_window(canvas, view, where, steps)
     return window
 
 
-def open_reusable_window(
-    canvas: Canvas, pending: Tensor, where: RowRanges, steps: int | None
+def open_repeatable_window(
+    canvas: Canvas, view: HostView, where: RowRanges, steps: int | None
 ) -> tuple[Window, OpenedWindow | None]:
-    """Likewise, and how to work on it again; None if that cannot be, as something has to be decided."""
-    window, places, valid = _lay_out_window(canvas, pending, where, steps)
+    """Open the window over the ranges `where`, and remember how to open it again.
+
+    The second value is None where something has to be decided (`forced`): such a range is left whatever happened.
+    """
+    window, places, valid = _lay_out_window(canvas, view, where, steps)
     if any(where.forced.tolist()):
         return window, None
     rows = tuple(row for row, closed in enumerate(where.closed.tolist()) if not closed)
-    return window, OpenedWindow(window, canvas.rows, rows, places, None if bool(valid.all()) else valid)
+    return window, OpenedWindow(window, rows, places, None if bool(valid.all()) else valid)
 
 
 def _lay_out_window(
-    canvas: Canvas, pending: Tensor, where: RowRanges, steps: int | None
-) -> tuple[Window, Tensor, Tensor]:
-    """The window, and on the host the column (b, k) of each slot, with the last one where a slot is not valid, and
-    which are (b, k)."""
+    canvas: Canvas, view: HostView, where: RowRanges, steps: int | None
+) -> tuple[Window, Int[Tensor, "b k"], Bool[Tensor, "b k"]]:
+    """Make the window, and on the host the column of each slot (the last one where it is not valid) and its validity."""
     device = canvas.tokens.device
-    t = pending.shape[1]
+    t = view.pending.shape[1]
     k = max(1, int((where.end - where.start).max()))
     columns = where.start.unsqueeze(1) + torch.arange(k)
     valid = columns < where.end.unsqueeze(1)
     places = columns.clamp(max=t - 1)
-    here = pending.gather(1, places) & valid
-
-    def move(x: Tensor) -> Tensor:
-        return x.to(device, non_blocking=True)
-
+    here = view.pending.gather(1, places) & valid
+    slots = _slot_indices(here)
     window = Window(
-        columns=move(torch.where(valid, columns, t)),
-        valid=move(valid),
-        pending=move(here),
-        slots=move(_pending_slots(here)),
+        columns=to_device(torch.where(valid, columns, t), device),
+        valid=to_device(valid, device),
+        pending=to_device(here, device),
+        slots=to_device(slots, device),
         start=where.start,
         end=where.end,
         block_start=where.block_start,
@@ -168,21 +140,22 @@ def _lay_out_window(
         first=here.select(1, 0),
         commit=where.commit,
         forced=where.forced,
-        step=move(where.step),
+        step=to_device(where.step, device),
         closed=where.closed,
         steps=steps,
-        undecided=pending,
+        undecided=view.pending,
+        host_slots=slots,
     )
     return window, places, valid
 
 
-def _pending_slots(pending: Tensor) -> Tensor:
-    """The slots (n,) of a window that get logits: flat indices of what is pending (b, k)."""
+def _slot_indices(pending: Bool[Tensor, "b k"]) -> Int[Tensor, " n"]:
+    """List the slots of a window that get logits: flat indices of what is pending."""
     return pending.view(-1).nonzero().view(-1)
 
 
-def narrow_window(window: Window, keep: Tensor) -> Window:
-    """The window with no other slots than `keep` (b, k), of those that it has."""
+def narrow_window(window: Window, keep: Bool[Tensor, "b k"]) -> Window:
+    """Restrict a window to the slots `keep`, of those that it has."""
     assert window.undecided is not None, "open_window says what is undecided"
     return window._replace(
         columns=torch.where(keep, window.columns, window.undecided.shape[1]),

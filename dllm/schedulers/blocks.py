@@ -6,18 +6,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.schedulers.base import (
-    HostView,
-    OpenedWindow,
-    RowRanges,
-    copy_pending_to_host,
-    finished_rows,
-    open_reusable_window,
-)
-from dllm.types import BlockCausal, Canvas, Model, Scheduler, Window
+from dllm.schedulers.base import OpenedWindow, RowRanges, open_repeatable_window
+from dllm.types import Canvas, HostView, Model, Scheduler, Window
 
 DEFAULT_SIZE = 32
 
@@ -25,28 +19,29 @@ DEFAULT_SIZE = 32
 class BlocksState(NamedTuple):
     """Where a block scheduler stands, row by row (host).
 
-    size    columns of a block
-    origin  (b,) column from which blocks are counted
-    shift   the model predicts the next column, so a commit decides one
-    block   (b,) start of the open block, -1 before the first
-    stored  (b,) columns up to which finished blocks were committed
-    range   (b,) start of the open range (block or sub-block)
-    step    (b,) steps taken in the open range
-    last    the open range, if the next step may work on it again
+    Attributes:
+        size: Columns of a block.
+        origin: Column from which blocks are counted.
+        shift: Whether the model predicts the next column, so that a commit decides one.
+        block: First column of the open block, -1 before the first.
+        stored: Columns up to which finished blocks were committed.
+        range: First column of the open range (block or sub-block).
+        step: Steps taken in the open range.
+        opened: The window of the last step, if the next one may open it again.
     """
 
     size: int
-    origin: Tensor
+    origin: Int[Tensor, " b"]
     shift: bool
-    block: Tensor
-    stored: Tensor
-    range: Tensor
-    step: Tensor
-    last: OpenedWindow | None = None
+    block: Int[Tensor, " b"]
+    stored: Int[Tensor, " b"]
+    range: Int[Tensor, " b"]
+    step: Int[Tensor, " b"]
+    opened: OpenedWindow | None = None
 
 
 @dataclass(frozen=True)
-class Blocks:
+class Blocks(Scheduler):
     """Finish a block of columns before the next one is opened.
 
     Blocks begin at the end of the prompt (LLaDA, Dream) or lie at absolute multiples of their size (Fast-dLLM v2,
@@ -81,33 +76,38 @@ class Blocks:
 
     def init(self, canvas: Canvas, model: Model, /) -> BlocksState:
         size = resolve_block_size(self, self.size, model)
-        if self.commit and not isinstance(model.geometry, BlockCausal):
+        if self.commit and model.geometry.block is None:
             raise ConfigError(
                 f"{self}: commit stores finished blocks, which attention in both directions never is done with; "
                 "use commit=False"
             )
         return initial_blocks_state(canvas, model, size)
 
-    def step(self, canvas: Canvas, plan: BlocksState, /) -> tuple[Window | None, BlocksState]:
-        sight = copy_pending_to_host(canvas)
-        if (found := _reuse_window(canvas, sight, plan)) is not None:
+    def entering(self, canvas: Canvas, view: HostView, state: BlocksState, /) -> Bool[Tensor, " b"]:
+        return open_blocks(view, state) != state.block
+
+    def step(self, canvas: Canvas, view: HostView, state: BlocksState, /) -> tuple[Window | None, BlocksState]:
+        if (found := _open_again(view, state)) is not None:
             return found
-        block = plan.origin + torch.div(sight.head - plan.origin, plan.size, rounding_mode="floor") * plan.size
-        block = sight.move(plan.block, block)
-        where, plan = plan_row_ranges(self, canvas, sight, block, block + plan.size, plan)
+        done = self.finished(canvas, view, state)
+        if bool(done.all()):
+            return None, state
+        block = open_blocks(view, state)
+        where, state = plan_row_ranges(self, canvas, view, block, block + state.size, done, state)
         steps = self.steps
         if steps is not None and self.sub_block is not None:
-            steps = max(1, steps * self.sub_block // plan.size)
-        return _open_next_window(canvas, sight, where, steps, plan)
+            steps = max(1, steps * self.sub_block // state.size)
+        return _open_anew(canvas, view, where, steps, state)
 
 
 @dataclass(frozen=True)
-class Whole:
-    """All pending columns at once: the canvas is one block.
-
-    steps  steps planned for the whole canvas, for policies with a pace
+class Whole(Scheduler):
+    """Work on all pending columns at once: the canvas is one block.
 
     With a block-causal model the attention keeps its blocks, but columns may be decided in any order.
+
+    Attributes:
+        steps: Steps planned for the whole canvas, for policies with a pace.
     """
 
     steps: int | None = None
@@ -117,33 +117,44 @@ class Whole:
             raise ConfigError(f"Whole(steps={self.steps}): steps must be at least 1")
 
     def init(self, canvas: Canvas, model: Model, /) -> BlocksState:
-        return initial_blocks_state(
-            canvas, model, model.geometry.size if isinstance(model.geometry, BlockCausal) else 1
-        )
+        return initial_blocks_state(canvas, model, model.geometry.block or 1)
 
-    def step(self, canvas: Canvas, plan: BlocksState, /) -> tuple[Window | None, BlocksState]:
-        sight = copy_pending_to_host(canvas)
-        if (found := _reuse_window(canvas, sight, plan)) is not None:
+    def _first_block(self, canvas: Canvas, state: BlocksState) -> Int[Tensor, " b"]:
+        """Find where each row's only block begins."""
+        return floor_to_block(canvas.rows.prompt, state)
+
+    def entering(self, canvas: Canvas, view: HostView, state: BlocksState, /) -> Bool[Tensor, " b"]:
+        return self._first_block(canvas, state) != state.block
+
+    def step(self, canvas: Canvas, view: HostView, state: BlocksState, /) -> tuple[Window | None, BlocksState]:
+        if (found := _open_again(view, state)) is not None:
             return found
-        first = plan.origin + torch.div(canvas.rows.prompt - plan.origin, plan.size, rounding_mode="floor") * plan.size
-        where, plan = plan_row_ranges(Blocks(), canvas, sight, first, canvas.rows.length, plan)
-        return _open_next_window(canvas, sight, where, self.steps, plan)
+        done = self.finished(canvas, view, state)
+        if bool(done.all()):
+            return None, state
+        first = self._first_block(canvas, state)
+        where, state = plan_row_ranges(Blocks(), canvas, view, first, canvas.rows.length, done, state)
+        return _open_anew(canvas, view, where, self.steps, state)
 
 
 def resolve_block_size(scheduler: Scheduler, size: int | None, model: Model) -> int:
-    """Columns of a block where a scheduler asks for `size`, or for None. Raises `ConfigError` where attention has other
-    blocks."""
-    if not isinstance(model.geometry, BlockCausal):
+    """Choose how many columns a block has where a scheduler asks for `size`, or for None.
+
+    Raises:
+        ConfigError: Attention has blocks of another size.
+    """
+    attends_in = model.geometry.block
+    if attends_in is None:
         return size or DEFAULT_SIZE
-    if size not in (None, model.geometry.size):
+    if size not in (None, attends_in):
         raise ConfigError(
-            f"{scheduler}: the model attends in blocks of {model.geometry.size}; leave size out or use model.with_block"
+            f"{scheduler}: the model attends in blocks of {attends_in}; leave size out or use model.with_block"
         )
-    return model.geometry.size
+    return attends_in
 
 
 def initial_blocks_state(canvas: Canvas, model: Model, size: int) -> BlocksState:
-    """The plan before the first step."""
+    """Make the state before the first step."""
     prompt = canvas.rows.prompt
     zeros = torch.zeros_like(prompt)
     return BlocksState(
@@ -157,64 +168,89 @@ def initial_blocks_state(canvas: Canvas, model: Model, size: int) -> BlocksState
     )
 
 
-def _reuse_window(canvas: Canvas, sight: HostView, plan: BlocksState) -> tuple[Window, BlocksState] | None:
-    """The next window where every row stays in its range: most steps, and much cheaper than to find out anew."""
-    if plan.last is None:
+def floor_to_block(column: Int[Tensor, " b"], state: BlocksState) -> Int[Tensor, " b"]:
+    """Find the first column of the block in which a column lies."""
+    return state.origin + torch.div(column - state.origin, state.size, rounding_mode="floor") * state.size
+
+
+def open_blocks(view: HostView, state: BlocksState) -> Int[Tensor, " b"]:
+    """Find the first column of the block that each row works in: that of its first pending column, unless it is held."""
+    return view.unless_held(state.block, floor_to_block(view.head, state))
+
+
+def _open_again(view: HostView, state: BlocksState) -> tuple[Window, BlocksState] | None:
+    """Open the window of the last step again, where every row stays in its range; None where one does not."""
+    if state.opened is None:
         return None
-    step = plan.step + 1
-    window = plan.last.again(canvas, sight, step)
-    return None if window is None else (window, plan._replace(step=step))
+    step = state.step + 1
+    window = state.opened.open_again(view, step)
+    return None if window is None else (window, state._replace(step=step))
 
 
-def _open_next_window(
-    canvas: Canvas, sight: HostView, where: RowRanges | None, steps: int | None, plan: BlocksState
-) -> tuple[Window | None, BlocksState]:
-    """The next window over the ranges `where`; None when all rows are done."""
-    window, last = (None, None) if where is None else open_reusable_window(canvas, sight.pending, where, steps)
-    return window, plan._replace(last=last)
+def _open_anew(
+    canvas: Canvas, view: HostView, where: RowRanges, steps: int | None, state: BlocksState
+) -> tuple[Window, BlocksState]:
+    """Open the window over the ranges `where`, and remember it for the next step."""
+    window, opened = open_repeatable_window(canvas, view, where, steps)
+    return window, state._replace(opened=opened)
 
 
 def plan_row_ranges(
-    how: Blocks, canvas: Canvas, sight: HostView, block: Tensor, block_end: Tensor, plan: BlocksState
-) -> tuple[RowRanges | None, BlocksState]:
-    """Where each row works next, given the block it works in; None when all rows are done."""
-    head, rows = sight.head, canvas.rows
-    entering = block != plan.block
-    done = finished_rows(canvas, sight, entering)
-    over = done.tolist()
-    if all(over):
-        return None, plan
+    how: Blocks,
+    canvas: Canvas,
+    view: HostView,
+    block: Int[Tensor, " b"],
+    block_end: Int[Tensor, " b"],
+    done: Bool[Tensor, " b"],
+    state: BlocksState,
+) -> tuple[RowRanges, BlocksState]:
+    """Decide where each row works next.
+
+    Args:
+        how: The sub-blocks and the commits.
+        canvas: The canvas.
+        view: The canvas on the host.
+        block: First column of the block that each row works in.
+        block_end: One past its last column.
+        done: Rows that have nothing left to do.
+        state: State of the step before.
+    """
+    head, length = view.head, canvas.rows.length
+    entering = block != state.block
     commit = alone = torch.zeros_like(done)
     entered = entering & ~done
     if how.commit:
-        commit = entered & (block > plan.stored)
+        # A row that enters a block first stores everything left of it, in a step of its own. It enters in the next one.
+        commit = entered & (block > state.stored)
         entered = entered & ~commit
 
-    block_end = torch.minimum(block_end, rows.length)
+    block_end = torch.minimum(block_end, length)
     start, end, moved = block, block_end, entering
     if how.sub_block is not None:
         start = block + torch.div(head - block, how.sub_block, rounding_mode="floor") * how.sub_block
-        start = sight.move(plan.range, start)
+        start = view.unless_held(state.range, start)
         end = torch.minimum(start + how.sub_block, block_end)
-        moved = entering | (start != plan.range)
+        moved = entering | (start != state.range)
     if how.first_alone:
         alone = entered & (head == block)
         end = torch.where(alone, block + 1, end)
-    step = torch.where(moved, 0, plan.step + 1)
+    step = torch.where(moved, 0, state.step + 1)
+    # Rows that are done, and rows that only commit, do not open a range: they keep the one that they remember.
     elsewhere = done | commit if how.commit else done
-    plan = plan._replace(
-        block=torch.where(entered, block, plan.block),
-        range=torch.where(elsewhere, plan.range, start),
-        step=torch.where(elsewhere, plan.step, step),
+    state = state._replace(
+        block=torch.where(entered, block, state.block),
+        range=torch.where(elsewhere, state.range, start),
+        step=torch.where(elsewhere, state.step, step),
     )
     if how.commit:
-        last = sight.pending.shape[1] - 1
-        decides = sight.pending.gather(1, block.clamp(max=last).unsqueeze(1)).squeeze(1) & plan.shift
+        # The logits of a token-shifted commit predict the first column of the new block: it is decided there.
+        last = view.pending.shape[1] - 1
+        decides = view.pending.gather(1, block.clamp(max=last).unsqueeze(1)).squeeze(1) & state.shift
         start = torch.where(commit, block, start)
         end = torch.where(commit, block + decides.long(), end)
         block_end = torch.where(commit, block, block_end)
-        plan = plan._replace(stored=torch.where(commit, block, plan.stored))
-    if any(over):
+        state = state._replace(stored=torch.where(commit, block, state.stored))
+    if any(done.tolist()):
         start, end, block, block_end = (torch.where(done, 0, column) for column in (start, end, block, block_end))
     where = RowRanges(
         start=start,
@@ -227,4 +263,4 @@ def plan_row_ranges(
         step=step,
         closed=done,
     )
-    return where, plan
+    return where, state

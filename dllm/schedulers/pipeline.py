@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.schedulers.base import HostView, build_row_ranges, copy_pending_to_host, finished_rows, open_window
+from dllm.schedulers.base import build_row_ranges, open_window
 from dllm.schedulers.blocks import resolve_block_size
-from dllm.types import Canvas, Model, Window
+from dllm.transfer import to_device
+from dllm.types import Canvas, HostView, Model, Scheduler, Window
 
 
 class PipelineState(NamedTuple):
@@ -33,7 +35,7 @@ class PipelineState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class Pipeline(Scheduler):
     """Work on a run of blocks: the first unfinished one and those begun behind it.
 
     The next block is added when the last one is filled to the share `add`, at most one a step. In each step every block
@@ -71,16 +73,22 @@ class Pipeline:
         origin = zeros if model.geometry.aligned else canvas.rows.prompt
         return PipelineState(resolve_block_size(self, self.size, model), origin, zeros - 1, zeros - 1, zeros)
 
-    def step(self, canvas: Canvas, plan: PipelineState, /) -> tuple[Window | None, PipelineState]:
-        sight = copy_pending_to_host(canvas)
+    def _first_block(self, view: HostView, state: PipelineState) -> Int[Tensor, " b"]:
+        """Number the first unfinished block of each row."""
+        block = torch.div(view.head - state.origin, state.size, rounding_mode="floor")
+        return view.unless_held(state.first, block)
+
+    def entering(self, canvas: Canvas, view: HostView, state: PipelineState, /) -> Bool[Tensor, " b"]:
+        return self._first_block(view, state) != state.first
+
+    def step(self, canvas: Canvas, view: HostView, plan: PipelineState, /) -> tuple[Window | None, PipelineState]:
         rows = canvas.rows
-        first = torch.div(sight.head - plan.origin, plan.size, rounding_mode="floor")
-        first = sight.move(plan.first, first)
+        first = self._first_block(view, plan)
         entering = first != plan.first
-        done = finished_rows(canvas, sight, entering)
+        done = self.finished(canvas, view, plan)
         if bool(done.all()):
             return None, plan
-        filled = self.filled(canvas, sight, plan)
+        filled = self._filled_shares(canvas, view, plan)
         last = torch.maximum(plan.last, first)
         share = filled.gather(1, last.clamp(0, filled.shape[1] - 1).unsqueeze(1)).squeeze(1)
         more = (share >= self.add) & (plan.origin + (last + 1) * plan.size < rows.limit)
@@ -90,12 +98,12 @@ class Pipeline:
         end = torch.minimum(plan.origin + (last + 1) * plan.size, rows.length)
         step = torch.where(entering | (last != plan.last), 0, plan.step + 1)
         where = build_row_ranges(done, start, end, start, end, entering, step)
-        window = open_window(canvas, sight.pending, where, None)
-        groups = self.groups(filled, window, first, plan).to(window.columns.device, non_blocking=True)
+        window = open_window(canvas, view, where)
+        groups = to_device(self._group_slots(filled, window, first, plan), window.columns.device)
         first, last = torch.where(done, plan.first, first), torch.where(done, plan.last, last)
         return window._replace(groups=groups), plan._replace(first=first, last=last, step=step)
 
-    def filled(self, canvas: Canvas, sight: HostView, plan: PipelineState) -> Tensor:
+    def _filled_shares(self, canvas: Canvas, view: HostView, plan: PipelineState) -> Tensor:
         """Share (b, n) of each block that is decided, of the columns that are not given; 1 where there are none."""
         given, length = canvas.rows.given, rearrange(canvas.rows.length, "b -> b 1")
         column = torch.arange(given.shape[1])
@@ -103,10 +111,10 @@ class Pipeline:
         own = (~given & (column < length)).long()
         blank = torch.zeros(len(given), int(block.max()) + 1, dtype=torch.int64)
         total = blank.scatter_add(1, block, own)
-        left = blank.scatter_add(1, block, own * sight.pending)
+        left = blank.scatter_add(1, block, own * view.pending)
         return torch.where(total > 0, (total - left).double() / total.clamp(min=1), 1.0)
 
-    def groups(self, filled: Tensor, window: Window, first: Tensor, plan: PipelineState) -> Tensor:
+    def _group_slots(self, filled: Tensor, window: Window, first: Tensor, plan: PipelineState) -> Tensor:
         """The active block (b, k) of each slot, from 0; -1 in those that are not fully active (host)."""
         block = torch.arange(window.columns.shape[1]) // plan.size
         left = rearrange(first, "b -> b 1") + block - 1

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.schedulers.base import build_row_ranges, copy_pending_to_host, finished_rows, open_window, window_bounds
-from dllm.types import Bidirectional, Canvas, Geometry, Model, Window
+from dllm.schedulers.base import build_row_ranges, open_window
+from dllm.types import Canvas, Geometry, HostView, Model, Scheduler, Window
 
 
 class SlidingBlockState(NamedTuple):
@@ -36,7 +37,7 @@ class SlidingBlockState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SlidingBlock:
+class SlidingBlock(Scheduler):
     """Work from the first pending column on, over the next `window` pending columns.
 
     For every token that is decided one column more comes into view, so that sure tokens behind a block's end need not
@@ -72,31 +73,36 @@ class SlidingBlock:
         zeros = torch.zeros_like(canvas.rows.prompt)
         return SlidingBlockState(model.geometry, zeros - 1, zeros, zeros, zeros, zeros, zeros)
 
-    def step(self, canvas: Canvas, plan: SlidingBlockState, /) -> tuple[Window | None, SlidingBlockState]:
-        sight = copy_pending_to_host(canvas)
-        start = sight.move(plan.start, sight.head)
-        low, high = window_bounds(plan.geometry, start, canvas.rows.length)
+    def entering(self, canvas: Canvas, view: HostView, state: SlidingBlockState, /) -> Bool[Tensor, " b"]:
+        start = view.unless_held(state.start, view.head)
+        return state.geometry.block_bounds(start, canvas.rows.length)[0] != state.frame
+
+    def step(
+        self, canvas: Canvas, view: HostView, plan: SlidingBlockState, /
+    ) -> tuple[Window | None, SlidingBlockState]:
+        start = view.unless_held(plan.start, view.head)
+        low, high = plan.geometry.block_bounds(start, canvas.rows.length)
         entering = low != plan.frame
-        done = finished_rows(canvas, sight, entering)
+        done = self.finished(canvas, view, plan)
         if bool(done.all()):
             return None, plan
-        end = self.front(sight.pending, start, high)
+        end = self._find_front(view.pending, start, high)
         if self.longest is not None:
             end = torch.minimum(end, start + self.longest)
-        end = sight.move(plan.end, end)
+        end = view.unless_held(plan.end, end)
 
-        left = sight.pending.sum(1)
+        left = view.pending.sum(1)
         entered = entering | (plan.left - left >= self.window)
         step = torch.where(entered, 0, plan.step + 1)
         anchor = torch.where(entered, start, plan.anchor)
         left = torch.where(entered, left, plan.left)
-        both = isinstance(plan.geometry, Bidirectional)
+        both = plan.geometry.block is None
         where = build_row_ranges(done, start, end, anchor if both else low, end if both else high, entered, step)
         frame = torch.where(done, plan.frame, low)
         now = plan._replace(frame=frame, anchor=anchor, left=left, start=start, end=end, step=step)
-        return open_window(canvas, sight.pending, where, None), now
+        return open_window(canvas, view, where), now
 
-    def front(self, pending: Tensor, start: Tensor, high: Tensor) -> Tensor:
+    def _find_front(self, pending: Tensor, start: Tensor, high: Tensor) -> Tensor:
         """One past the column (b,) that is the last to be in view: at most `high` (b,)."""
         column = torch.arange(pending.shape[1])
         ahead = pending & (column >= rearrange(start, "b -> b 1")) & (column < rearrange(high, "b -> b 1"))

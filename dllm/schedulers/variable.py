@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.schedulers.base import copy_pending_to_host, narrow_window, open_window
-from dllm.schedulers.blocks import Blocks, BlocksState, initial_blocks_state, plan_row_ranges, resolve_block_size
-from dllm.types import Bidirectional, Canvas, Geometry, Guess, Model, Window, move_columns, text_start
+from dllm.schedulers.base import narrow_window, open_window
+from dllm.schedulers.blocks import (
+    Blocks,
+    BlocksState,
+    initial_blocks_state,
+    open_blocks,
+    plan_row_ranges,
+    resolve_block_size,
+)
+from dllm.transfer import to_device
+from dllm.types import Canvas, Geometry, Guess, HostView, Model, Scheduler, Window, move_columns, text_start
 
 
 class VariableLengthState(NamedTuple):
@@ -51,7 +60,7 @@ class VariableLengthState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class VariableLength:
+class VariableLength(Scheduler):
     """Begin short, and grow: the request's length is the most that a row may have.
 
     First, while end-of-text is predicted at the row's end with a confidence below `enough`, a forward decides nothing
@@ -94,6 +103,8 @@ class VariableLength:
     tail: int = 32
     ends: tuple[int, ...] | None = None
 
+    moves_columns: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if min(self.size or 1, self.initial, self.growth, self.tail) < 1:
             raise ConfigError(f"{self}: size, initial, growth and tail must be at least 1")
@@ -110,12 +121,12 @@ class VariableLength:
         size = resolve_block_size(self, self.size, model)
         zeros = torch.zeros_like(canvas.rows.limit)
         none = torch.zeros(len(zeros), dtype=torch.bool)
-        here = zeros.to(device)
+        here = to_device(zeros, device)
         return VariableLengthState(
             blocks=initial_blocks_state(canvas, model, size),
             geometry=model.geometry,
             blank=model.mask_id if model.mask_id is not None else 0,
-            ends=torch.tensor(ids, device=device),
+            ends=to_device(torch.tensor(ids), device),
             most=canvas.rows.limit,
             moved=none,
             stop=here,
@@ -123,26 +134,29 @@ class VariableLength:
             limit=here,
             room=here,
             ended=torch.zeros_like(canvas.pending),
-            growing=~none.to(device),
-            grow=none.to(device),
-            insert=none.to(device),
+            growing=to_device(~none, device),
+            grow=to_device(none, device),
+            insert=to_device(none, device),
         )
 
-    def step(self, canvas: Canvas, plan: VariableLengthState, /) -> tuple[Window | None, VariableLengthState]:
-        sight, rows, size = copy_pending_to_host(canvas), canvas.rows, plan.blocks.size
-        block = plan.blocks.origin + torch.div(sight.head - plan.blocks.origin, size, rounding_mode="floor") * size
-        block = sight.move(plan.blocks.block, block)
-        where, now = plan_row_ranges(Blocks(), canvas, sight, block, block + size, plan.blocks)
-        if where is None:
+    def entering(self, canvas: Canvas, view: HostView, state: VariableLengthState, /) -> Bool[Tensor, " b"]:
+        return open_blocks(view, state.blocks) != state.blocks.block
+
+    def step(
+        self, canvas: Canvas, view: HostView, plan: VariableLengthState, /
+    ) -> tuple[Window | None, VariableLengthState]:
+        rows, block, done = canvas.rows, open_blocks(view, plan.blocks), self.finished(canvas, view, plan)
+        if bool(done.all()):
             return None, plan
+        where, now = plan_row_ranges(Blocks(), canvas, view, block, block + plan.blocks.size, done, plan.blocks)
         stop = where.end
-        if isinstance(plan.geometry, Bidirectional):
+        if plan.geometry.block is None:
             where = where._replace(end=torch.where(where.closed, 0, rows.length))
         step = torch.where(plan.moved, 0, where.step)
         where = where._replace(entered=where.entered | (plan.moved & ~where.closed), step=step)
         seen = where.end >= rows.length
         stop, floor, limit, room = (
-            x.to(canvas.tokens.device, non_blocking=True)
+            to_device(x, canvas.tokens.device)
             for x in (
                 stop,
                 torch.maximum(rows.text, where.start),
@@ -150,15 +164,12 @@ class VariableLength:
                 plan.most - rows.limit,
             )
         )
-        ended = torch.isin(canvas.tokens, plan.ends) & ~canvas.pending
-        plan = plan._replace(
-            blocks=now._replace(step=step), stop=stop, floor=floor, limit=limit, room=room, ended=ended
-        )
-        return open_window(canvas, sight.pending, where, None), plan
+        plan = plan._replace(blocks=now._replace(step=step), stop=stop, floor=floor, limit=limit, room=room)
+        return open_window(canvas, view, where), plan
 
     def refine(self, guess: Guess, window: Window, plan: VariableLengthState, /) -> tuple[Window, VariableLengthState]:
         """The window without what lies behind the block, and without anything in rows that are still to grow."""
-        sure, seen = self.confidence(guess, window, plan)
+        sure, seen = self._end_confidence(guess, window, plan)
         grow = plan.growing & seen & (sure < self.enough) & (plan.room > 0)
         keep = window.valid & (window.columns < rearrange(plan.stop, "b -> b 1")) & ~rearrange(grow, "b -> b 1")
         growing = plan.growing & (grow | ~seen)
@@ -166,7 +177,7 @@ class VariableLength:
             growing=growing, grow=grow, insert=seen & (sure < self.certain)
         )
 
-    def confidence(self, guess: Guess, window: Window, plan: VariableLengthState) -> tuple[Tensor, Tensor]:
+    def _end_confidence(self, guess: Guess, window: Window, plan: VariableLengthState) -> tuple[Tensor, Tensor]:
         """How sure it is that the text ends within the row (b,), and whether its end was seen."""
         floor, limit = rearrange(plan.floor, "b -> b 1"), rearrange(plan.limit, "b -> b 1")
         region = window.valid & (window.columns >= floor) & (window.columns < limit)
@@ -180,6 +191,13 @@ class VariableLength:
         self, canvas: Canvas, guess: Guess | None, window: Window | None, plan: VariableLengthState, /
     ) -> tuple[Canvas, Tensor | None, VariableLengthState]:
         """Shorten rows before the first step, and make them longer after the others."""
+        canvas, moved, plan = self._fit(canvas, guess, window, plan)
+        # Noted here and not in the next step, in which the host has waited already and would wait again.
+        return canvas, moved, plan._replace(ended=torch.isin(canvas.tokens, plan.ends) & ~canvas.pending)
+
+    def _fit(
+        self, canvas: Canvas, guess: Guess | None, window: Window | None, plan: VariableLengthState
+    ) -> tuple[Canvas, Tensor | None, VariableLengthState]:
         rows = canvas.rows
         if guess is None or window is None:
             limit = torch.minimum(plan.most, plan.geometry.extent(rows.text + self.initial))
@@ -196,19 +214,17 @@ class VariableLength:
         if not bool(more.any()):
             return canvas, None, plan._replace(moved=none)
         at = torch.where(grow > 0, rows.length, column + 1)
-        canvas, moved = self.lengthen(canvas, at, more, plan)
+        canvas, moved = self._lengthen(canvas, at, more, plan)
         return canvas, moved, plan._replace(moved=more > 0)
 
-    def lengthen(self, canvas: Canvas, at: Tensor, more: Tensor, plan: VariableLengthState) -> tuple[Canvas, Tensor]:
+    def _lengthen(self, canvas: Canvas, at: Tensor, more: Tensor, plan: VariableLengthState) -> tuple[Canvas, Tensor]:
         """The canvas with `more` (b,) new columns before the columns `at` (b,), as far as there is room."""
         rows = canvas.rows
         gap = torch.minimum(more, plan.most - rows.limit)
         limit = torch.where(more > 0, torch.minimum(plan.most, plan.geometry.extent(rows.limit + gap)), rows.limit)
         length = plan.geometry.extent(limit)
         gap = torch.where(at == rows.length, length - rows.length, gap)
-        moved = _source_columns(canvas.tokens.shape[1], at, gap, rows.length, length).to(
-            canvas.tokens.device, non_blocking=True
-        )
+        moved = _source_columns(canvas.tokens.shape[1], at, gap, rows.length, length)
         given = move_columns(rows.given, moved, False)
         rows = rows._replace(limit=limit, length=length, given=given, text=text_start(given))
         tokens, pending = move_columns(canvas.tokens, moved, plan.blank), move_columns(canvas.pending, moved, True)
@@ -218,7 +234,7 @@ class VariableLength:
 def shorten_rows(canvas: Canvas, limit: Tensor, length: Tensor) -> Canvas:
     """The canvas with shorter rows."""
     there = torch.arange(canvas.tokens.shape[1]) < rearrange(length, "b -> b 1")
-    pending = canvas.pending & there.to(canvas.pending.device)
+    pending = canvas.pending & to_device(there, canvas.pending.device)
     return canvas._replace(pending=pending, rows=canvas.rows._replace(limit=limit, length=length))
 
 

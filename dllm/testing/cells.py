@@ -11,7 +11,7 @@ from typing import Any
 from dllm.caches import DualCache, NoCache, PrefixCache
 from dllm.compose.expressions import read_part
 from dllm.compose.names import METHODS, TABLES, implements_kind
-from dllm.engine.loop import match_block_size
+from dllm.engine.batch import match_block_size
 from dllm.errors import ConfigError
 from dllm.policies import KLASS, CertaintyPrior, EarlyCommit, EqualSplit, NegativeEntropy, Threshold, TimeSchedule, TopK
 from dllm.requests import Request, make_canvas

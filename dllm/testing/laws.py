@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm.engine.loop import match_block_size, steps
-from dllm.engine.resize import resize_canvas
+from dllm.engine.batch import match_block_size
+from dllm.engine.loop import steps
 from dllm.engine.results import Collector, Result
 from dllm.requests import Request, make_canvas
 from dllm.strategy import Strategy
@@ -33,7 +33,7 @@ def make_first_canvas(model: Any, requests: Sequence[Request], strategy: Strateg
     """The canvas before the first step."""
     model = match_block_size(model, strategy)
     canvas = make_canvas(model, requests)
-    return resize_canvas(strategy.scheduler, canvas, None, None, strategy.scheduler.init(canvas, model))[0]
+    return strategy.scheduler.arrange(canvas, None, None, strategy.scheduler.init(canvas, model))[0]
 
 
 def rows_finish_in_time(

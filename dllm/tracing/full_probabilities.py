@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dllm.policies.wrapper import PolicyWrapper
+from dllm.signals import Probabilities
 from dllm.strategy import Strategy
-from dllm.types import Canvas, Guess, Policy, Signal, State, Verdict, Window
+from dllm.types import Canvas, Guess, Policy, Probe, Signal, State, Verdict, Window
 
 
 @dataclass(frozen=True, repr=False)
@@ -17,8 +18,8 @@ class _PolicyWithProbabilities(PolicyWrapper):
     policy: Policy
 
     @property
-    def needs(self) -> Signal:
-        return self.policy.needs | Signal.PROBABILITIES
+    def needs(self) -> tuple[Signal | Probe, ...]:
+        return (*self.policy.needs, Probabilities())
 
     def init(self, canvas: Canvas, /) -> State:
         return self.policy.init(canvas)

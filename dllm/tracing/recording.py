@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any
 
 from dllm.compose.recipes import default_strategy
-from dllm.engine.loop import match_block_size, steps
+from dllm.engine.batch import match_block_size
+from dllm.engine.loop import steps
 from dllm.engine.results import Collector, Result
 from dllm.errors import ConfigError
 from dllm.prompts import Prompt, make_requests

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dllm import theory
+from dllm.signals import Probabilities
 from dllm.types import Step
 
 
@@ -75,14 +76,16 @@ class _HostStep:
     def __init__(self, step: Step, top: int) -> None:
         window, guess = step.window, step.guess
         self.columns, self.pending, self.commit = window.columns.cpu(), window.pending.cpu(), step.commit.cpu()
-        self.tokens, self.mode = guess.tokens.cpu(), guess.mode.cpu()
+        written = guess.tokens if step.tokens is None else torch.where(step.commit, step.tokens, guess.tokens)
+        self.tokens, self.mode = written.cpu(), guess.mode.cpu()
         self.p1, self.p2, self.confidence = guess.p1.cpu(), guess.p2.cpu(), guess.confidence.cpu()
         self.revoke = None if step.revoke is None else step.revoke.cpu()
-        self.moved = None if step.moved is None else step.moved.cpu()
+        self.moved = step.moved
         self.certified = find_certified_rows(self.tokens, self.mode, self.p1, self.p2, self.commit & self.pending)
         self.likely = None
-        if guess.probabilities is not None and top:
-            likely = guess.probabilities.topk(min(top + 1, guess.probabilities.shape[-1]))
+        if top and Probabilities() in guess.signals:
+            marginals = guess[Probabilities()]
+            likely = marginals.topk(min(top + 1, marginals.shape[-1]))
             self.likely = likely.indices.cpu(), likely.values.cpu()
 
     def moves(self, row: int) -> list[int] | None:

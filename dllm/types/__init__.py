@@ -1,4 +1,4 @@
-"""The nouns and the protocols that every part speaks."""
+"""The nouns of decoding and the base classes of parts, which every part speaks."""
 
 from dllm.types.attention import (
     Bidirectional,
@@ -9,14 +9,14 @@ from dllm.types.attention import (
     Store,
 )
 from dllm.types.canvas import (
-    JUDGES,
     LEAST,
     Canvas,
     Guess,
+    HostSlots,
+    HostView,
     Ledger,
     Rows,
     Seen,
-    Signal,
     Step,
     Verdict,
     Where,
@@ -25,27 +25,47 @@ from dllm.types.canvas import (
     move_columns,
     text_start,
 )
+from dllm.types.part import (
+    Part,
+)
 from dllm.types.protocols import (
     Cache,
+    CausalModel,
     Model,
     Policy,
     Processor,
     Scheduler,
     State,
+    Transient,
+)
+from dllm.types.scale import (
+    LOG2_E,
+    LogitScale,
+    exponentiate,
+)
+from dllm.types.signal import (
+    Probe,
+    Signal,
 )
 
 __all__ = [
-    "JUDGES",
     "LEAST",
+    "LOG2_E",
     "Bidirectional",
     "BlockCausal",
     "Cache",
     "Canvas",
+    "CausalModel",
     "Geometry",
     "Guess",
+    "HostSlots",
+    "HostView",
     "Ledger",
+    "LogitScale",
     "Model",
+    "Part",
     "Policy",
+    "Probe",
     "Processor",
     "Query",
     "RowSubset",
@@ -56,9 +76,11 @@ __all__ = [
     "State",
     "Step",
     "Store",
+    "Transient",
     "Verdict",
     "Where",
     "Window",
+    "exponentiate",
     "mask_scores",
     "move_columns",
     "text_start",

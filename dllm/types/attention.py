@@ -2,40 +2,109 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dllm.errors import ConfigError
 
 
+class Geometry:
+    """How columns attend to each other: what a model family declares, and caches and schedulers ask.
+
+    A family may bring a geometry of its own. What a column sees always is a prefix of its row, and a column sees no
+    less than the column left of it. The prefix may be another one in the forward that *stores* a finished block for
+    good than in the forwards that *denoise* it: finished text may be attended causally while the open block attends in
+    both directions.
+
+    Attributes:
+        block: Columns of an attention block, past whose end none of its columns sees; the keys and values of finished
+            blocks are exact once they are stored. None where every column sees the whole row, so that nothing ever is.
+        aligned: Whether blocks lie at absolute multiples of their size (True) or begin at the end of the prompt.
+    """
+
+    @property
+    def block(self) -> int | None:
+        raise NotImplementedError
+
+    aligned: bool
+
+    def extent(self, limit: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """Find how many columns must exist for an output up to `limit`."""
+        raise NotImplementedError
+
+    def visible_end(
+        self, columns: Int[Tensor, "b q"], length: Int[Tensor, " b"], stored: Int[Tensor, " b"] | None = None
+    ) -> Int[Tensor, "b q"]:
+        """Find the first column that a query at each of `columns` does not see.
+
+        Args:
+            columns: Columns that are run.
+            length: Columns of each row.
+            stored: Columns left of it are of finished blocks, and this forward stores their keys and values for good.
+                None where there are none.
+        """
+        raise NotImplementedError
+
+    def visible_end_at(self, column: int, length: int, stored: int = 0) -> int:
+        """Compute `visible_end` of one column."""
+        raise NotImplementedError
+
+    def block_bounds(
+        self, column: Int[Tensor, " b"], length: Int[Tensor, " b"]
+    ) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"]]:
+        """Find the first column, and the one past the last, within which a window around `column` may lie.
+
+        That is the attention block or, where there is none, the whole row of `length` columns.
+        """
+        if self.block is None:
+            return torch.zeros_like(length), length
+        end = self.extent(column + 1)
+        return end - self.block, torch.minimum(end, length)
+
+    def with_block(self, size: int) -> Self:
+        """Make the same geometry with attention blocks of `size` columns.
+
+        Raises:
+            ConfigError: There are no attention blocks.
+        """
+        raise ConfigError(f"{self} attends in both directions everywhere: it has no attention block to set")
+
+
 @dataclass(frozen=True)
-class Bidirectional:
-    """Every column attends to every column of its row (LLaDA, Dream)."""
+class Bidirectional(Geometry):
+    """Attention in both directions: every column attends to every column of its row (LLaDA, Dream)."""
 
     aligned: bool = False
-    """Whether blocks lie at absolute multiples of their size (True) or begin at the end of the prompt (False)."""
 
-    def extent(self, limit: Tensor) -> Tensor:
-        """Columns that must exist for an output up to `limit`: just those."""
+    @property
+    def block(self) -> None:
+        return None
+
+    def extent(self, limit: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         return limit
 
-    def reach(self, columns: Tensor, length: Tensor) -> Tensor:
-        """First column (b, q) that a query at `columns` does not see, in rows of `length` (b,)."""
+    def visible_end(
+        self, columns: Int[Tensor, "b q"], length: Int[Tensor, " b"], stored: Int[Tensor, " b"] | None = None
+    ) -> Int[Tensor, "b q"]:
         return length.unsqueeze(1).expand_as(columns)
 
-    def edge(self, column: int, length: int) -> int:
-        """Likewise for one column."""
+    def visible_end_at(self, column: int, length: int, stored: int = 0) -> int:
         return length
 
 
 @dataclass(frozen=True)
-class BlockCausal:
-    """A column attends to all earlier blocks and to its own block in both directions (Fast-dLLM v2, SDAR, BD3-LM).
+class BlockCausal(Geometry):
+    """Block-causal attention: a column attends to all earlier blocks, and to its own block in both directions.
 
-    size 1 is plain causal attention.
+    Fast-dLLM v2, SDAR and BD3-LM attend so. Size 1 is plain causal attention.
+
+    Attributes:
+        size: Columns of a block.
+        aligned: As in `Geometry`.
     """
 
     size: int = 32
@@ -43,64 +112,69 @@ class BlockCausal:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ConfigError(f"BlockCausal(size={self.size}): size must be at least 1")
+            raise ConfigError(f"{type(self).__name__}(size={self.size}): size must be at least 1")
 
-    def extent(self, limit: Tensor) -> Tensor:
-        """Columns that must exist for an output up to `limit`: whole blocks."""
+    @property
+    def block(self) -> int:
+        return self.size
+
+    def extent(self, limit: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         return torch.div(limit + self.size - 1, self.size, rounding_mode="floor") * self.size
 
-    def reach(self, columns: Tensor, length: Tensor) -> Tensor:
-        """First column (b, q) that a query at `columns` does not see: the end of its block."""
+    def visible_end(
+        self, columns: Int[Tensor, "b q"], length: Int[Tensor, " b"], stored: Int[Tensor, " b"] | None = None
+    ) -> Int[Tensor, "b q"]:
         return self.extent(columns + 1)
 
-    def edge(self, column: int, length: int) -> int:
-        """Likewise for one column."""
+    def visible_end_at(self, column: int, length: int, stored: int = 0) -> int:
         return (column // self.size + 1) * self.size
 
-
-Geometry = Bidirectional | BlockCausal
+    def with_block(self, size: int) -> Self:
+        return replace(self, size=size)
 
 
 @runtime_checkable
 class Store(Protocol):
     """Keys and values of a batch, written in place; made by a model, kept by a cache."""
 
-    def keep(self, rows: Tensor) -> None:
-        """Forget every row that is not listed (host indices)."""
+    def keep(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep the listed rows (host indices, possibly more than once) and forget every other one."""
 
 
 class RowSubset(NamedTuple):
     """Some rows of a store.
 
-    rows  (r,) int64  their places
-    of    int         rows that the store holds in all
+    Attributes:
+        rows: Their places in the store.
+        of: Rows that the store holds in all.
     """
 
-    rows: Tensor
+    rows: Int[Tensor, " r"]
     of: int
 
 
 class Query(NamedTuple):
     """Columns to run through the model, and what they may look at.
 
-    tokens   (r, q) int64
-    columns  (r, q) int64      absolute columns, which are also the positions
-    valid    (r, q) bool       padding slots are computed but neither stored nor read
-    width    int               keys [0, width) are looked at
-    mask     (r, 1, q', width + extra) bool or None  True where a query sees a key; None where all see all; q' is q or 1
-    start    int or None       the first column, if `columns` is start .. start+q in every row without padding
-    extra    int               the last `extra` of the q slots are not stored; they are the last keys that are looked at
-    given    (r, q) bool       columns that the caller gave
-    part     Part or None      which of the store's rows these are; None: all, in order. Only a model that has `apart`
-                               is asked about some
+    Attributes:
+        tokens: Tokens to run.
+        columns: Absolute columns, which are also the positions.
+        valid: False in padding slots, which are computed but neither stored nor read.
+        width: Keys [0, width) are looked at.
+        mask: True where a query sees a key; the query axis may have length 1. None where all see all.
+        start: First column, if `columns` is start … start + q in every row, without padding; else None.
+        extra: Shadow slots: the last `extra` of the q slots are not stored, and are the last keys that are looked at.
+        given: Columns that the caller gave.
+        subset: Which of the store's rows these are. None for all, in order. Only a model that has
+            `forward_overhead_columns` is asked about some.
     """
 
-    tokens: Tensor
-    columns: Tensor
-    valid: Tensor
+    tokens: Int[Tensor, "r q"]
+    columns: Int[Tensor, "r q"]
+    valid: Bool[Tensor, "r q"]
     width: int
-    mask: Tensor | None
+    mask: Bool[Tensor, "r 1 mq keys"] | None
     start: int | None
     extra: int = 0
-    given: Tensor | None = None
-    part: RowSubset | None = None
+    given: Bool[Tensor, "r q"] | None = None
+    subset: RowSubset | None = None

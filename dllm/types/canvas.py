@@ -1,332 +1,404 @@
 """The nouns of decoding: the canvas, the window that a step works on, what the model guesses and what is decided.
 
-One letter per axis: `b` batch, `t` canvas, `k` window, `q` query, `v` vocabulary, `l` layers, `h` heads, `d` width.
-Tensors marked *host* live on the CPU, so that decisions about shapes never wait for the accelerator; all others live
-on the model's device.
+One letter per axis: `b` batch, `t` canvas, `k` window, `n` slots, `q` query, `v` vocabulary, `d` width. Tensors marked
+*host* live on the CPU, so that decisions about shapes never wait for the accelerator; all others live on the model's
+device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Flag, auto
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from dllm.transfer import to_device
+from dllm.types.signal import Probe, Signal
+
 LEAST = -1e6
-"""Logit of what is ruled out, unless all else is too."""
+"""Logit of a token that is ruled out, unless all others are too."""
 
 
 class Rows(NamedTuple):
-    """What is fixed about the rows of a batch (host); only a scheduler that changes lengths replaces it.
+    """The fixed facts of the rows of a batch, all on the host; only a scheduler that changes lengths replaces them.
 
-    prompt  (b,) int64   columns before the first that is to be written
-    limit   (b,) int64   first column past the requested output
-    length  (b,) int64   columns that exist: the limit, or the end of its attention block; columns beyond are padding
-    seed    (b,) int64   seed of the row's own random numbers
-    given   (b, t) bool  columns that the caller gave: the prompt, and with infilling also columns behind it; never
-                         written
-    text    (b,) int64   first column behind all that was given (`text_start`)
-    stops   (b, s) int64 ids that end the row, padded with -1; None: those of the model
+    Attributes:
+        prompt: Columns before the first that is to be written.
+        limit: First column past the requested output.
+        length: Columns that exist: the limit, or the end of its attention block. Columns beyond are padding.
+        seed: Seed of the row's own random numbers.
+        given: Columns that the caller gave: the prompt, and with infilling also columns behind it. Never written.
+        text: First column behind all that was given.
+        stops: Ids that end the row, padded with -1. None for those of the model.
     """
 
-    prompt: Tensor
-    limit: Tensor
-    length: Tensor
-    seed: Tensor
-    given: Tensor
-    text: Tensor
-    stops: Tensor | None = None
+    prompt: Int[Tensor, " b"]
+    limit: Int[Tensor, " b"]
+    length: Int[Tensor, " b"]
+    seed: Int[Tensor, " b"]
+    given: Bool[Tensor, "b t"]
+    text: Int[Tensor, " b"]
+    stops: Int[Tensor, "b s"] | None = None
 
 
-def text_start(given: Tensor) -> Tensor:
-    """First column (b,) behind all the columns given (b, t): the end of the prompt."""
+def text_start(given: Bool[Tensor, "b t"]) -> Int[Tensor, " b"]:
+    """Find the first column behind all the columns given: the end of the prompt."""
     return (given * torch.arange(1, given.shape[1] + 1)).amax(1)
 
 
 class Canvas(NamedTuple):
     """The text being written.
 
-    tokens   (b, t) int64  what is on the canvas now; the mask id (or anything else) where a column is pending
-    pending  (b, t) bool   True where a token is still to be decided; never inferred from the tokens
-    rows     the fixed facts of each row
-    held     (b,) bool or None  rows whose policy is not done with its range though nothing may be pending there; None
-             where no policy asks for it
+    Attributes:
+        tokens: Tokens on the canvas now; the mask id (or anything else) where a column is pending.
+        pending: True where a token is still to be decided. Never inferred from the tokens: a model may predict the
+            mask id, a policy may revoke, and a finished row is closed without deciding what is left.
+        rows: The fixed facts of each row.
+        held: Rows whose policy is not done with its range though nothing may be pending there. None where no policy
+            asks for it.
     """
 
-    tokens: Tensor
-    pending: Tensor
+    tokens: Int[Tensor, "b t"]
+    pending: Bool[Tensor, "b t"]
     rows: Rows
-    held: Tensor | None = None
+    held: Bool[Tensor, " b"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class HostView:
+    """A canvas as the host sees it: the copy on which every decision about shapes rests.
+
+    Attributes:
+        pending: Copy of `Canvas.pending`.
+        held: Copy of `Canvas.held`.
+    """
+
+    pending: Bool[Tensor, "b t"]
+    held: Bool[Tensor, " b"] | None
+
+    @classmethod
+    def of(cls, canvas: Canvas) -> HostView:
+        """Copy a canvas to the host, and so wait for the device.
+
+        No other part of a step makes the host wait for enqueued work, but for `Speculative`, constraints, stop strings
+        and rows that may become longer, which say so.
+        """
+        return cls(canvas.pending.cpu(), None if canvas.held is None else canvas.held.cpu())
+
+    @cached_property
+    def head(self) -> Int[Tensor, " b"]:
+        """Each row's first pending column; t where there is none."""
+        some, head = self.pending.max(1)  # of equal values the first
+        return torch.where(some, head, self.pending.shape[1])
+
+    def unless_held(self, old: Int[Tensor, " b"], new: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Choose where each row goes: to `new`, but rows that are held stay at `old`."""
+        return new if self.held is None else torch.where(self.held, old, new)
 
 
 class Window(NamedTuple):
     """The columns that one step works on, row by row; a row that is closed, or idle in this step, has none.
 
-    columns      (b, k) int64  column of each slot; slots that are not valid hold t, one past the canvas
-    valid        (b, k) bool   slots that are columns of the row
-    pending      (b, k) bool   valid slots that are still to be decided
-    slots        (n,) int64    the slots that get logits, as flat indices into (b k): the pending ones, and those that
-                               hold an answer if a policy judges these too
-    start, end   (b,) int64    host; the row's range of columns, empty where the row has nothing to do
-    block_start  (b,) int64    host; the block that has to be finished before the next one is opened;
-    block_end    (b,) int64    host; in a commit both are the boundary up to which the row is run
-    entered      (b,) bool     host; this is the first window of its block
-    first        (b,) bool     host; the window's first column is pending (so a token-shifted model needs its left one)
-    commit       (b,) bool     host; a finished block is run once more to be stored; at most the next column is decided
-    forced       (b,) bool     host; something is decided here even if the policy's pace would rest
-    step         (b,) int64    steps taken since the window's range was opened (0 on the first)
-    closed       (b,) bool     host; rows that have nothing left to do, now or later
-    steps        int or None   steps the scheduler plans for a range, for policies with a pace
-    answer       (b, k) bool   valid slots that the caller did not give; None unless a policy judges decided slots too
-    groups       (b, k) int64  slots of one group, 0 to k-1, go forward together: each group commits at least one slot a
-                               step; -1: nothing is forced here. None: the row is one group
-    shadow       bool          decided slots are also predicted from everything but themselves (`Signal.SHADOW`)
-    undecided    (b, t) bool   host; what was pending on the canvas when the window was opened; None if the scheduler
-                               does not say
+    Attributes:
+        columns: Column of each slot. Slots that are not valid hold t, one past the canvas.
+        valid: Slots that are columns of the row.
+        pending: Valid slots that are still to be decided.
+        slots: Slots that get logits, as flat indices into (b k): the pending ones, and with a policy that judges
+            decided slots also those that hold an answer.
+        start: First column of the row's range (host); equal to `end` where the row has nothing to do.
+        end: One past the last column of the range (host).
+        block_start: First column of the block that has to be finished before the next one is opened (host).
+        block_end: One past its last column (host). In a commit both are the boundary up to which the row is run.
+        entered: Whether this is the first window of its block (host).
+        first: Whether the window's first column is pending, so that a token-shifted model needs the column left of it
+            (host).
+        commit: Whether a finished block is run once more to be stored; at most the next column is decided (host).
+        forced: Whether something is decided here even if the policy's pace would rest (host).
+        step: Steps taken since the window's range was opened; 0 in the first.
+        closed: Rows that have nothing left to do, now or later (host).
+        steps: Steps that the scheduler plans for a range, for policies with a pace.
+        answer: Valid slots that the caller did not give. None unless a policy judges decided slots too.
+        groups: Slots of one group, 0 to k - 1, advance together: every group commits at least one slot a step. -1 where
+            nothing is forced. None where the row is one group.
+        shadow: Whether decided slots are also predicted from everything but themselves.
+        undecided: Pending columns of the canvas when the window was opened (host). None if the scheduler does not say.
+        host_slots: Copy of `slots` on the host. None likewise.
+        unchanged: Whether every row stays in the range of the step before, with the same `start`, `end`, `block_start`,
+            `block_end` and `closed`, on rows with the same facts. A cache need not find out anew then what to run.
+        probes: Probes that the model fills in this step's forward.
     """
 
-    columns: Tensor
-    valid: Tensor
-    pending: Tensor
-    slots: Tensor
-    start: Tensor
-    end: Tensor
-    block_start: Tensor
-    block_end: Tensor
-    entered: Tensor
-    first: Tensor
-    commit: Tensor
-    forced: Tensor
-    step: Tensor
-    closed: Tensor
+    columns: Int[Tensor, "b k"]
+    valid: Bool[Tensor, "b k"]
+    pending: Bool[Tensor, "b k"]
+    slots: Int[Tensor, " n"]
+    start: Int[Tensor, " b"]
+    end: Int[Tensor, " b"]
+    block_start: Int[Tensor, " b"]
+    block_end: Int[Tensor, " b"]
+    entered: Bool[Tensor, " b"]
+    first: Bool[Tensor, " b"]
+    commit: Bool[Tensor, " b"]
+    forced: Bool[Tensor, " b"]
+    step: Int[Tensor, " b"]
+    closed: Bool[Tensor, " b"]
     steps: int | None = None
-    answer: Tensor | None = None
-    groups: Tensor | None = None
+    answer: Bool[Tensor, "b k"] | None = None
+    groups: Int[Tensor, "b k"] | None = None
     shadow: bool = False
-    undecided: Tensor | None = None
+    undecided: Bool[Tensor, "b t"] | None = None
+    host_slots: Int[Tensor, " n"] | None = None
+    unchanged: bool = False
+    probes: tuple[Probe, ...] = ()
 
-    def take(self, plane: Tensor) -> Tensor:
-        """The window's part (b, k) of a plane (b, t); slots that are not valid repeat the last column."""
+    def take(self, plane: Shaped[Tensor, "b t"]) -> Shaped[Tensor, "b k"]:
+        """Gather the window's part of a plane; slots that are not valid repeat the last column."""
         return plane.gather(1, self.columns.clamp(max=plane.shape[1] - 1))
 
-    def put(self, plane: Tensor, values: Tensor | float, where: Tensor) -> Tensor:
-        """A copy of `plane` (b, t) with `values`, one or (b, k), written at the slots `where` (b, k)."""
+    def put(
+        self, plane: Shaped[Tensor, "b t"], values: Shaped[Tensor, "b k"] | float, where: Bool[Tensor, "b k"]
+    ) -> Shaped[Tensor, "b t"]:
+        """Copy a plane with values, one or one a slot, written at the slots `where`."""
         t = plane.shape[1]
-        there = self.spread(where, t)
+        there = self.scatter_to_columns(where, t)
         if isinstance(values, Tensor):
-            return torch.where(there, self.spread(values.to(plane.dtype), t), plane)
+            return torch.where(there, self.scatter_to_columns(values.to(plane.dtype), t), plane)
         return plane.masked_fill(there, values)
 
-    def spread(self, values: Tensor, t: int) -> Tensor:
-        """Values (b, k) of the slots at their columns (b, t); zeros elsewhere."""
+    def scatter_to_columns(self, values: Shaped[Tensor, "b k"], t: int) -> Shaped[Tensor, "b t"]:
+        """Lay values of slots out at their columns; zeros elsewhere."""
+        # slots that are not valid all write into one spare column, which is cut off
         return values.new_zeros(values.shape[0], t + 1).scatter_(1, self.columns, values).narrow(1, 0, t)
 
 
-def mask_scores(score: Tensor, pending: Tensor) -> Tensor:
-    """The score (b, k) with minus infinity where a slot is not pending, and only there; elsewhere it is finite, least
-    where it was not a number."""
+def mask_scores(score: Float[Tensor, "b k"], pending: Bool[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+    """Put minus infinity where a slot is not pending, and only there.
+
+    Scores of pending slots become finite; NaN becomes the least finite number.
+    """
     limit = torch.finfo(score.dtype).max
     return torch.where(pending, score.nan_to_num(-limit, limit, -limit), -torch.inf)
 
 
-class Signal(Flag):
-    """What a policy may ask of the logits beyond the candidate, its confidence and the two largest probabilities."""
+@dataclass(frozen=True, eq=False)
+class Guess:
+    """What the model predicts for a window.
 
-    NONE = 0
-    ENTROPY = auto()
-    """`Guess.entropy`: entropy of each marginal in nats."""
-    PROBABILITIES = auto()
-    """`Guess.probabilities`: the whole marginal (b, k, v)."""
-    NOISE = auto()
-    """`Guess.noise`: one uniform number per slot, from the row's own seed."""
-    CURRENT = auto()
-    """The guess covers decided slots of the answer too, and `Guess.current` is the probability of the token there."""
-    SHADOW = auto()
-    """`Guess.shadow`: the probability of a decided slot's token, predicted without looking at that slot."""
+    Slots that got no logits hold zeros. Two planes may be one tensor (greedily `tokens` and `mode`), so write into none.
 
-
-JUDGES = Signal.CURRENT | Signal.SHADOW
-"""What a policy asks for that judges decided slots too."""
-
-
-class Guess(NamedTuple):
-    """What the model thinks of a window. Slots that are not pending hold zeros, unless `Signal.CURRENT` is asked for.
-    Two planes may be one tensor (greedily `tokens` and `mode`), so write into none.
-
-    tokens         (b, k) int64    candidate: the arg-max, or a sample; never the mask id
-    confidence     (b, k) float32  probability of the candidate
-    mode           (b, k) int64    the arg-max, whatever was sampled
-    p1, p2         (b, k) float32  largest and second largest probability of the model's marginal
-    entropy        (b, k) float32  nats, if asked for
-    probabilities  (b, k, v)       if asked for
-    noise          (b, k) float32  uniform in [0, 1), if asked for
-    current        (b, k) float32  probability of the token that a decided slot holds; 0 elsewhere; if asked for
-    shadow         (b, k) float32  likewise, predicted from everything but the slot itself; if asked for
+    Attributes:
+        tokens: Candidate: the arg-max, or a sample; never the mask id.
+        confidence: Probability of the candidate.
+        mode: The arg-max, whatever was sampled.
+        p1: Largest probability of the model's marginal.
+        p2: Second largest probability.
+        signals: Signals and probes that the policy needs; read them as `guess[signal]`.
     """
 
-    tokens: Tensor
-    confidence: Tensor
-    mode: Tensor
-    p1: Tensor
-    p2: Tensor
-    entropy: Tensor | None = None
-    probabilities: Tensor | None = None
-    noise: Tensor | None = None
-    current: Tensor | None = None
-    shadow: Tensor | None = None
+    tokens: Int[Tensor, "b k"]
+    confidence: Float[Tensor, "b k"]
+    mode: Int[Tensor, "b k"]
+    p1: Float[Tensor, "b k"]
+    p2: Float[Tensor, "b k"]
+    signals: Mapping[Signal | Probe, Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, signal: Signal | Probe) -> Shaped[Tensor, "b k ..."]:
+        """Read a signal that the policy's `needs` name."""
+        if signal not in self.signals:
+            raise KeyError(f"{signal} was not asked for: name it in the policy's needs")
+        return self.signals[signal]
 
 
 class Verdict(NamedTuple):
     """What a policy decides about a window.
 
-    accept  (b, k) bool     commit the candidate here
-    score   (b, k) float32  order of preference; where a row accepts nothing the loop commits its highest score
-    rest    (b,) bool       rows whose pace declares a quota of zero for this step, so that nothing is forced
-
-    A policy that says `edits` may also accept the candidate in place of a decided token, and
-
-    revoke  (b, k) bool     make these pending again, after what is accepted has been committed
-    hold    (b,) bool       rows that are not done with the range, even if nothing is pending in it
+    Attributes:
+        accept: Commit the candidate here.
+        score: Order of preference: where a row accepts nothing, the loop commits its highest score.
+        rest: Rows whose pace has a quota of zero in this step, so that nothing is forced.
+        revoke: Make these slots pending again, after what is accepted has been committed. Only a policy that `edits`
+            may revoke, or accept the candidate in place of a decided token.
+        hold: Rows that are not done with the range even if nothing is pending in it. Only for a policy that `edits`.
+        tokens: Tokens to commit instead of the candidates, where a policy `chooses_tokens` (beams, votes, drafts). The
+            mask id stands for the candidate. Certificates then count only what the marginals vouch for.
     """
 
-    accept: Tensor
-    score: Tensor
-    rest: Tensor | None = None
-    revoke: Tensor | None = None
-    hold: Tensor | None = None
+    accept: Bool[Tensor, "b k"]
+    score: Float[Tensor, "b k"]
+    rest: Bool[Tensor, " b"] | None = None
+    revoke: Bool[Tensor, "b k"] | None = None
+    hold: Bool[Tensor, " b"] | None = None
+    tokens: Int[Tensor, "b k"] | None = None
 
 
 class Seen(NamedTuple):
     """What one forward showed.
 
-    hidden   (b, k, d)   the state from which the head predicts each slot of the window
-    queries  (b,) int64  host; columns run for each row in this forward, 0 where the row was not run
-    fresh    (b,) bool   host; everything the row's predictions depend on was computed from the canvas as it is now
-    shadow   (b, k, d)   likewise from everything but the slot itself, if the window asks for it
+    Attributes:
+        hidden: State from which the head predicts each slot of the window.
+        queries: Columns run for each row in this forward, 0 where the row was not run (host).
+        fresh: Whether everything that the row's predictions depend on was computed from the canvas as it is now (host).
+        shadow: States that see everything but the slot itself, if the window asks for them.
+        probes: Probes that the window asks for, (b, k, …) each.
     """
 
-    hidden: Tensor
-    queries: Tensor
-    fresh: Tensor
-    shadow: Tensor | None = None
+    hidden: Float[Tensor, "b k d"]
+    queries: Int[Tensor, " b"]
+    fresh: Bool[Tensor, " b"]
+    shadow: Float[Tensor, "b k d"] | None = None
+    probes: Mapping[Probe, Tensor] = {}
 
 
 class Ledger(NamedTuple):
     """When and how each column was decided, in one plane, so that a step writes it once.
 
-    book  (b, t) int64  4 when + parallel + certified
+    Attributes:
+        book: 4 when + parallel + certified.
     """
 
-    book: Tensor
+    book: Int[Tensor, "b t"]
 
     @property
-    def when(self) -> Tensor:
-        """(b, t) int64  the row's forward (counted from 1) that last decided the column; 0 while undecided."""
+    def when(self) -> Int[Tensor, "b t"]:
+        """The row's forward (counted from 1) that last decided the column; 0 while undecided."""
         return self.book >> 2
 
     @property
-    def parallel(self) -> Tensor:
-        """(b, t) bool  decided together with another column of its row."""
+    def parallel(self) -> Bool[Tensor, "b t"]:
+        """Whether the column was decided together with another one of its row."""
         return (self.book & 3) > 0
 
     @property
-    def certified(self) -> Tensor:
-        """(b, t) bool  ... and provably equal to greedy joint decoding (`theory.certified`, fresh logits)."""
+    def certified(self) -> Bool[Tensor, "b t"]:
+        """Whether it was so decided and is provably equal to greedy joint decoding (`theory.is_certified`)."""
         return (self.book & 3) > 1
 
 
 class Step(NamedTuple):
     """One denoising step, as every consumer of the stream sees it.
 
-    number   int          0 for the first step
-    canvas   Canvas       after the step
-    window   Window       where it worked
-    guess    Guess        what the model thought
-    commit   (b, k) bool  what was committed: pending slots, and decided ones whose token was replaced
-    revoke   (b, k) bool  what was made pending again; None if the policy does not edit
-    moved    (b, t) int64 for every column of the canvas the one it was in the window's time, -1 where it is new; None
-                          where no column moved
-    queries  (b,) int64   host; columns run per row
-    fresh    (b,) bool    host; rows whose predictions rest on nothing stale
-    nfe      (b,) int64   host; forwards of each row so far
-    ledger   Ledger       so far
-    place    (b,) int64   host; the request that each row holds; a row that is finished takes the next one
+    Attributes:
+        number: 0 for the first step.
+        canvas: The canvas after the step.
+        window: Where the step worked.
+        guess: What the model predicted.
+        commit: Slots that were written: pending ones, and decided ones whose token was replaced.
+        queries: Columns run for each row (host).
+        fresh: Rows whose predictions rest on nothing stale (host).
+        nfe: Forwards of each row so far (host).
+        ledger: Decisions so far.
+        place: Number of the request that each row holds (host). A row that is finished takes the next one.
+        revoke: Slots that were made pending again. None if the policy does not edit.
+        moved: For every column of the canvas the one that it was in the window's time, -1 where it is new (host). None
+            where no column moved.
+        tokens: Tokens that were written at the slots of `commit`: the candidates, unless the policy chooses tokens.
     """
 
     number: int
     canvas: Canvas
     window: Window
     guess: Guess
-    commit: Tensor
-    queries: Tensor
-    fresh: Tensor
-    nfe: Tensor
+    commit: Bool[Tensor, "b k"]
+    queries: Int[Tensor, " b"]
+    fresh: Bool[Tensor, " b"]
+    nfe: Int[Tensor, " b"]
     ledger: Ledger
-    place: Tensor
-    revoke: Tensor | None = None
-    moved: Tensor | None = None
+    place: Int[Tensor, " b"]
+    revoke: Bool[Tensor, "b k"] | None = None
+    moved: Int[Tensor, "b t"] | None = None
+    tokens: Int[Tensor, "b k"] | None = None
+
+
+class HostSlots(NamedTuple):
+    """Row, column and state of n slots, on the host."""
+
+    row: Int[Tensor, " n"]
+    column: Int[Tensor, " n"]
+    pending: Bool[Tensor, " n"]
 
 
 @dataclass(frozen=True, eq=False)
 class Where:
-    """Where n slots lie: some of a window's. What is asked of them is looked up when it is asked.
+    """Where n slots lie: some of a window's. Their properties are looked up when they are asked for.
 
-    slots  (n,) int64  flat indices into the window's (b k)
-    draws  (b,) int64  each row's number of windows so far
+    Attributes:
+        canvas: The canvas before the step.
+        window: The window.
+        draws: Number of windows of each row so far.
+        slots: The slots, as flat indices into the window's (b k).
+        mask_id: The mask token, which is no candidate.
+        host_slots: Copy of `slots` on the host, if the window has one, so that `on_host` costs no wait.
     """
 
     canvas: Canvas
     window: Window
-    draws: Tensor
-    slots: Tensor
+    draws: Int[Tensor, " b"]
+    slots: Int[Tensor, " n"]
+    mask_id: int | None = None
+    host_slots: Int[Tensor, " n"] | None = None
 
     @cached_property
-    def row(self) -> Tensor:
-        """(n,) int64"""
+    def row(self) -> Int[Tensor, " n"]:
+        """Row of the batch."""
         return torch.div(self.slots, self.window.columns.shape[1], rounding_mode="floor")
 
     @cached_property
-    def column(self) -> Tensor:
-        """(n,) int64"""
+    def column(self) -> Int[Tensor, " n"]:
+        """Column of the canvas."""
         return self.window.columns.flatten()[self.slots]
 
     @cached_property
-    def pending(self) -> Tensor:
-        """(n,) bool"""
+    def pending(self) -> Bool[Tensor, " n"]:
+        """Whether the slot is still to be decided."""
         return self.window.pending.flatten()[self.slots]
 
     @cached_property
-    def token(self) -> Tensor:
-        """(n,) int64  what the canvas holds there"""
+    def token(self) -> Int[Tensor, " n"]:
+        """Token that the canvas holds there."""
         return self.window.take(self.canvas.tokens).flatten()[self.slots]
 
-    @property
-    def seed(self) -> Tensor:
-        """(n,) int64  the row's seed"""
+    @cached_property
+    def seed(self) -> Int[Tensor, " n"]:
+        """Seed of the row."""
         return self._of_row(self.canvas.rows.seed)
 
-    @property
-    def draw(self) -> Tensor:
-        """(n,) int64  the row's number of windows so far"""
+    @cached_property
+    def draw(self) -> Int[Tensor, " n"]:
+        """Number of windows of the row so far."""
         return self._of_row(self.draws)
 
-    @property
-    def greedy(self) -> Tensor:
-        """(n,) bool  must be decided greedily"""
+    @cached_property
+    def greedy(self) -> Bool[Tensor, " n"]:
+        """Whether the slot must be decided greedily."""
         return self._of_row(self.window.commit)
 
-    def _of_row(self, values: Tensor) -> Tensor:
-        return values.to(self.slots.device)[self.row]
+    def _of_row(self, values: Shaped[Tensor, " b"]) -> Shaped[Tensor, " n"]:
+        return to_device(values, self.slots.device)[self.row]
 
-    def part(self, span: slice) -> Where:
-        """The slots of a span."""
-        return Where(self.canvas, self.window, self.draws, self.slots[span])
+    def slice(self, span: slice) -> Where:
+        """Take the slots of a span."""
+        host = None if self.host_slots is None else self.host_slots[span]
+        return Where(self.canvas, self.window, self.draws, self.slots[span], self.mask_id, host)
+
+    @cached_property
+    def on_host(self) -> HostSlots:
+        """Row, column and state on the host. Waits for the device if the window has no copy of its slots there."""
+        window = self.window
+        if self.host_slots is None or window.undecided is None:
+            return HostSlots(self.row.cpu(), self.column.cpu(), self.pending.cpu())
+        k = window.columns.shape[1]
+        row = torch.div(self.host_slots, k, rounding_mode="floor")
+        column = window.start[row] + self.host_slots % k
+        return HostSlots(row, column, window.undecided[row, column])
 
 
-def move_columns(plane: Tensor, moved: Tensor, blank: Any = 0) -> Tensor:
-    """A plane (b, t) whose columns come from `moved` (b, t); `blank` where a column is new."""
-    moved = moved.to(plane.device)
+def move_columns(
+    plane: Shaped[Tensor, "b t"], moved: Int[Tensor, "b t"], blank: float | bool = 0
+) -> Shaped[Tensor, "b t"]:
+    """Copy a plane whose columns come from `moved` (host); `blank` where a column is new."""
+    moved = to_device(moved, plane.device)
     return torch.where(moved >= 0, plane.gather(1, moved.clamp(min=0)), blank)

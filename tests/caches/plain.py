@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm.engine.loop import match_block_size
+from dllm.engine.batch import match_block_size
 from dllm.requests import Request
 from dllm.strategy import Strategy
 from dllm.testing import laws

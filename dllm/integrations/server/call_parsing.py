@@ -12,7 +12,7 @@ import torch
 
 from dllm.compose.options import Options
 from dllm.engine.batch import Batch
-from dllm.engine.loop import match_block_size
+from dllm.engine.batch import match_block_size
 from dllm.errors import DllmError
 from dllm.integrations.server.answer_buffer import Mailbox
 from dllm.integrations.server.error_responses import ApiError
@@ -82,7 +82,7 @@ def prepare_call(model: Any, body: Any, limits: ServerLimits, recipe: str | None
 def _check_parts_accept(model: Any, request: Request, strategy: Strategy) -> None:
     """Let every part have a look at the request, as each may refuse it. Raises ConfigError or RequestError."""
     with torch.inference_mode():
-        Batch.of(model, [request], strategy, None).begin()
+        Batch.open(model, [request], strategy, 0, None).start()
 
 
 def _read_prompts(model: Any, body: Any) -> list[tuple[int, ...]]:

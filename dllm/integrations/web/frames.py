@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dllm.signals import Probabilities
 from dllm.types import Step
 
 
@@ -130,9 +131,10 @@ def _select_marked_columns(columns: list[int], plane: Tensor, length: int) -> fr
 def _list_likeliest_tokens(step: Step, top: int) -> list[tuple[tuple[int, float], ...]]:
     """Each slot's likeliest tokens with their probabilities; the largest alone where the policy did not ask for all."""
     guess = step.guess
-    if not top or guess.probabilities is None:
+    if not top or Probabilities() not in guess.signals:
         return [((token, p),) for token, p in zip(guess.mode[0].tolist(), guess.p1[0].tolist(), strict=True)]
-    best = torch.topk(guess.probabilities[0], min(top, guess.probabilities.shape[-1]))
+    marginals = guess[Probabilities()][0]
+    best = torch.topk(marginals, min(top, marginals.shape[-1]))
     return [
         tuple(zip(ids, ps, strict=True)) for ids, ps in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
