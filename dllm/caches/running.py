@@ -66,13 +66,14 @@ def run_again(model: Model, canvas: Canvas, asked: Asked, memory: Memory) -> Ran
 
 def apart(model: Model, rows: Tensor, queries: Tensor) -> list[Tensor]:
     """Which rows (host indices) go through the model together: all, or those with few columns to run (`queries` (b,))
-    and those with many, if that saves more columns than the model's `apart`."""
+    and those with many, if that saves more columns than the model's `apart`. No row is many if it has no more than the
+    model's `together`."""
     worth = getattr(model, "apart", None)
     if worth is None or len(rows) == 1:
         return [rows]
     size = of_rows(queries, rows)
     most, n = int(size.max()), len(rows)
-    if n * most - int(size.sum()) <= worth:
+    if most <= getattr(model, "together", 0) or n * most - int(size.sum()) <= worth:
         return [rows]
     size, order = size.sort()
     count = torch.arange(1, n)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -58,17 +57,11 @@ class EncoderModel(TransformerModel):
         if mask is None:
             return None  # the stock class then makes both kinds itself
         if self._local is None:
-            return self._in_its_words(mask)
+            return self._attention_mask(mask)
         distance = rearrange(query.columns, "r q -> r 1 q 1") - rearrange(query.columns, "r k -> r 1 1 k")
         near = mask & (distance.abs() <= self._local)
         full = mask.expand_as(near)
-        return {"full_attention": self._in_its_words(full), "sliding_attention": self._in_its_words(near)}
-
-    def _in_its_words(self, mask: Tensor) -> Tensor:
-        if not self._additive:
-            return mask
-        zeros = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device)
-        return zeros.masked_fill(~mask, torch.finfo(self.dtype).min)
+        return {"full_attention": self._attention_mask(full), "sliding_attention": self._attention_mask(near)}
 
     def head(self, hidden: Tensor) -> Tensor:
         for module in self._heads:

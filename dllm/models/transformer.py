@@ -66,7 +66,10 @@ class TransformerModel:
 
     @property
     def device(self) -> torch.device:
-        return self.network.get_input_embeddings().weight.device
+        """Where tokens go: the device of the embedding, or where accelerate runs it if its weights are offloaded."""
+        embedding = self.network.get_input_embeddings()
+        place = embedding.weight.device
+        return _execution_device(embedding) or place if place.type == "meta" else place
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,22 +85,38 @@ class TransformerModel:
         return KeyValueStore(columns)
 
     def forward(self, query: Query, store: KeyValueStore | None) -> Tensor:
-        mask = query.mask
-        if mask is not None and self._additive:
-            mask = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(
-                ~mask, torch.finfo(self.dtype).min
-            )
         if store is not None:
             store.aim(query)
+        hidden = self._hidden(query.tokens, query.columns, query.mask, store)
+        return hidden.to(query.tokens.device)  # the last layer may lie on another one
+
+    def _hidden(self, tokens: Tensor, columns: Tensor, mask: Tensor | None, store: Any) -> Tensor:
+        """Hidden states (r, q, d) from what attention layers call a cache."""
         out = self._decoder(
-            input_ids=query.tokens,
-            position_ids=query.columns,
-            attention_mask=mask,
+            input_ids=tokens,
+            position_ids=columns,
+            attention_mask=None if mask is None else self._attention_mask(mask),
             past_key_values=store,
             use_cache=store is not None,
             is_causal=False,
         )
         return out.last_hidden_state
 
+    def _attention_mask(self, mask: Tensor) -> Tensor:
+        """A mask as the attention function takes it: booleans, or what is added to the scores."""
+        if not self._additive:
+            return mask
+        zeros = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device)
+        return zeros.masked_fill(~mask, torch.finfo(self.dtype).min)
+
     def head(self, hidden: Tensor) -> Tensor:
-        return self._head(hidden)
+        return self._head(hidden).to(hidden.device)
+
+
+def _execution_device(module: Any) -> torch.device | None:
+    """Where accelerate runs a module whose weights it brings from elsewhere."""
+    hook = getattr(module, "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        if (place := getattr(one, "execution_device", None)) is not None:
+            return torch.device(place)
+    return None
