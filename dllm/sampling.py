@@ -18,7 +18,10 @@ from dllm.remembered import Remembered
 from dllm.types import LEAST, Canvas, Guess, Processor, Rows, Seen, Signal, State, Where, Window
 
 CHUNK = 2**24
-"""Most logits that exist at a time; more columns are worked through in chunks."""
+"""Most logits that exist at a time on a CPU; more columns are worked through in chunks."""
+
+CHUNK_ON_CUDA = 2**27
+"""The same on CUDA, where every chunk is some thirty launches more."""
 
 GROUP = 128
 """Tokens of the vocabulary that are compared by their maximum first."""
@@ -90,6 +93,11 @@ class Sampling:
         return filters
 
 
+def _chunk(device: torch.device) -> int:
+    """Most logits that exist at a time on a device."""
+    return CHUNK_ON_CUDA if device.type == "cuda" else CHUNK
+
+
 @dataclass(frozen=True)
 class Proposer:
     """How hidden states become guesses: what stays the same from step to step.
@@ -121,7 +129,7 @@ class Proposer:
         where = Where(canvas, window, draws, window.slots)
         hidden = seen.hidden.flatten(0, 1).index_select(0, window.slots)
         parts = []
-        size = max(1, CHUNK // self.vocabulary)
+        size = max(1, _chunk(hidden.device) // self.vocabulary)
         n = hidden.shape[0]
         for begin in range(0, n, size):
             span = slice(begin, begin + size)
@@ -160,7 +168,7 @@ class Proposer:
         decided = window.answer & ~window.pending
         states = rearrange(hidden, "b k d -> (b k) d")[window.slots]
         tokens = window.take(canvas.tokens).flatten()[window.slots]
-        size = max(1, CHUNK // self.vocabulary)
+        size = max(1, _chunk(states.device) // self.vocabulary)
         parts = [
             self.head(some).float().log_softmax(-1).gather(-1, theirs.unsqueeze(-1)).squeeze(-1).exp()
             for some, theirs in zip(states.split(size), tokens.split(size), strict=True)

@@ -29,6 +29,9 @@ LEAST = 64
 KEYS = 128
 """Least keys of a CUDA graph."""
 
+SPARE = {"cpu": 2**30, "cuda": 2**33}
+"""What `CompiledModel.spare` is unless it is given."""
+
 LIMIT = 256
 """Compilations of one function before `torch.compile` refuses more."""
 
@@ -48,8 +51,7 @@ class CompiledModel(TransformerModel):
 
     Attributes:
         graphs: Whether forwards run as CUDA graphs. None: on CUDA.
-        spare: Bytes of stores that nobody uses which are kept while others are allocated. None: an eighth of the
-            memory of a CUDA device, 1 GiB on a CPU.
+        spare: Bytes of stores that nobody uses which are kept while others are allocated. None: `SPARE`.
 
     Raises:
         ConfigError: The network is spread over several devices.
@@ -66,8 +68,7 @@ class CompiledModel(TransformerModel):
         if self.graphs is None:
             self.graphs = self.device.type == "cuda"
         if self.spare is None:
-            on_cuda = self.device.type == "cuda"
-            self.spare = torch.cuda.get_device_properties(self.device).total_memory // 8 if on_cuda else 2**30
+            self.spare = SPARE["cuda" if self.device.type == "cuda" else "cpu"]
         if not self.graphs:
             self.apart = 2**31  # all rows in every forward: they share one compilation
         self.together = LONGEST

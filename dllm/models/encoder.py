@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import ConfigError
+from dllm.models.placing import choose_attention_kernels
 from dllm.models.transformer import TransformerModel, suits
 from dllm.types import Query
 
@@ -28,6 +29,7 @@ class EncoderModel(TransformerModel):
         config = self.network.config
         self.network.eval()
         self.apart = suits(self.device) if self.apart is None else self.apart
+        choose_attention_kernels(self.device, self.cudnn_attention)
         self.max_columns = int(config.max_position_embeddings) - self.first_position
         self.vocabulary = int(config.vocab_size)
         self._decoder = self.network.base_model

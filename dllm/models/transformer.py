@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
+from dllm.models.placing import choose_attention_kernels
 from dllm.models.store import KeyValueStore
 from dllm.types import BlockCausal, Geometry, Query
 
@@ -38,6 +39,7 @@ class TransformerModel:
                 stored, so that a long one needs no more memory than its keys and values; it counts as one forward
     apart       columns that cost about as much as one more forward: where more padding is saved, rows of a batch that
                 run many columns go through the network apart from the others. None: what suits the device; 0: always
+    cudnn_attention  allow cuDNN's attention on CUDA, in the whole process (`placing.choose_attention_kernels`)
     """
 
     network: Any
@@ -51,6 +53,7 @@ class TransformerModel:
     tokenizer: Any = None
     chunk: int | None = 4096
     apart: int | None = field(default=None, kw_only=True)
+    cudnn_attention: bool = field(default=False, kw_only=True)
     max_columns: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +61,7 @@ class TransformerModel:
         config.is_causal = False
         self.network.eval()
         self.apart = suits(self.device) if self.apart is None else self.apart
+        choose_attention_kernels(self.device, self.cudnn_attention)
         self.max_columns = int(getattr(config, "max_position_embeddings", 0) or 2**31)
         self.vocabulary = int(config.vocab_size)
         self._decoder = self.network.get_decoder()

@@ -40,10 +40,10 @@ class Layout(NamedTuple):
     sample: Tensor
 
 
-def paper_layout(length: int) -> Layout:
+def paper_layout(length: int, device: torch.device | str | None = None) -> Layout:
     """[x_t ; x_0] of one text of `length` tokens: 2 · length columns."""
-    position = torch.arange(length).repeat(2)
-    return Layout(position, torch.tensor([1, CLEAN]).repeat_interleave(length), torch.zeros_like(position))
+    column = torch.arange(2 * length, device=device)
+    return Layout(column % length, torch.where(column < length, 1, CLEAN), torch.zeros_like(column))
 
 
 def sees(layout: Layout, block: int) -> Tensor:
@@ -77,10 +77,10 @@ def _rule(query: Layout, key: Layout, block: int) -> Tensor:
     return (query.sample == key.sample) & (own | ((mine > theirs) & (key.copy == CLEAN)))
 
 
-def block_causal(length: int, block: int) -> Tensor:
+def block_causal(length: int, block: int, device: torch.device | str | None = None) -> Tensor:
     """(t, t) bool of plain inference: a column sees earlier blocks and all of its own."""
-    zeros = torch.zeros(length, dtype=torch.int64)
-    return sees(Layout(torch.arange(length), zeros, zeros), block)
+    column = torch.arange(length, device=device)
+    return sees(Layout(column, torch.zeros_like(column), torch.zeros_like(column)), block)
 
 
 def additive(allowed: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

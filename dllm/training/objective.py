@@ -40,7 +40,7 @@ def paper_forward(
     """
     both = torch.cat((noised, complement(noised, labels)))
     clean = repeat(tokens, "b t -> (c b) t", c=2)
-    layout = paper_layout(tokens.shape[1])
+    layout = paper_layout(tokens.shape[1], tokens.device)
     out = model(
         input_ids=torch.cat((clean.masked_fill(both, mask_id), clean), dim=1),
         attention_mask=additive(sees(layout, block)),
@@ -83,7 +83,7 @@ def diffusion_loss(
 
     Returns the loss and the number of positions the model ran on (all rows together).
     """
-    position = repeat(torch.arange(tokens.shape[1]), "t -> b t", b=len(tokens))
+    position = repeat(torch.arange(tokens.shape[1], device=tokens.device), "t -> b t", b=len(tokens))
     packed = Packed(tokens, labels, torch.zeros_like(position), position)
-    view = BlockDiffusion(block).view(packed, Noise(noised, torch.ones(noised.shape)), mask_id)
+    view = BlockDiffusion(block).view(packed, Noise(noised, torch.ones(noised.shape, device=noised.device)), mask_id)
     return view_loss(model, view, block) / (view["labels"] != IGNORE).sum(), view["input_ids"].numel()

@@ -126,7 +126,7 @@ class NextToken:
 
     def noise(self, packed: Packed, rng: torch.Generator | None = None) -> Noise:
         hidden = torch.zeros_like(packed.labels, dtype=torch.bool)
-        return Noise(hidden, torch.ones(packed.labels.shape))
+        return Noise(hidden, torch.ones(packed.labels.shape, device=packed.labels.device))
 
     def view(self, packed: Packed, noise: Noise, mask_id: int) -> dict[str, Tensor]:
         labels = following(packed, packed.labels, IGNORE)
