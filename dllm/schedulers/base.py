@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dllm.transfer import to_device
 from dllm.types import Bidirectional, Canvas, Geometry, Rows, Window
 
 
@@ -111,13 +112,14 @@ class Opened:
         stays = here.any(1).tolist()
         if not all(stays[row] for row in self.open):
             return None
-        device = self.window.columns.device
+        device, places = self.window.columns.device, slots(here)
         return self.window._replace(
-            pending=here.to(device, non_blocking=True),
-            slots=slots(here).to(device, non_blocking=True),
+            pending=to_device(here, device),
+            slots=to_device(places, device),
+            host_slots=places,
             entered=self.window.commit,  # nobody is, as nobody commits
             first=here.select(1, 0),
-            step=step.to(device, non_blocking=True),
+            step=to_device(step, device),
             undecided=sight.pending,
         )
 
@@ -147,15 +149,12 @@ def laid_out(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -
     valid = columns < where.end.unsqueeze(1)
     places = columns.clamp(max=t - 1)
     here = pending.gather(1, places) & valid
-
-    def move(x: Tensor) -> Tensor:
-        return x.to(device, non_blocking=True)
-
+    asked = slots(here)
     window = Window(
-        columns=move(torch.where(valid, columns, t)),
-        valid=move(valid),
-        pending=move(here),
-        slots=move(slots(here)),
+        columns=to_device(torch.where(valid, columns, t), device),
+        valid=to_device(valid, device),
+        pending=to_device(here, device),
+        slots=to_device(asked, device),
         start=where.start,
         end=where.end,
         block_start=where.block_start,
@@ -164,10 +163,11 @@ def laid_out(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -
         first=here.select(1, 0),
         commit=where.commit,
         forced=where.forced,
-        step=move(where.step),
+        step=to_device(where.step, device),
         closed=where.closed,
         steps=steps,
         undecided=pending,
+        host_slots=asked,
     )
     return window, places, valid
 
