@@ -283,7 +283,7 @@ def fuses(device: torch.device) -> bool:
     """Whether a device rounds a product and the sum it enters once, not twice."""
     x = torch.linspace(1, 100, 97)  # no multiple of a vector's length
     product, factor = x * LOG2_E, torch.tensor(LOG2_E).double()
-    found = torch.add(-product.to(device), x.to(device), alpha=LOG2_E)
+    found = torch.add(to_device(-product, device), to_device(x, device), alpha=LOG2_E)
     return torch.equal(found.cpu(), (x.double() * factor - product.double()).float())
 
 

@@ -21,7 +21,7 @@ class Stopping:
     """What ends a row before its length is reached. Only what lies behind the prompt is searched.
 
     ids      end tokens; None: those of the checkpoint; (): none
-    strings  texts that end a row; needs a tokenizer
+    strings  texts that end a row; needs a tokenizer, and every step waits for the device once more to read the text
     """
 
     ids: tuple[int, ...] | None = None

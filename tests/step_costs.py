@@ -58,8 +58,7 @@ class Case(NamedTuple):
     Attributes:
         geometry: Of the model.
         strategy: What is run.
-        stalls: Most stalls of any step after the first, refills excepted.
-        blocking: Most blocking copies to the device of any such step.
+        stalls: Most stalls of any step after the first.
         batch_size: Rows at a time; None: all.
         holes: The requests have columns between given ones to be written.
     """
@@ -67,7 +66,6 @@ class Case(NamedTuple):
     geometry: str
     strategy: Strategy
     stalls: int = 1
-    blocking: int = 0
     batch_size: int | None = None
     holes: bool = False
 
@@ -97,26 +95,29 @@ CASES: dict[str, Case] = {
     "WINO": Case(LLADA, _blocks(WINO(0.3, 0.3))),
     "ReMDM": Case(LLADA, _blocks(ReMDM(6), how=_DRAWN)),
     "JointThreshold": Case(LLADA, _blocks(JointThreshold(0.5, 0.3, post=1))),
-    "Speculative(DualCache, 4)": Case(LLADA, _blocks(TopK(k=2), Speculative(DualCache(), drafts=4))),
+    "Speculative(DualCache, 4)": Case(LLADA, _blocks(TopK(k=2), Speculative(DualCache(), drafts=4)), stalls=2),
     "AdaptiveBlocks": Case(LLADA, Strategy(_SURE, AdaptiveBlocks(8, tau=0.1, delimiters=(3, 7)), DualCache())),
     "VariableLength": Case(
-        LLADA, Strategy(_SURE, VariableLength(8, initial=8, growth=4, ends=(STOP,)), DualCache())
+        LLADA, Strategy(_SURE, VariableLength(8, initial=8, growth=4, ends=(STOP,)), DualCache()), stalls=2
     ),
     "Vicinity": Case(LLADA, _blocks(_SURE, VicinityCache(before=3, after=2))),
     "Delayed": Case(LLADA, _blocks(_SURE, DelayedCache(refresh=4))),
     "SlidingCache": Case(LLADA, _blocks(_SURE, SlidingCache(before=3, after=1))),
     "SlidingBlock": Case(LLADA, Strategy(_SURE, SlidingBlock(8), DualCache())),
     "Pipeline": Case(LLADA, Strategy(_SURE, Pipeline(8), PrefixCache())),
-    "Regex": Case(LLADA, _blocks(_SURE, how=Sampling(processors=(Regex("[ab01]*"),)))),
+    "Regex": Case(LLADA, _blocks(TopK(k=2), how=Sampling(processors=(Regex("[ab01]*"),))), stalls=3),
     "JsonSchema": Case(
         LLADA,
-        _blocks(_SURE, how=Sampling(processors=(JsonSchema(_SCHEMA),))),
+        _blocks(TopK(k=2), how=Sampling(processors=(JsonSchema(_SCHEMA),))),
+        stalls=3,
     ),
     "warper of transformers": Case(
         LLADA, _blocks(_SURE, how=Sampling(processors=(RepetitionPenaltyLogitsProcessor(1.2),)))
     ),
-    "stop strings": Case(LLADA, Strategy(_SURE, Blocks(8), DualCache(), stopping=Stopping(strings=("bcbc",)))),
-    "a queue (rows are refilled)": Case(LLADA, _blocks(_SURE), batch_size=2),
+    "stop strings": Case(
+        LLADA, Strategy(_SURE, Blocks(8), DualCache(), stopping=Stopping(strings=("bcbc",))), stalls=2
+    ),
+    "a queue (rows are refilled)": Case(LLADA, _blocks(_SURE), stalls=2, batch_size=2),
 }  # fmt: skip
 
 
@@ -130,8 +131,8 @@ def requests(case: Case, b: int) -> list[Request]:
 
 
 def run(case: Case, b: int) -> list[StepCost]:
-    """What the steps of a strategy cost, but for the first, in which the rows are laid out."""
-    return step_costs(speaking(case.geometry), requests(case, b), case.strategy, batch_size=case.batch_size)[1:]
+    """What the steps of a strategy cost; in the first the rows are laid out too."""
+    return step_costs(speaking(case.geometry), requests(case, b), case.strategy, batch_size=case.batch_size)
 
 
 def _span(counts: list[int]) -> str:
@@ -142,7 +143,7 @@ def _span(counts: list[int]) -> str:
 def _row(name: str, case: Case) -> str:
     cells = []
     for b in (8, 1):
-        costs = run(case, b)
+        costs = run(case, b)[1:]
         counts = {
             name: [getattr(cost, name) if name == "kernels" else getattr(cost, name).total() for cost in costs]
             for name in ("waits", "stalls", "blocking", "copies", "kernels")
@@ -153,7 +154,7 @@ def _row(name: str, case: Case) -> str:
 
 def _print_lines(case: Case) -> None:
     for kind in ("stalls", "blocking", "copies"):
-        found = sum((getattr(cost, kind) for cost in run(case, 8)), Counter())
+        found = sum((getattr(cost, kind) for cost in run(case, 8)[1:]), Counter())
         for line, number in found.most_common():
             print(f"{kind:9} {number:4}  {line}")
 

@@ -51,8 +51,8 @@ class Constraint:
     the least possible chance rather than none. Forced tokens then have confidence 1, so policies commit them at once;
     certificates speak of the logits as constrained, column by column, which is not the law of constrained texts.
 
-    Reads the tokens' bytes from the tokenizer (see `spelling`). A step waits for the device twice more: for the tokens
-    that were written before, and for what the policy commits where it commits several in a row.
+    Reads the tokens' bytes from the tokenizer (see `spelling`). A step waits for the device twice more: for the
+    tokens that were written before, and for what the policy commits.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""What all schedulers share: from ranges of columns to a window, with the one synchronisation of a step."""
+"""What all schedulers share: from ranges of columns to a window, with the copy to the host on which a step waits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,11 @@ class Sight:
 
 
 def look(canvas: Canvas) -> Sight:
-    """Copy what is pending to the host: the only point of a step at which the host waits for the device."""
+    """Copy what is pending to the host, and so wait for the device.
+
+    No other part of a step makes the host wait for enqueued work, but for `Speculative`, constraints, stop strings and
+    rows that may become longer, which say so.
+    """
     return Sight(canvas.pending.cpu(), None if canvas.held is None else canvas.held.cpu())
 
 
