@@ -25,7 +25,7 @@ def test_the_host_waits_no_more_than_it_must(name: str, b: int) -> None:
     """One stall a step where nothing else is said in `tests.step_costs`, and never one for a copy to the device."""
     case = CASES[name]
     costs = run(case, b)
-    assert len(costs) > 3, "too few steps to say anything"
+    assert len(costs) > 2, "too few steps to say anything"
     for cost in costs[1:]:
         assert cost.stalls.total() <= case.stalls, cost.stalls
     for cost in costs:
