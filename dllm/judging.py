@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.sampling import Proposer
+from dllm.transfer import to_device
 from dllm.types import Canvas, Guess, Policy, Signal, State, Verdict, Window, among
 
 
@@ -33,10 +34,11 @@ def editable(window: Window, canvas: Canvas, policy: Policy) -> Window:
     columns = rearrange(window.start, "b -> b 1") + torch.arange(k)
     given = canvas.rows.given
     answer = (columns < rearrange(window.end, "b -> b 1")) & ~given.gather(1, columns.clamp(max=given.shape[1] - 1))
-    device = window.columns.device
+    device, slots = window.columns.device, answer.flatten().nonzero().flatten()
     return window._replace(
-        slots=torch.nonzero(answer.flatten()).flatten().to(device, non_blocking=True),
-        answer=answer.to(device, non_blocking=True),
+        slots=to_device(slots, device),
+        host_slots=slots,
+        answer=to_device(answer, device),
         shadow=Signal.SHADOW in policy.needs,
     )
 
@@ -66,7 +68,7 @@ def enforce_progress(verdict: Verdict, window: Window) -> Tensor:
     row, that would commit nothing."""
     accept = verdict.accept & window.pending
     score = among(verdict.score, window.pending)
-    works = None if verdict.rest is None else ~verdict.rest | window.forced.to(verdict.rest.device)
+    works = None if verdict.rest is None else ~verdict.rest | to_device(window.forced, verdict.rest.device)
     if window.groups is not None:
         best_ones = best_of_groups(score, accept, window)
         return accept | (best_ones if works is None else best_ones & rearrange(works, "b -> b 1"))
@@ -93,8 +95,8 @@ def edit(policy: Any, verdict: Verdict, canvas: Canvas, guess: Guess, window: Wi
     """The change of a policy that edits, for as long as its bound on the range lasts."""
     assert window.answer is not None
     device = commit.device
-    bound = policy.bound(window.end - window.start).to(device)
-    may = rearrange((window.step < bound) & ~window.commit.to(device), "b -> b 1") & window.answer
+    bound = to_device(policy.bound(window.end - window.start), device)
+    may = rearrange((window.step < bound) & ~to_device(window.commit, device), "b -> b 1") & window.answer
     other = guess.tokens != window.take(canvas.tokens)
     commit = commit | (verdict.accept & may & ~window.pending & other)
     none = torch.zeros_like(commit)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dllm import theory
 from dllm.judging import Change
+from dllm.transfer import to_device
 from dllm.types import Canvas, Guess, Ledger, Seen, Window
 
 
@@ -25,10 +26,10 @@ def enter(
     """
     new = change.commit if change.revoke is None else change.commit & window.pending
     parallel = new.sum(1) >= 2
-    nfe = nfe.to(new.device, non_blocking=True)
+    nfe = to_device(nfe, new.device)
     note = torch.add(parallel, nfe, alpha=4)
     if any(seen.fresh.tolist()):
-        note = note + (parallel & certified(guess, new, seen.fresh.to(new.device, non_blocking=True)))
+        note = note + (parallel & certified(guess, new, to_device(seen.fresh, new.device)))
     book = torch.where(there, note.unsqueeze(1), ledger.book)
     if change.revoke is not None:
         book = window.put(book, (4 * nfe).unsqueeze(1).expand_as(new), change.commit & ~window.pending)

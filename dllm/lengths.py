@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dllm.transfer import to_device
 from dllm.types import Canvas, Guess, Scheduler, State, Window
 
 
@@ -19,8 +20,8 @@ def arrange(
 
 
 def move(plane: Tensor, moved: Tensor, blank: Any = 0) -> Tensor:
-    """A plane (b, t) whose columns come from `moved` (b, t); `blank` where a column is new."""
-    moved = moved.to(plane.device)
+    """A plane (b, t) whose columns come from `moved` (b, t, host); `blank` where a column is new."""
+    moved = to_device(moved, plane.device)
     return torch.where(moved >= 0, plane.gather(1, moved.clamp(min=0)), blank)
 
 
@@ -42,5 +43,5 @@ def forget(state: Any, fresh: Any, moved: Tensor) -> Any:
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
     if not isinstance(state, Tensor) or not isinstance(fresh, Tensor) or state.shape[:2] != moved.shape:
         return state
-    here = (moved != torch.arange(moved.shape[1], device=moved.device)).any(1).to(state.device)
+    here = to_device((moved != torch.arange(moved.shape[1])).any(1), state.device)
     return torch.where(here.view(-1, *[1] * (state.dim() - 1)), fresh, state)

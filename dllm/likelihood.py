@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dllm.errors import ConfigError, NumericsError, RequestError
 from dllm.requests import Request
+from dllm.transfer import to_device
 from dllm.types import Bidirectional, Query
 
 SLOTS = 256
@@ -210,14 +211,12 @@ def run(model: Any, pairs: Sequence[Pair], looks: Sequence[Look]) -> list[tuple[
     """For each row: log-probability of the true token at each of its columns, and whether no token is likelier."""
     hidden = model.forward(lay(model, pairs, looks), None)
     counts = [len(look.columns) for look in looks]
-    row = torch.repeat_interleave(torch.arange(len(looks)), torch.tensor(counts)).to(hidden.device)
-    columns = torch.tensor([i for look in looks for i in look.columns], device=hidden.device)
-    truth = [pairs[look.pair].tokens[i] for look in looks for i in look.columns]
+    row = to_device(torch.repeat_interleave(torch.arange(len(looks)), torch.tensor(counts)), hidden.device)
+    columns = to_device(torch.tensor([i for look in looks for i in look.columns]), hidden.device)
+    truth = torch.tensor([pairs[look.pair].tokens[i] for look in looks for i in look.columns])
+    truth = to_device(truth, hidden.device)
     states = hidden[row, columns - model.needs_left]
-    parts = [
-        judge(model, states[i : i + SLOTS], torch.tensor(truth[i : i + SLOTS], device=hidden.device))
-        for i in range(0, len(truth), SLOTS)
-    ]
+    parts = [judge(model, states[i : i + SLOTS], truth[i : i + SLOTS]) for i in range(0, len(truth), SLOTS)]
     scores, right = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     if bool(scores.isnan().any()):
         raise NumericsError("the model's logits are not numbers (NaN or infinite): check the weights, or the dtype", [])
@@ -255,13 +254,13 @@ def lay(model: Any, pairs: Sequence[Pair], looks: Sequence[Look]) -> Query:
         mask = rearrange(valid, "r k -> r 1 1 k")
     start = 0 if bool(valid.all()) else None
     return Query(
-        tokens=tokens.to(device),
-        columns=columns.to(device),
-        valid=valid.to(device),
+        tokens=to_device(tokens, device),
+        columns=to_device(columns, device),
+        valid=to_device(valid, device),
         width=t,
-        mask=None if mask is None else mask.to(device),
+        mask=None if mask is None else to_device(mask, device),
         start=start,
-        given=given.to(device),
+        given=to_device(given, device),
     )
 
 
@@ -286,7 +285,7 @@ def writes(model: Any, pair: Pair) -> bool:
         while open_columns:
             look = Look(0, tuple(canvas), tuple(open_columns), 1.0)
             hidden = model.forward(lay(model, [pair], [look]), None)[0]
-            columns = torch.tensor(open_columns, device=hidden.device)
+            columns = to_device(torch.tensor(open_columns), hidden.device)
             chances, best = proposed(model, hidden[columns - model.needs_left]).softmax(1).max(1)
             first = int(chances.argmax())
             if int(best[first]) != pair.tokens[open_columns[first]]:

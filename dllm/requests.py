@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import RequestError
+from dllm.transfer import to_device
 from dllm.types import Canvas, Model, Rows, text_start
 
 
@@ -78,27 +78,66 @@ def width(model: Model, requests: Sequence[Request]) -> int:
 
 
 def lay_out(model: Model, requests: Sequence[Request], t: int | None = None, stops: Tensor | None = None) -> Canvas:
-    """The canvas before the first step: prompts on the left, everything that the requests ask for pending.
-
-    So is the rest of its last attention block, unless a row writes into holes alone.
+    """The canvas of some requests before the first step: see `Layout`.
 
     t      columns; None: as many as the requests need
     stops  (b, s) ids that end each row; None: those of the model
     """
-    limit = torch.tensor([r.limit for r in requests])
-    length = model.geometry.extent(limit)
-    t = t or int(length.max())
-    blank = model.mask_id if model.mask_id is not None else 0
-    tokens = torch.full((len(requests), t), blank, dtype=torch.int64)
-    given = torch.zeros_like(tokens, dtype=torch.bool)
-    for row, request in enumerate(requests):
-        given[row, : len(request.prompt)] = True
-        given[row, list(request.holes)] = False
-        tokens[row, : len(request.prompt)] = torch.tensor(request.prompt)
-    tokens = torch.where(given, tokens, blank)
-    end = torch.where(torch.tensor([r.max_new_tokens > 0 for r in requests]), length, limit)
-    pending = ~given & (torch.arange(t) < rearrange(end, "b -> b 1"))
-    start = torch.tensor([r.start for r in requests])
-    seeds = torch.tensor([r.seed or 0 for r in requests])
-    rows = Rows(start, limit, length, seeds, given, text_start(given), stops)
-    return Canvas(tokens.to(model.device), pending.to(model.device), rows)
+    return Layout.of(model, requests, t or width(model, requests)).canvas(stops)
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The rows of a batch before their first step, on the host: prompts on the left, everything that the requests ask
+    for pending. So is the rest of its last attention block, unless a row writes into holes alone.
+
+    A row that another request takes is written anew, and no other: long prompts of the others cost nothing then.
+
+    tokens   (b, t) int64
+    pending  (b, t) bool
+    given    (b, t) bool
+    facts    (5, b) int64  `prompt`, `limit`, `length`, `seed` and `text` of `Rows`
+    """
+
+    model: Model
+    tokens: Tensor
+    pending: Tensor
+    given: Tensor
+    facts: Tensor
+
+    @classmethod
+    def of(cls, model: Model, requests: Sequence[Request], t: int) -> Layout:
+        """The rows of some requests, on `t` columns."""
+        b = len(requests)
+        blank = torch.zeros(b, t, dtype=torch.bool)
+        made = cls(model, blank.long(), blank, blank.clone(), torch.zeros(5, b, dtype=torch.int64))
+        for row, request in enumerate(requests):
+            made.put(row, request)
+        return made
+
+    def put(self, row: int, request: Request) -> None:
+        """Write a request into a row."""
+        limit, holes = request.limit, list(request.holes)
+        length = int(self.model.geometry.extent(torch.tensor(limit)))
+        tokens, pending, given = self.tokens[row], self.pending[row], self.given[row]
+        blank = self.model.mask_id if self.model.mask_id is not None else 0
+        tokens.fill_(blank)
+        tokens[: len(request.prompt)] = torch.tensor(request.prompt)
+        tokens[holes] = blank
+        given.fill_(False)
+        given[: len(request.prompt)] = True
+        given[holes] = False
+        pending.copy_(~given)
+        pending[length if request.max_new_tokens > 0 else limit :] = False
+        text = int(text_start(given.unsqueeze(0)))
+        self.facts[:, row] = torch.tensor([request.start, limit, length, request.seed or 0, text])
+
+    def canvas(self, stops: Tensor | None = None) -> Canvas:
+        """The canvas of the rows as they are now; rows that are written later do not change it.
+
+        stops  (b, s) ids that end each row; None: those of the model
+        """
+        prompt, limit, length, seed, text = self.facts.clone().unbind()
+        rows = Rows(prompt, limit, length, seed, self.given.clone(), text, stops)
+        tokens, pending = (to_device(x.clone(), self.model.device) for x in (self.tokens, self.pending))
+        return Canvas(tokens, pending, rows)

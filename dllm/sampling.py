@@ -15,6 +15,7 @@ from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from dllm.errors import ConfigError
 from dllm.remembered import Remembered
+from dllm.transfer import to_device
 from dllm.types import LEAST, Canvas, Guess, Processor, Rows, Seen, Signal, State, Where, Window
 
 CHUNK = 2**24
@@ -126,7 +127,7 @@ class Proposer:
         marginal; nor is an end token in a hole.
         """
         b, k = window.columns.shape
-        where = Where(canvas, window, draws, window.slots)
+        where = Where(canvas, window, draws, window.slots, window.host_slots)
         hidden = seen.hidden.flatten(0, 1).index_select(0, window.slots)
         parts = []
         size = max(1, _chunk(hidden.device) // self.vocabulary)
@@ -290,7 +291,7 @@ def fuses(device: torch.device) -> bool:
     """Whether a device rounds a product and the sum it enters once, not twice."""
     x = torch.linspace(1, 100, 97)  # no multiple of a vector's length
     product, factor = x * LOG2_E, torch.tensor(LOG2_E).double()
-    found = torch.add(-product.to(device), x.to(device), alpha=LOG2_E)
+    found = torch.add(to_device(-product, device), to_device(x, device), alpha=LOG2_E)
     return torch.equal(found.cpu(), (x.double() * factor - product.double()).float())
 
 
@@ -324,8 +325,8 @@ def without_ends(logits: Tensor, where: Where, canvas: Canvas) -> Tensor:
     """Logits (n, v) without the row's end tokens in columns that have given ones behind them: there no text ends."""
     rows, v = canvas.rows, logits.shape[1]
     assert rows.stops is not None
-    hole = where.column < rows.text.to(logits.device)[where.row]
-    stops = rows.stops.to(logits.device)[where.row]
+    hole = where.column < to_device(rows.text, logits.device)[where.row]
+    stops = to_device(rows.stops, logits.device)[where.row]
     ends = torch.zeros(len(logits), v + 1, dtype=torch.bool, device=logits.device)
     ends.scatter_(1, torch.where(stops < 0, v, stops), rearrange(hole, "n -> n 1").expand_as(stops))
     return logits.masked_fill(ends[:, :v], LEAST)
@@ -335,8 +336,9 @@ def warp(warper: Warper, logits: Tensor, where: Where, canvas: Canvas) -> Tensor
     """Logits (n, v) after a processor of `transformers`; slots at one column share a call, since their prefixes are as
     long."""
     out = logits.clone()
-    for column in where.column.unique().tolist():
-        here = (where.column == column).nonzero().squeeze(-1)
+    columns = where.on_host.column
+    for column in columns.unique().tolist():
+        here = to_device((columns == column).nonzero().squeeze(-1), logits.device)
         out[here] = warper(canvas.tokens[where.row[here], :column], logits[here]).to(out.dtype)
     return out
 

@@ -14,10 +14,11 @@ from dllm.errors import RequestError
 from dllm.feeds import Feed, Line
 from dllm.ledger import blank_ledger
 from dllm.lengths import arrange
-from dllm.requests import Request, lay_out, width
+from dllm.requests import Layout, Request, lay_out, width
 from dllm.sampling import Proposer
 from dllm.stopping import Stopper, stop_ids
 from dllm.strategy import Strategy
+from dllm.transfer import to_device
 from dllm.types import Canvas, Ledger, State, Window
 
 
@@ -46,6 +47,7 @@ class Seats:
     seated   the request of each row: the one it holds or, where that is finished, held last
     place    (b,) int64  host; the number of that request; -1 where a row was never taken
     ends     end ids that a row has room for
+    layout   the rows before their first step
     stopper  when the rows are finished
     """
 
@@ -56,6 +58,7 @@ class Seats:
     seated: list[Request]
     place: Tensor
     ends: int
+    layout: Layout
     stopper: Stopper = field(init=False)
 
     @classmethod
@@ -69,7 +72,8 @@ class Seats:
         ends = max(map(len, stop_ids(model, known, strategy.stopping)), default=0)
         vacant = b - len(first) if first else 0
         place = torch.tensor([number for number, _ in first] + [-1] * vacant)
-        seats = cls(model, feed, strategy, proposer, seated + seated[:1] * vacant, place, ends)
+        seated += seated[:1] * vacant
+        seats = cls(model, feed, strategy, proposer, seated, place, ends, Layout.of(model, seated, feed.width))
         seats.announce()
         return seats
 
@@ -83,20 +87,21 @@ class Seats:
 
     def lay_out(self, requests: Sequence[Request]) -> Canvas:
         """The canvas of some requests before their first step."""
-        return lay_out(self.model, requests, self.feed.width, self.stops(requests).ids.cpu())
+        return lay_out(self.model, requests, self.feed.width, self.stops(requests))
 
-    def stops(self, requests: Sequence[Request]) -> Stopper:
-        """When the rows of some requests are finished. Raises RequestError where one has more ends than there is room
-        for, which only a feed can bring."""
+    def stops(self, requests: Sequence[Request]) -> Tensor:
+        """End ids (b, s) of some requests, padded with -1 (host). Raises RequestError where one has more than there is
+        room for, which only a feed can bring."""
         ids = [(*own, *[-1] * (self.ends - len(own))) for own in stop_ids(self.model, requests, self.strategy.stopping)]
         if any(len(own) > self.ends for own in ids):
             raise RequestError(f"stop_ids of a request that came later: there is room for {self.ends} in this run")
-        return Stopper.of(ids, self.strategy.stopping, self.model.tokenizer, self.model.device)
+        return torch.tensor(ids, dtype=torch.int64).reshape(len(ids), self.ends)
 
     def begin(self) -> Run:
         """All rows before their first step; those that were never taken have nothing to do."""
-        self.stopper = self.stops(self.seated)
-        canvas = self.lay_out(self.seated)
+        stops = self.stops(self.seated)
+        self.stopper = Stopper.of(stops.tolist(), self.strategy.stopping, self.model.tokenizer, self.model.device)
+        canvas = self.layout.canvas(stops)
         plan = self.strategy.scheduler.init(canvas, self.model)
         canvas, _, plan = arrange(self.strategy.scheduler, canvas, None, None, plan)
         habits = self.proposer.init(canvas, self.model)
@@ -134,6 +139,7 @@ class Seats:
         new, self.place = torch.zeros_like(self.place, dtype=torch.bool), self.place.clone()
         for row, (number, request) in zip(rows, coming, strict=False):
             self.place[row], self.seated[row], new[row] = number, request, True
+            self.layout.put(row, request)
         fresh = self.begin()
         memory = run.memory.back(new) if hasattr(run.memory, "back") else run.memory
         memory = renew(memory, fresh.memory, new, getattr(self.strategy.cache, "renew", None))
@@ -149,7 +155,7 @@ def clear(canvas: Canvas, rows: Tensor) -> Canvas:
     """The canvas with nothing to do in the marked rows (b,)."""
     if not bool(rows.any()):
         return canvas
-    kept = ~rows.to(canvas.pending.device)
+    kept = ~to_device(rows, canvas.pending.device)
     held = None if canvas.held is None else canvas.held & kept
     return canvas._replace(pending=canvas.pending & rearrange(kept, "b -> b 1"), held=held)
 
@@ -171,4 +177,4 @@ def renew(state: Any, fresh: Any, rows: Tensor, own: Any = None) -> Any:
         return fresh if state is None else state
     if not state.dim() or len(state) != len(rows) or state.shape != fresh.shape:
         return state
-    return torch.where(rows.to(state.device).view(-1, *[1] * (state.dim() - 1)), fresh, state)
+    return torch.where(to_device(rows, state.device).view(-1, *[1] * (state.dim() - 1)), fresh, state)

@@ -12,6 +12,7 @@ from torch import Tensor
 from dllm.errors import ConfigError
 from dllm.remembered import Remembered
 from dllm.requests import Request
+from dllm.transfer import to_device
 from dllm.types import Canvas, Rows
 
 
@@ -20,7 +21,7 @@ class Stopping:
     """What ends a row before its length is reached. Only what lies behind the prompt is searched.
 
     ids      end tokens; None: those of the checkpoint; (): none
-    strings  texts that end a row; needs a tokenizer
+    strings  texts that end a row; needs a tokenizer, and every step waits for the device once more to read the text
     """
 
     ids: tuple[int, ...] | None = None
@@ -54,9 +55,8 @@ class Stopper:
             raise ConfigError(f"{stopping}: stop strings need a tokenizer and this checkpoint has none; use stop ids")
         width = max((len(row) for row in ids), default=0)
         padded = [[*row, *([-1] * (width - len(row)))] for row in ids]
-        return cls(
-            torch.tensor(padded, dtype=torch.int64, device=device).reshape(len(ids), width), stopping.strings, tokenizer
-        )
+        found = torch.tensor(padded, dtype=torch.int64).reshape(len(ids), width)
+        return cls(to_device(found, device), stopping.strings, tokenizer)
 
     def close(self, canvas: Canvas) -> Canvas:
         """The canvas with nothing pending in rows whose first end has nothing pending before it.
@@ -90,7 +90,8 @@ class Stopper:
             self.tokenizer.decode(tokens[start:end], skip_special_tokens=True)
             for tokens, start, end in zip(canvas.tokens.tolist(), rows.text.tolist(), ends, strict=True)
         )
-        return torch.tensor([any(s in text for s in self.strings) for text in texts], device=canvas.tokens.device)
+        found = torch.tensor([any(s in text for s in self.strings) for text in texts])
+        return to_device(found, canvas.tokens.device)
 
     def cut(self, row: int, tokens: list[int]) -> tuple[list[int], bool]:
         """Tokens of a row up to and with its first end, and whether there was one.
@@ -124,4 +125,4 @@ def ranks(rows: Rows, ids: Tensor) -> tuple[Tensor, Tensor]:
     column = torch.arange(rows.given.shape[1])
     left = len(column) - column
     answer = (column >= rows.text.unsqueeze(1)) & (column < rows.limit.unsqueeze(1))
-    return left.to(ids.device), torch.where(answer, left, 0).unsqueeze(2).to(ids.device)
+    return to_device(left, ids.device), to_device(torch.where(answer, left, 0).unsqueeze(2), ids.device)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
+from dllm.transfer import to_device
 
 State = Any
 """What a part remembers between steps: any value, carried by the loop and read only by the part that made it."""
@@ -91,6 +92,7 @@ class Window(NamedTuple):
     shadow       bool          decided slots are also predicted from everything but themselves (`Signal.SHADOW`)
     undecided    (b, t) bool   host; what was pending on the canvas when the window was opened; None if the scheduler
                                does not say
+    host_slots   (n,) int64    host; the same as `slots`, for those who work on the host; None likewise
     """
 
     columns: Tensor
@@ -112,6 +114,7 @@ class Window(NamedTuple):
     groups: Tensor | None = None
     shadow: bool = False
     undecided: Tensor | None = None
+    host_slots: Tensor | None = None
 
     def take(self, plane: Tensor) -> Tensor:
         """The window's part (b, k) of a plane (b, t); slots that are not valid repeat the last column."""
@@ -252,8 +255,8 @@ class Step(NamedTuple):
     guess    Guess        what the model thought
     commit   (b, k) bool  what was committed: pending slots, and decided ones whose token was replaced
     revoke   (b, k) bool  what was made pending again; None if the policy does not edit
-    moved    (b, t) int64 for every column of the canvas the one it was in the window's time, -1 where it is new; None
-                          where no column moved
+    moved    (b, t) int64 host; for every column of the canvas the one it was in the window's time, -1 where it is new;
+                          None where no column moved
     queries  (b,) int64   host; columns run per row
     fresh    (b,) bool    host; rows whose predictions rest on nothing stale
     nfe      (b,) int64   host; forwards of each row so far
@@ -428,8 +431,8 @@ class Scheduler(Protocol):
     `refine(guess, window, state) -> (window, state)`, called before the policy: a window whose `pending` and `groups`
     say what the policy may commit of what was just predicted; and
     `arrange(canvas, guess, window, state) -> (canvas, moved, state)`, called before the first step (with no guess and
-    no window) and after every step: a canvas whose rows have other lengths. `moved` is None or (b, t) int64, for every
-    column the one it was before, -1 where it is new.
+    no window) and after every step: a canvas whose rows have other lengths. `moved` is None or (b, t) int64 (host), for
+    every column the one it was before, -1 where it is new.
     """
 
     def init(self, canvas: Canvas, model: Model, /) -> State: ...
@@ -451,18 +454,33 @@ class Cache(Protocol):
     def step(self, model: Model, canvas: Canvas, window: Window, state: State, /) -> tuple[Seen, State]: ...
 
 
+class OnHost(NamedTuple):
+    """What `Where` knows of n slots, on the host; see there.
+
+    row      (n,) int64
+    column   (n,) int64
+    pending  (n,) bool
+    """
+
+    row: Tensor
+    column: Tensor
+    pending: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Where:
     """Where n slots lie: some of a window's. What is asked of them is looked up when it is asked.
 
     slots  (n,) int64  flat indices into the window's (b k)
     draws  (b,) int64  each row's number of windows so far
+    known  (n,) int64  host; the slots where the window has them on the host, so that asking for `on_host` costs no wait
     """
 
     canvas: Canvas
     window: Window
     draws: Tensor
     slots: Tensor
+    known: Tensor | None = None
 
     @cached_property
     def row(self) -> Tensor:
@@ -484,27 +502,40 @@ class Where:
         """(n,) int64  what the canvas holds there"""
         return self.window.take(self.canvas.tokens).flatten()[self.slots]
 
-    @property
+    @cached_property
     def seed(self) -> Tensor:
         """(n,) int64  the row's seed"""
         return self._of_row(self.canvas.rows.seed)
 
-    @property
+    @cached_property
     def draw(self) -> Tensor:
         """(n,) int64  the row's number of windows so far"""
         return self._of_row(self.draws)
 
-    @property
+    @cached_property
     def greedy(self) -> Tensor:
         """(n,) bool  must be decided greedily"""
         return self._of_row(self.window.commit)
 
     def _of_row(self, values: Tensor) -> Tensor:
-        return values.to(self.slots.device)[self.row]
+        return to_device(values, self.slots.device)[self.row]
 
     def part(self, span: slice) -> Where:
         """The slots of a span."""
-        return Where(self.canvas, self.window, self.draws, self.slots[span])
+        return Where(
+            self.canvas, self.window, self.draws, self.slots[span], None if self.known is None else self.known[span]
+        )
+
+    @cached_property
+    def on_host(self) -> OnHost:
+        """Row, column and pending on the host. It waits for the device if the window has not its slots on the host."""
+        window = self.window
+        if self.known is None or window.undecided is None:
+            return OnHost(self.row.cpu(), self.column.cpu(), self.pending.cpu())
+        k = window.columns.shape[1]
+        row = torch.div(self.known, k, rounding_mode="floor")
+        column = window.start[row] + self.known % k
+        return OnHost(row, column, window.undecided[row, column])
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dllm"
 
 ROOMS = ("policies", "schedulers", "caches", "models", "processors")
-NOUNS = {"types", "errors", "theory", "version", "remembered"}
+NOUNS = {"types", "errors", "theory", "transfer", "version", "remembered"}
 LOOP = NOUNS | {"requests", "sampling", "stopping", "strategy"}
 PARTS = LOOP | set(ROOMS) | {"sampler", "prompts", "metrics", "results", "recipes", "options"}
 
@@ -21,7 +21,8 @@ ALLOWED: dict[str, set[str]] = {
     "remembered": set(),
     "registry": {"errors"},
     "parts": {"errors", "registry"},
-    "types": {"errors"},
+    "transfer": set(),
+    "types": {"errors", "transfer"},
     "theory": {"types", "errors"},
     **{room: NOUNS | {room} for room in ROOMS},
     "models": NOUNS | {"models", "registry"},

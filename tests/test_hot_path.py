@@ -2,105 +2,69 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from torch import Tensor
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakIdKeyDictionary
 
-from dllm import (
-    WINO,
-    Blocks,
-    DualCache,
-    Factor,
-    NoCache,
-    PrefixCache,
-    Request,
-    Sampling,
-    Strategy,
-    Threshold,
-    TopK,
-    steps,
-)
-from tests.tiny import STOP, model
-
-REQUESTS = [
-    Request((3, 7, 1, 22, 9), 20, stop_ids=(STOP,), seed=1),
-    Request((5, 2, 8, 8, 8, 1), 14, stop_ids=(STOP,), seed=2),
-]
-READS = ("item", "_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select")
+from dllm import Blocks, DualCache, NoCache, PrefixCache, Request, Strategy, Threshold, TopK, steps
+from dllm.likelihood import Bound, Pair, likelihoods
+from dllm.requests import Layout
+from dllm.testing.device import PretendedDevice
+from dllm.transfer import to_device
+from tests.step_costs import CASES, run
+from tests.tiny import model
 
 
-class Device(TorchDispatchMode):
-    """Follows all that comes from the model, as if it lay on a device of its own.
-
-    copies  how often such a tensor was copied to the host
-    reads   how often the host asked what one holds
-    """
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        super().__init__()
-        self.there: Any = WeakIdKeyDictionary()
-        self.copies, self.reads = 0, Counter()
-        for name in ("cpu", "tolist"):
-            patch.setattr(Tensor, name, self.copying(getattr(Tensor, name)))
-
-    def copying(self, original: Any) -> Any:
-        def copy(x: Tensor, *args: Any) -> Any:
-            if x not in self.there:
-                return original(x, *args)
-            self.copies += 1
-            host = x.clone()
-            self.there.pop(host, None)
-            return original(host, *args)
-
-        return copy
-
-    def mark(self, x: Tensor) -> Tensor:
-        self.there[x] = True
-        return x
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [x for some in args for x in (some if isinstance(some, (list, tuple)) else (some,))]
-        marked = any(isinstance(x, Tensor) and x in self.there for x in given)
-        name = func.overloadpacket.__name__
-        if marked and name in READS:
-            self.reads[name] += 1
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, (tuple, list)) else (out,):
-            if marked and isinstance(x, Tensor):
-                self.mark(x)
-        return out
+@pytest.mark.parametrize("b", [8, 1])
+@pytest.mark.parametrize("name", CASES)
+def test_the_host_waits_no_more_than_it_must(name: str, b: int) -> None:
+    """One stall a step where nothing else is said in `tests.step_costs`, and never one for a copy to the device."""
+    case = CASES[name]
+    costs = run(case, b)
+    assert len(costs) > 2, "too few steps to say anything"
+    for cost in costs[1:]:
+        assert cost.stalls.total() <= case.stalls, cost.stalls
+    for cost in costs:
+        assert not cost.blocking, cost.blocking
+    if case.stalls > 1 and b > 1:
+        assert max(cost.stalls.total() for cost in costs[1:]) == case.stalls, "the budget is too large"
 
 
-@pytest.mark.parametrize("geometry", ["bidirectional", "block-causal-shift"])
-@pytest.mark.parametrize("cache", [NoCache(), PrefixCache(), DualCache()], ids=str)
-@pytest.mark.parametrize(
-    ("policy", "how"),
-    [
-        (Threshold(0.6), Sampling()),
-        (Factor(1.0), Sampling()),
-        (TopK(k=2), Sampling(temperature=0.7)),
-        (WINO(0.4, 0.6), Sampling()),
-    ],
-    ids=str,
-)
-def test_the_host_waits_once_a_step(geometry, cache, policy, how) -> None:
-    """The copy of what is pending; that numbers are numbers is read when the device has just been waited for."""
-    m = replace(model(geometry))
-    with pytest.MonkeyPatch.context() as patch:
-        device = Device(patch)
-        forward = m.forward
-        m.forward = lambda query, store: device.mark(forward(query, store))
-        with device:
-            taken = sum(1 for _ in steps(m, REQUESTS, Strategy(policy, Blocks(8), cache, how)))
-    held = hasattr(policy, "bound")  # rows that a policy which edits holds are copied with what is pending
-    assert taken > 3 and device.copies == taken * (1 + held)
-    assert device.reads == {"item": taken}
+def test_a_refill_lays_out_the_new_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+    put = Layout.put
+    monkeypatch.setattr(Layout, "put", lambda self, row, request: written.append(request) or put(self, row, request))
+    requests = [Request((3, 7, i), 6 + i, seed=i, stop_ids=()) for i in range(7)]
+    strategy = Strategy(Threshold(0.6), Blocks(8), DualCache())
+    list(steps(model("bidirectional"), requests, strategy, batch_size=3))
+    assert written == requests
+
+
+def test_scores_of_given_texts_need_no_blocking_copy() -> None:
+    pairs = [Pair((1, 2, 3), (4, 5)), Pair((6,), (7, 8, 9))]
+    m = model("bidirectional")
+    wanted = [x.value for _, x in likelihoods(m, pairs, Bound(2))]
+    with PretendedDevice() as device:
+        there = device.put(m)
+        device.clear()
+        found = [x.value for _, x in likelihoods(there, pairs, Bound(2))]
+        assert device.record.count("blocking") == 0, device.record.table("blocking")
+    assert found == pytest.approx(wanted)
+
+
+def test_small_tensors_travel_from_pinned_memory() -> None:
+    values = torch.arange(3)
+    assert to_device(values, torch.device("cpu")) is values
+    with PretendedDevice() as device:
+        there = to_device(values, torch.device("cuda"))
+        values.add_(1)  # a caller may go on with what it has
+        assert [device.record.count(kind, outside=True) for kind in ("pinned", "h2d", "wait")] == [1, 0, 0]
+        assert there.tolist() == [0, 1, 2]
+        assert to_device(there, there.device) is there
 
 
 class Count(TorchDispatchMode):

@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from dllm.transfer import to_device
 from dllm.types import Canvas, Window
 
 
@@ -43,7 +44,7 @@ class Lanes(NamedTuple):
 
     def same(self, canvas: Canvas) -> Tensor:
         """Lanes (n,) whose tokens are now their row's, on the model's device; a model sees nothing else of a canvas."""
-        return (self.tokens == canvas.tokens[self.row.to(canvas.tokens.device)]).all(1)
+        return (self.tokens == canvas.tokens[to_device(self.row, canvas.tokens.device)]).all(1)
 
     def fits(self, canvas: Canvas, window: Window, ran: Tensor) -> Tensor:
         """Lanes (n,) that show what a forward over the columns `ran` (b, t) would, if the canvas is the same (host)."""
@@ -59,11 +60,11 @@ class Lanes(NamedTuple):
         b, k = window.columns.shape
         if states is None:
             return torch.zeros(b, k, 1, device=window.columns.device)
-        return states[at.clamp(min=0).to(states.device), :k]
+        return states[to_device(at.clamp(min=0), states.device), :k]
 
     def without(self, rows: Tensor) -> Lanes:
         """The same, with nothing to serve for some rows (b,)."""
-        blank = rows[self.row].to(self.tokens.device)
+        blank = to_device(rows[self.row], self.tokens.device)
         return self._replace(tokens=self.tokens.masked_fill(rearrange(blank, "n -> n 1"), -1))
 
     def of(self, lane: Tensor) -> Lanes:
@@ -92,12 +93,17 @@ def after(old: Tensor | None, new: Tensor | None, n: int) -> Tensor | None:
 def of_rows(bundle: Any, row: Tensor) -> Any:
     """A bundle of tensors (b, …) with the rows (host indices) that are listed, also more than once.
 
-    A window's `slots`, which count through all rows, stay as they are.
+    A window's slots, which count through all rows, stay as they are.
     """
+    there = {row.device: row}
 
     def take(name: str, value: Any) -> Any:
         if isinstance(value, tuple):
             return of_rows(value, row)
-        return value[row.to(value.device)] if isinstance(value, Tensor) and name != "slots" else value
+        if not isinstance(value, Tensor) or name in ("slots", "host_slots"):
+            return value
+        if value.device not in there:
+            there[value.device] = to_device(row, value.device)
+        return value[there[value.device]]
 
     return bundle._replace(**{name: take(name, value) for name, value in bundle._asdict().items()})

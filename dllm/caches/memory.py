@@ -43,7 +43,7 @@ class Memory(NamedTuple):
     def forget(self, moved: Tensor) -> Memory:
         """Once columns have moved (`Step.moved`): nothing is known from a row's first moved column on."""
         t = moved.shape[1]
-        first = torch.where(moved.cpu() == torch.arange(t), t, torch.arange(t)).amin(1)
+        first = torch.where(moved == torch.arange(t), t, torch.arange(t)).amin(1)
         since = torch.where(first < t, NEVER, self.since)
         return self._replace(exact=torch.minimum(self.exact, first), since=since, last=None)
 

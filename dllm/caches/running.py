@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dllm.caches.memory import Asked, Memory, Reach, left_out
 from dllm.caches.prefill import pieces
+from dllm.transfer import to_device
 from dllm.types import BlockCausal, Canvas, Geometry, Model, Part, Query, Window
 
 
@@ -177,7 +178,7 @@ def at(out: Tensor, place: slice | Tensor) -> Tensor:
 
 def of_rows(plane: Tensor, rows: Tensor) -> Tensor:
     """Some rows (host indices, in order) of a tensor (b, …), without a copy if these are all."""
-    return plane if len(rows) == len(plane) else plane[rows.to(plane.device, non_blocking=True)]
+    return plane if len(rows) == len(plane) else plane[to_device(rows, plane.device)]
 
 
 def spread(states: Sequence[Tensor], rows: Sequence[Tensor], b: int) -> Tensor:
@@ -186,7 +187,7 @@ def spread(states: Sequence[Tensor], rows: Sequence[Tensor], b: int) -> Tensor:
         return states[0]
     full = states[0].new_zeros(b, *states[0].shape[1:])
     for some, there in zip(states, rows, strict=True):
-        full.index_copy_(0, there.to(full.device, non_blocking=True), some)
+        full.index_copy_(0, to_device(there, full.device), some)
     return full
 
 
@@ -209,7 +210,7 @@ def aim(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: Reach) -> Query
         first, stop = spans[0]
         line = torch.arange(first, stop)
         width, mask = sight(geometry, line.expand(len(rows), -1), spans, length)
-        columns = line.to(device, non_blocking=True).expand(len(rows), -1)
+        columns = to_device(line, device).expand(len(rows), -1)
         valid = torch.ones(columns.shape, dtype=torch.bool, device=device)
         tokens, given = tokens[:, first:stop], given[:, first:stop]
     else:
@@ -217,10 +218,10 @@ def aim(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: Reach) -> Query
         width, mask = sight(geometry, columns, spans, length)
         columns = torch.where(valid, columns, 0)
         given = given.gather(1, columns)
-        columns, valid = columns.to(device, non_blocking=True), valid.to(device, non_blocking=True)
+        columns, valid = to_device(columns, device), to_device(valid, device)
         tokens = tokens.gather(1, columns)
-    mask = mask if mask is None else mask.to(device, non_blocking=True)
-    return Query(tokens, columns, valid, width, mask, first, given=given.to(device, non_blocking=True))
+    mask = mask if mask is None else to_device(mask, device)
+    return Query(tokens, columns, valid, width, mask, first, given=to_device(given, device))
 
 
 def sight(
@@ -273,17 +274,17 @@ def shadowed(model: Model, canvas: Canvas, window: Window, rows: Tensor, query: 
     Reference: Hong et al. 2025, WINO (arXiv:2507.18578), for models without token shift and without a cache.
     """
     device = canvas.tokens.device
-    there = rows.to(device)
+    there = to_device(rows, device)
     left = model.needs_left
     target, valid = window.columns[there], window.valid[there]
     columns = torch.where(valid, (target - left).clamp(min=0), 0)
     blank = model.mask_id if model.mask_id is not None else 0
     tokens = canvas.tokens[there].gather(1, columns) if left else torch.full_like(columns, blank)
-    held = canvas.rows.given[rows].to(device).gather(1, columns) & bool(left)
+    held = to_device(canvas.rows.given[rows], device).gather(1, columns) & bool(left)
     k, q, width = columns.shape[1], query.tokens.shape[1], query.width
     keys = torch.arange(width, device=device)
     places = (rearrange(window.start[rows], "r -> r 1") + torch.arange(k) - left).clamp(min=0)
-    limits = rearrange(model.geometry.reach(places, canvas.rows.length[rows]), "r k -> r k 1").to(device)
+    limits = to_device(rearrange(model.geometry.reach(places, canvas.rows.length[rows]), "r k -> r k 1"), device)
     sees = (keys < limits) & (keys != rearrange(target, "r k -> r k 1")) & (keys != rearrange(columns, "r k -> r k 1"))
     others = rearrange(valid & (not left), "r k -> r 1 k") & (rearrange(columns, "r k -> r 1 k") < limits)
     lower = torch.cat([sees, others | torch.eye(k, dtype=torch.bool, device=device)], 2)

@@ -16,6 +16,7 @@ from dllm.caches.memory import Memory, Reach, covered
 from dllm.caches.none import NoCache
 from dllm.caches.running import run
 from dllm.errors import ConfigError
+from dllm.transfer import to_device
 from dllm.types import Cache, Canvas, Guess, Model, Seen, Store, Window
 
 
@@ -42,8 +43,7 @@ class Foresight(NamedTuple):
     def forget(self, moved: Tensor) -> Foresight:
         """Once columns have moved (`Step.moved`): rows where they did have nothing to draft. Lanes need no care, as a
         row is served by one only if it holds the same tokens and is as long."""
-        place = torch.arange(moved.shape[1], device=moved.device)
-        gone = (moved != place).any(1, keepdim=True).to(self.score.device)
+        gone = to_device((moved != torch.arange(moved.shape[1])).any(1, keepdim=True), self.score.device)
         return self._replace(inner=self.inner.forget(moved), score=self.score.masked_fill(gone, -torch.inf))
 
 
@@ -209,7 +209,7 @@ class Speculative:
         device = canvas.tokens.device
         order = self.guessed(window, memory).sort(dim=1, descending=True, stable=True).indices
         rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=device).expand_as(order))
-        there, depth = row.to(device), depth.to(device)
+        there, depth = to_device(row, device), to_device(depth, device)
         fill = rank[there] < rearrange(depth * self.growth(memory)[there], "n -> n 1")
         lanes = of_rows(canvas, row)
         return lanes._replace(

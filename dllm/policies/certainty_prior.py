@@ -13,6 +13,7 @@ from torch import Tensor
 from dllm.errors import ConfigError
 from dllm.policies.top_k import TopK
 from dllm.policies.wrapper import Wrapper
+from dllm.transfer import to_device
 from dllm.types import Canvas, Guess, Policy, State, Verdict, Window
 
 
@@ -55,7 +56,7 @@ class CertaintyPrior(Wrapper):
             raise ConfigError(f"CertaintyPrior(sigma={self.sigma}): sigma must be a positive number of columns")
 
     def init(self, canvas: Canvas, /) -> Around:
-        length = rearrange(canvas.rows.length.to(canvas.tokens.device), "b -> b 1")
+        length = rearrange(to_device(canvas.rows.length, canvas.tokens.device), "b -> b 1")
         return Around(canvas.pending, length, self.policy.init(canvas))
 
     def step(self, guess: Guess, window: Window, state: Around, /) -> tuple[Verdict, Around]:

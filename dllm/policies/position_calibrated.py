@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
+from dllm.transfer import to_device
 from dllm.types import Guess, Signal, Window
 
 FLOOR = 1e-9
@@ -62,7 +63,7 @@ class PositionCalibrated:
 @functools.cache
 def table(path: str, device: torch.device) -> tuple[Tensor, ...]:
     """What `read` gives, on a device, where it stays."""
-    return tuple(x.to(device) for x in read(path))
+    return tuple(to_device(x, device) for x in read(path))
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from torch import Tensor
 from dllm.errors import ConfigError, RequestError
 from dllm.processors.automaton import END, NOTHING, Automaton, compiled
 from dllm.processors.paths import PENDING, Paths, all_paths, ended, together
+from dllm.transfer import to_device
 from dllm.types import LEAST, Canvas, Guess, Where, Window
 
 
@@ -50,7 +51,8 @@ class Constraint:
     the least possible chance rather than none. Forced tokens then have confidence 1, so policies commit them at once;
     certificates speak of the logits as constrained, column by column, which is not the law of constrained texts.
 
-    Reads the tokens' bytes from the tokenizer (see `spelling`); costs one wait for the device a step.
+    Reads the tokens' bytes from the tokenizer (see `spelling`). A step waits for the device twice more: for the
+    tokens that were written before, and for what the policy commits.
     """
 
     @property
@@ -68,7 +70,7 @@ class Constraint:
         ends = torch.where((stops >= 0).any(1), rows.text + 1, t + 1)
         paths = all_paths(automaton, kinds, rows.prompt, rows.limit, ends)
         self.check_length(paths, automaton)
-        return Progress(paths, stops, automaton.kinds.to(canvas.tokens.device), automaton)
+        return Progress(paths, stops, to_device(automaton.kinds, canvas.tokens.device), automaton)
 
     def check_stops(self, stops: Tensor, automaton: Automaton) -> None:
         """Raise ConfigError for an end token that is text, since it would cut what the constraint completes."""
@@ -99,20 +101,20 @@ class Constraint:
         raise RequestError(f"{self}: {why}")
 
     def step(self, logits: Tensor, where: Where, canvas: Canvas, state: Progress, /) -> tuple[Tensor, Progress]:
-        row, column = where.row.cpu(), where.column.cpu()
-        state = follow(state, canvas, row.unique(), int(column.max()))
-        paths = state.paths
-        held = where.pending.cpu() & (column >= paths.start[row]) & (column < paths.limit[row])
+        row, column, pending = where.on_host
+        state = follow(state, canvas, where.window.undecided, row.unique(), int(column.max()))
+        paths, device = state.paths, logits.device
+        held = pending & (column >= paths.start[row]) & (column < paths.limit[row])
         slots = held.nonzero().flatten()
         if not len(slots):
             return logits, state
-        allowed = paths.allowed(state.automaton, row[slots], column[slots])
-        tokens = allowed.to(logits.device)[:, state.kinds]
+        allowed = to_device(paths.allowed(state.automaton, row[slots], column[slots]), device)
+        tokens = allowed[:, state.kinds]
         ends = torch.nn.functional.pad(tokens, (0, 1))
         stops = state.stops[row[slots]]
-        stops = torch.where(stops < 0, tokens.shape[1], stops).to(logits.device)
-        ends = ends.scatter(1, stops, allowed[:, END, None].to(logits.device).expand_as(stops))[:, :-1]
-        there = slots.to(logits.device)  # what the model rules out and the constraint allows is still to be had
+        stops = to_device(torch.where(stops < 0, tokens.shape[1], stops), device)
+        ends = ends.scatter(1, stops, allowed[:, END, None].expand_as(stops))[:, :-1]
+        there = to_device(slots, device)  # what the model rules out and the constraint allows is still to be had
         return logits.index_copy(0, there, logits[there].clamp(min=LEAST).masked_fill(~ends, -torch.inf)), state
 
     def settle(
@@ -136,7 +138,7 @@ class Constraint:
         full = torch.zeros(b, t + 1, dtype=torch.bool)
         full[several, :t] = kept
         kept = chosen & torch.where((chosen.sum(1) > 1)[:, None], full.gather(1, columns.clamp(max=t)), True)
-        return kept.to(commit.device)
+        return to_device(kept, commit.device)
 
 
 def default_stops(canvas: Canvas, model: Any) -> Tensor:
@@ -145,11 +147,13 @@ def default_stops(canvas: Canvas, model: Any) -> Tensor:
     return rearrange(ids, "s -> 1 s").repeat(len(canvas.tokens), 1)
 
 
-def follow(state: Progress, canvas: Canvas, rows: Tensor, upto: int) -> Progress:
-    """Progress with what some rows have decided since, the ways from the left known up to a column."""
+def follow(state: Progress, canvas: Canvas, undecided: Tensor | None, rows: Tensor, upto: int) -> Progress:
+    """Progress with what some rows have decided since, the ways from the left known up to a column.
+
+    undecided  (b, t) bool  host; what is pending on the canvas; None: not known there
+    """
     paths = state.paths.pick(rows)
-    there = rows.to(canvas.tokens.device)
-    tokens, pending = canvas.tokens[there].cpu(), canvas.pending[there].cpu()
+    tokens, pending = canvas.tokens.cpu()[rows], (canvas.pending.cpu() if undecided is None else undecided)[rows]
     new = (paths.kinds == PENDING) & ~pending
     paths = paths.decide(new, ended(state.automaton.kinds, tokens, state.stops[rows]))
     if bool(new.any()):

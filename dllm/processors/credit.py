@@ -95,7 +95,8 @@ def likeliest(logits: Tensor, mask_id: int | None) -> tuple[Tensor, Tensor]:
     """The likeliest token (n,) but for the mask, and its probability (n,) among all."""
     norm = logits.logsumexp(-1)
     if mask_id is not None:
-        logits = logits.index_fill(-1, torch.tensor([mask_id], device=logits.device), -torch.inf)
+        logits = logits.clone()
+        logits[:, mask_id] = -torch.inf
     top, best = logits.max(-1)
     return (top - norm).exp(), best
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from dllm.errors import ConfigError
 from dllm.schedulers.base import bounds, finished, look, narrow, open_window, work
 from dllm.schedulers.blocks import size_of_blocks
+from dllm.transfer import to_device
 from dllm.types import Bidirectional, Canvas, Geometry, Guess, Model, Window
 
 
@@ -84,13 +85,13 @@ class AdaptiveBlocks:
         origin = zeros if model.geometry.aligned else rows.prompt
         return Plan(
             geometry=model.geometry,
-            delimiters=torch.tensor(ids, device=canvas.tokens.device),
+            delimiters=to_device(torch.tensor(ids), canvas.tokens.device),
             size=size_of_blocks(self, self.size, model),
             share=(self.search * (rows.limit - rows.prompt)).long(),
             search=zeros,
             frame=zeros - 1,
             start=zeros - 1,
-            end=origin.to(canvas.tokens.device),
+            end=to_device(origin, canvas.tokens.device),
             step=zeros,
         )
 
@@ -134,13 +135,13 @@ class AdaptiveBlocks:
         """The window without what lies behind the block's end, in rows that open one."""
         device = window.columns.device
         place = torch.arange(window.columns.shape[1], device=device)
-        opening = rearrange(window.entered.to(device, non_blocking=True), "b -> b 1")
-        search = rearrange(plan.search.to(device, non_blocking=True), "b -> b 1")
+        opening = rearrange(to_device(window.entered, device), "b -> b 1")
+        search = rearrange(to_device(plan.search, device), "b -> b 1")
         there = torch.isin(guess.tokens, plan.delimiters) & window.pending & (place < search)
         sure = torch.where(there, guess.confidence, -1.0)
         best = sure.argmax(1, keepdim=True)
         found = sure.gather(1, best) >= self.tau
         keep = window.valid & (~opening | (place < torch.where(found, best + 1, plan.size)))
-        start = window.start.to(device, non_blocking=True)
+        start = to_device(window.start, device)
         end = torch.where(opening.squeeze(1), start + keep.sum(1), plan.end)
         return narrow(window, keep), plan._replace(end=end)

@@ -1,4 +1,4 @@
-"""What all schedulers share: from ranges of columns to a window, with the one synchronisation of a step."""
+"""What all schedulers share: from ranges of columns to a window, with the copy to the host on which a step waits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dllm.transfer import to_device
 from dllm.types import Bidirectional, Canvas, Geometry, Rows, Window
 
 
@@ -49,7 +50,11 @@ class Sight:
 
 
 def look(canvas: Canvas) -> Sight:
-    """Copy what is pending to the host: the only point of a step at which the host waits for the device."""
+    """Copy what is pending to the host, and so wait for the device.
+
+    No other part of a step makes the host wait for enqueued work, but for `Speculative`, constraints, stop strings and
+    rows that may become longer, which say so.
+    """
     return Sight(canvas.pending.cpu(), None if canvas.held is None else canvas.held.cpu())
 
 
@@ -111,13 +116,14 @@ class Opened:
         stays = here.any(1).tolist()
         if not all(stays[row] for row in self.open):
             return None
-        device = self.window.columns.device
+        device, places = self.window.columns.device, slots(here)
         return self.window._replace(
-            pending=here.to(device, non_blocking=True),
-            slots=slots(here).to(device, non_blocking=True),
+            pending=to_device(here, device),
+            slots=to_device(places, device),
+            host_slots=places,
             entered=self.window.commit,  # nobody is, as nobody commits
             first=here.select(1, 0),
-            step=step.to(device, non_blocking=True),
+            step=to_device(step, device),
             undecided=sight.pending,
         )
 
@@ -147,15 +153,12 @@ def laid_out(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -
     valid = columns < where.end.unsqueeze(1)
     places = columns.clamp(max=t - 1)
     here = pending.gather(1, places) & valid
-
-    def move(x: Tensor) -> Tensor:
-        return x.to(device, non_blocking=True)
-
+    asked = slots(here)
     window = Window(
-        columns=move(torch.where(valid, columns, t)),
-        valid=move(valid),
-        pending=move(here),
-        slots=move(slots(here)),
+        columns=to_device(torch.where(valid, columns, t), device),
+        valid=to_device(valid, device),
+        pending=to_device(here, device),
+        slots=to_device(asked, device),
         start=where.start,
         end=where.end,
         block_start=where.block_start,
@@ -164,10 +167,11 @@ def laid_out(canvas: Canvas, pending: Tensor, where: Range, steps: int | None) -
         first=here.select(1, 0),
         commit=where.commit,
         forced=where.forced,
-        step=move(where.step),
+        step=to_device(where.step, device),
         closed=where.closed,
         steps=steps,
         undecided=pending,
+        host_slots=asked,
     )
     return window, places, valid
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from dllm.errors import ConfigError
 from dllm.schedulers.base import Sight, finished, look, open_window, work
 from dllm.schedulers.blocks import size_of_blocks
+from dllm.transfer import to_device
 from dllm.types import Canvas, Model, Window
 
 
@@ -91,7 +92,7 @@ class Pipeline:
         step = torch.where(entering | (last != plan.last), 0, plan.step + 1)
         where = work(done, start, end, start, end, entering, step)
         window = open_window(canvas, sight.pending, where, None)
-        groups = self.groups(filled, window, first, plan).to(window.columns.device, non_blocking=True)
+        groups = to_device(self.groups(filled, window, first, plan), window.columns.device)
         first, last = torch.where(done, plan.first, first), torch.where(done, plan.last, last)
         return window._replace(groups=groups), plan._replace(first=first, last=last, step=step)
 

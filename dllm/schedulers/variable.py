@@ -14,6 +14,7 @@ from dllm.lengths import move
 from dllm.schedulers import blocks
 from dllm.schedulers.base import look, narrow, open_window
 from dllm.schedulers.blocks import Blocks, advance, size_of_blocks
+from dllm.transfer import to_device
 from dllm.types import Bidirectional, Canvas, Geometry, Guess, Model, Window, text_start
 
 
@@ -112,12 +113,12 @@ class VariableLength:
         size = size_of_blocks(self, self.size, model)
         zeros = torch.zeros_like(canvas.rows.limit)
         none = torch.zeros(len(zeros), dtype=torch.bool)
-        here = zeros.to(device)
+        here = to_device(zeros, device)
         return Plan(
             blocks=blocks.begin(canvas, model, size),
             geometry=model.geometry,
             blank=model.mask_id if model.mask_id is not None else 0,
-            ends=torch.tensor(ids, device=device),
+            ends=to_device(torch.tensor(ids), device),
             most=canvas.rows.limit,
             moved=none,
             stop=here,
@@ -125,9 +126,9 @@ class VariableLength:
             limit=here,
             room=here,
             ended=torch.zeros_like(canvas.pending),
-            growing=~none.to(device),
-            grow=none.to(device),
-            insert=none.to(device),
+            growing=to_device(~none, device),
+            grow=to_device(none, device),
+            insert=to_device(none, device),
         )
 
     def step(self, canvas: Canvas, plan: Plan, /) -> tuple[Window | None, Plan]:
@@ -144,7 +145,7 @@ class VariableLength:
         where = where._replace(entered=where.entered | (plan.moved & ~where.closed), step=step)
         seen = where.end >= rows.length
         stop, floor, limit, room = (
-            x.to(canvas.tokens.device, non_blocking=True)
+            to_device(x, canvas.tokens.device)
             for x in (
                 stop,
                 torch.maximum(rows.text, where.start),
@@ -152,10 +153,7 @@ class VariableLength:
                 plan.most - rows.limit,
             )
         )
-        ended = torch.isin(canvas.tokens, plan.ends) & ~canvas.pending
-        plan = plan._replace(
-            blocks=now._replace(step=step), stop=stop, floor=floor, limit=limit, room=room, ended=ended
-        )
+        plan = plan._replace(blocks=now._replace(step=step), stop=stop, floor=floor, limit=limit, room=room)
         return open_window(canvas, sight.pending, where, None), plan
 
     def refine(self, guess: Guess, window: Window, plan: Plan, /) -> tuple[Window, Plan]:
@@ -180,6 +178,13 @@ class VariableLength:
         self, canvas: Canvas, guess: Guess | None, window: Window | None, plan: Plan, /
     ) -> tuple[Canvas, Tensor | None, Plan]:
         """Shorten rows before the first step, and make them longer after the others."""
+        canvas, moved, plan = self._fit(canvas, guess, window, plan)
+        # Noted here and not in the next step, in which the host has waited already and would wait again.
+        return canvas, moved, plan._replace(ended=torch.isin(canvas.tokens, plan.ends) & ~canvas.pending)
+
+    def _fit(
+        self, canvas: Canvas, guess: Guess | None, window: Window | None, plan: Plan
+    ) -> tuple[Canvas, Tensor | None, Plan]:
         rows = canvas.rows
         if guess is None or window is None:
             limit = torch.minimum(plan.most, plan.geometry.extent(rows.text + self.initial))
@@ -206,7 +211,7 @@ class VariableLength:
         limit = torch.where(more > 0, torch.minimum(plan.most, plan.geometry.extent(rows.limit + gap)), rows.limit)
         length = plan.geometry.extent(limit)
         gap = torch.where(at == rows.length, length - rows.length, gap)
-        moved = shift(canvas.tokens.shape[1], at, gap, rows.length, length).to(canvas.tokens.device, non_blocking=True)
+        moved = shift(canvas.tokens.shape[1], at, gap, rows.length, length)
         given = move(rows.given, moved, False)
         rows = rows._replace(limit=limit, length=length, given=given, text=text_start(given))
         tokens, pending = move(canvas.tokens, moved, plan.blank), move(canvas.pending, moved, True)
@@ -216,7 +221,7 @@ class VariableLength:
 def shorten(canvas: Canvas, limit: Tensor, length: Tensor) -> Canvas:
     """The canvas with shorter rows."""
     there = torch.arange(canvas.tokens.shape[1]) < rearrange(length, "b -> b 1")
-    pending = canvas.pending & there.to(canvas.pending.device)
+    pending = canvas.pending & to_device(there, canvas.pending.device)
     return canvas._replace(pending=pending, rows=canvas.rows._replace(limit=limit, length=length))
 
 

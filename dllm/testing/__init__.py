@@ -1,4 +1,8 @@
-"""The laws that every part obeys, as tests for parts made here and elsewhere: see `dllm.testing.suite`."""
+"""For tests of parts made here and elsewhere.
+
+`dllm.testing.suite` has the laws that every part obeys; `dllm.testing.device` pretends a CUDA device, and tells what
+would fail, wait or be copied on a real one.
+"""
 
 from typing import TYPE_CHECKING, Any
 

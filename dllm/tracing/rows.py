@@ -78,7 +78,7 @@ class Host:
         self.tokens, self.mode = guess.tokens.cpu(), guess.mode.cpu()
         self.p1, self.p2, self.confidence = guess.p1.cpu(), guess.p2.cpu(), guess.confidence.cpu()
         self.revoke = None if step.revoke is None else step.revoke.cpu()
-        self.moved = None if step.moved is None else step.moved.cpu()
+        self.moved = step.moved
         self.certified = certain(self.tokens, self.mode, self.p1, self.p2, self.commit & self.pending)
         self.likely = None
         if guess.probabilities is not None and top:

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-HERE = str(Path(__file__).parent)
+import dllm.transfer
+
+SKIPPED = (str(Path(__file__).parent), str(Path(dllm.transfer.__file__)))
+"""Files that are never a cause: these, and the helper through which everybody copies to the device."""
 
 KINDS = ("launch", "wait", "stall", "blocking", "h2d", "pinned", "d2h", "host", "race")
 """See `dllm.testing.device`."""
@@ -78,7 +81,7 @@ class Record:
         deeper = ""
         while frame is not None:
             name = frame.f_code.co_filename
-            if not name.startswith(HERE):
+            if not name.startswith(SKIPPED):
                 folder = next((x for x in self._folders if x in name), None)
                 if folder is not None:
                     where = folder[1:] + name.rpartition(folder)[2]
