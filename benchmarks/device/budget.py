@@ -14,7 +14,7 @@ BEGUN = time.monotonic()
 
 
 class OutOfTime(BaseException):
-    """The budget is spent. No `Exception`, so that nothing on the way (a compiler, say) takes it for its own failure."""
+    """The budget is spent. No `Exception`, or a compiler, say, would take it for a failure of its own."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ STARTS = {False: 2.0, True: 12.0}
 
 LIMITS: dict[bool, dict[bool, tuple[int | None, int | None, int]]] = {
     False: {False: (None, None, 2000), True: (None, 4, 2000)},
-    True: {False: (8, None, 16), True: (1, 1, 1)},
+    True: {False: (4, 4, 16), True: (1, 1, 1)},
 }
 """Groups of recordings, cases of a group and cells of laws at most, in earnest and in a rehearsal, eager and compiled.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Probabilities of a model on two devices that differ by no more than this are equal up to rounding."""
 
 
+@functools.cache
 def sample(seed: int = 0) -> list[Cell]:
     """All cells of the parts in a seeded order in which the first cells hold every part once, and so on."""
     order = random.Random(seed)
