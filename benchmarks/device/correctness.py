@@ -14,7 +14,6 @@ Run:      benchmarks/device/correctness.sh            (CUDA; at most --budget se
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from typing import Any
 
 from benchmarks.device.budget import Budget
 from benchmarks.device.options import checked, device, parser
-from benchmarks.device.session import Measurement, Row, facts, run
+from benchmarks.device.session import Measurement, Row, facts, failures, leave, run
 
 SHARES = {
     ("float32", False): {"recordings": 0.10, "laws": 0.12},
@@ -101,10 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = facts("correctness", place, tiny=options.tiny, recordings=str(options.recordings), seed=0)
     faults: Counter[str] = Counter()
     outcomes = run(about, measurements(options, place, faults), Budget(options.budget), options.output)
-    failed = [f"{name}: {count} faults" for name, count in faults.items() if count]
-    failed += [f"{row['measurement']}: {row['error']}" for row in outcomes if row["outcome"] == "failed"]
-    sys.stderr.writelines(f"FAULT {line}\n" for line in failed)
-    raise SystemExit(bool(failed))
+    leave([f"{name}: {count} faults" for name, count in faults.items() if count] + failures(outcomes))
 
 
 if __name__ == "__main__":

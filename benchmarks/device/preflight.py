@@ -6,6 +6,7 @@ Only the standard library is imported here, since everything else may be what is
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import sys
@@ -73,9 +74,15 @@ def demand(compiles: bool = True) -> None:
 
 
 def demand_device(name: str) -> None:
-    """Leave likewise where the device that was asked for is not there; imports torch."""
-    import torch
+    """Leave likewise where the library cannot be imported, or the device that was asked for is not there."""
+    try:
+        import torch
 
+        for module in ("dllm.bench", "dllm.testing.suite"):
+            importlib.import_module(module)
+    except ImportError as error:
+        sys.stderr.write(f"The library cannot be imported on this machine: {error}\n")
+        raise SystemExit(2) from None
     if name.split(":")[0] == "cuda" and not torch.cuda.is_available():
         sys.stderr.write(
             f"--device {name}: torch {torch.__version__} sees no CUDA device here; "

@@ -114,6 +114,17 @@ def _attempt(measurement: Measurement, budget: Budget, results: Results) -> Row:
     return {**found, "seconds": round(time.monotonic() - begun, 2)}
 
 
+def failures(outcomes: Sequence[Row]) -> list[str]:
+    """A line for each measurement that failed."""
+    return [f"{row['measurement']}: {row['error']}" for row in outcomes if row["outcome"] == "failed"]
+
+
+def leave(faults: Sequence[str]) -> None:
+    """Leave the process: with exit code 0, or with 1 and the faults on stderr."""
+    sys.stderr.writelines(f"FAULT {line}\n" for line in faults)
+    raise SystemExit(bool(faults))
+
+
 def facts(script: str, device: Any, **options: Any) -> Row:
     """What the results have to say about where they came from."""
     import torch

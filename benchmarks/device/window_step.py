@@ -27,10 +27,18 @@ from typing import Any
 
 from benchmarks.device.budget import Budget
 from benchmarks.device.options import checked, device, parser
-from benchmarks.device.session import Measurement, Row, facts, run
+from benchmarks.device.session import Measurement, Row, facts, failures, leave, run
 
 SHAPE = "llada-8b"
-TINY: dict[str, Any] = {"hidden": 64, "inner": 96, "layers": 2, "heads": 2, "kv_heads": 2, "head_width": 32, "vocabulary": 512}
+TINY: dict[str, Any] = {
+    "hidden": 64,
+    "inner": 96,
+    "layers": 2,
+    "heads": 2,
+    "kv_heads": 2,
+    "head_width": 32,
+    "vocabulary": 512,
+}
 BLOCK = 32
 FRESH_LENGTHS = (37, 71, 90, 123, 150, 187, 211, 245)
 """Prompts that no other measurement has, for the cost of a new shape."""
@@ -262,7 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "window_step", bench.place, shape=f"{SHAPE}, tiny" if tiny else SHAPE, tiny=tiny, dtype="bfloat16", rows=1,
         context=bench.context, new_tokens=bench.new, repeats=bench.repeats, seed=0,
     )  # fmt: skip
-    run(about, measurements(bench, options.compile), Budget(options.budget), options.output)
+    outcomes = run(about, measurements(bench, options.compile), Budget(options.budget), options.output)
+    leave(failures(outcomes))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -37,6 +39,15 @@ def test_a_compiler_is_needed_only_to_compile(monkeypatch) -> None:
     monkeypatch.setattr(preflight.shutil, "which", lambda name: None)
     assert problems(compiles=False) == []
     assert "--no-compile" in problems(compiles=True)[0]
+
+
+def test_a_library_that_cannot_be_imported_is_named(monkeypatch, capsys, tmp_path) -> None:
+    """Versions that do not go together are seen by importing only."""
+    monkeypatch.setitem(sys.modules, "dllm.bench", None)
+    with pytest.raises(SystemExit) as left:
+        window_step.main(["--tiny", "--device", "cpu", "--output", str(tmp_path / "found.jsonl")])
+    assert left.value.code == 2 and not (tmp_path / "found.jsonl").exists()
+    assert "cannot be imported on this machine" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
