@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.baselines.fast_dllm_v1 import generate
 from benchmarks.device.recordings import FIXTURE
 from dllm.models.families.llada import NAMES
 from dllm.testing.tiny import MASK, STOP, VOCABULARY, network
-from experiments.baselines.fast_dllm_v1 import generate
 
 NAME = "llada-fixture"
 RULES: tuple[dict[str, Any], ...] = (

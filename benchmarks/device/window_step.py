@@ -117,7 +117,7 @@ class Bench:
 
     def published_loop(self, cudnn: bool) -> Iterator[Row]:
         """The published loop, which takes as many tokens at each forward as our policy."""
-        from experiments.baselines.fast_dllm_v1 import generate
+        from benchmarks.baselines.fast_dllm_v1 import generate
 
         ids, policy, forwards = self.ids.to(self.place), self.strategy.policy, 0
 

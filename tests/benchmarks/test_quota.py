@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dllm
+from benchmarks.baselines.fast_dllm_v1 import generate
 from benchmarks.device.quota import PLANNED, SeededQuota
 from dllm import Blocks, DualCache, NoCache, Request, Stopping, Strategy
 from dllm.testing import laws
-from experiments.baselines.fast_dllm_v1 import generate
 from tests.tiny import GEOMETRIES, MASK, model, network
 
 

@@ -64,9 +64,7 @@ def candidates(logits: Tensor, masked: Tensor, tokens: Tensor, mask_id: int) -> 
     return torch.where(masked, proposed, tokens), torch.where(masked, confidence, -torch.inf)
 
 
-def select(
-    confidence: Tensor, masked: Tensor, tau: float | None, f: float | None, quota: int | None = None
-) -> Tensor:
+def select(confidence: Tensor, masked: Tensor, tau: float | None, f: float | None, quota: int | None = None) -> Tensor:
     """Which columns (b, t) to take, row by row and rank by rank."""
     take = torch.zeros_like(masked)
     for row in range(len(confidence)):
