@@ -85,6 +85,8 @@ class LawCheck:
     def rows(self, budget: Budget) -> Iterator[Row]:
         """A row a cell, as many as fit into the budget, and how many were not reached."""
         chosen = sample()[: self.most]
+        if self.compiled:
+            torch._dynamo.reset()  # one that was cut off in the middle leaves its graphs behind
         done = 0
         for done, cell in enumerate(chosen, start=1):  # noqa: B007
             begun = time.monotonic()

@@ -110,6 +110,8 @@ class Replay:
     def rows(self, budget: Budget) -> Iterator[Row]:
         """A row a group, as many as fit into the budget, and how many were not reached."""
         chosen = groups(self.folder)[: self.most]
+        if self.compiled:
+            torch._dynamo.reset()  # one that was cut off in the middle leaves its graphs behind
         done = 0
         for done, (family, group) in enumerate(chosen, start=1):  # noqa: B007
             begun = time.monotonic()
