@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import dllm
+from benchmarks.baselines.fast_dllm_v1 import generate
 from dllm import Blocks, DualCache, FactorAsPublished, NoCache, PrefixCache, Request, Stopping, Strategy, Threshold
-from experiments.baselines.fast_dllm_v1 import generate
 from tests.tiny import MASK, model, network
 
 CACHES = {"none": NoCache(), "prefix": PrefixCache(), "dual": DualCache()}
