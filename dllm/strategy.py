@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from dllm.errors import ConfigError
-from dllm.types import Cache, Policy, Probe, Processor, Scheduler
+from dllm.types import Cache, Policy, Probe, Processor, Scheduler, has_field
 
 Warper = Callable[[Tensor, Tensor], Tensor]
 """A logits processor of `transformers`."""
@@ -153,7 +153,7 @@ class Strategy:
     def _check_pace(self) -> None:
         """Raise ConfigError where the policy follows steps that the scheduler does not plan, or the other way round."""
         if self.policy.paced and self.scheduler.steps is None:
-            if "steps" in {field.name for field in fields(self.scheduler)}:  # type: ignore[arg-type]
+            if has_field(self.scheduler, "steps"):
                 raise ConfigError(f"{self.policy} follows a pace: give {type(self.scheduler).__name__} its steps")
             raise ConfigError(
                 f"{self.policy} follows a pace, and {self.scheduler} plans no steps: use another of the two"

@@ -67,6 +67,21 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+DOORS = {"experiments", "benchmarks", "tests"}
+"""Folders beside the library, which may import anything in it."""
+
+
+def top_level(path: Path) -> set[str]:
+    """Top-level modules that a file imports, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+    return names
+
+
 def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -80,6 +95,18 @@ def test_arrows(path: Path) -> None:
         assert room(path) in {"jobs", "testing", "integrations", "trace"}, f"{room(path)} is a room without arrows"
         return
     assert imported(path) <= ALLOWED[room(path)], f"{path.name} imports {imported(path) - ALLOWED[room(path)]}"
+
+
+@pytest.mark.parametrize("folder", ["dllm", "cli"])
+def test_nothing_that_is_installed_imports_the_doors(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not top_level(path) & DOORS, path
+
+
+def test_experiments_need_no_benchmark() -> None:
+    """Benchmarks use what the experiments share, and the tests' reading of recordings; nothing goes the other way."""
+    for path in (ROOT / "experiments").rglob("*.py"):
+        assert not top_level(path) & {"benchmarks"}, path
 
 
 def test_the_loop_knows_no_part() -> None:

@@ -84,7 +84,7 @@ def count_forward_work(model: Any, step: Step) -> ForwardWork:
     tied = network.get_output_embeddings().weight is network.get_input_embeddings().weight
     body = sum(p.numel() for p in network.parameters()) - table - (0 if tied else head)
     columns, slots = int(step.queries.sum()), len(step.window.slots)
-    ends = step.canvas.rows.length if not hasattr(model.geometry, "size") else step.window.block_end
+    ends = step.canvas.rows.length if model.geometry.block is None else step.window.block_end
     keys = int((ends * (step.queries > 0)).sum())
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -78,13 +78,13 @@ def _rerun_forward(model: Model, canvas: Canvas, asked: ReusableQuery, memory: C
 def split_rows_by_length(model: Model, rows: Tensor, queries: Tensor) -> list[Tensor]:
     """Which rows (host indices) go through the model together: all, or those with few columns to run (`queries` (b,))
     and those with many, if that saves more columns than the model's
-    `forward_overhead_columns`."""
+    `forward_overhead_columns`. Rows with no more than the model's `undivided_columns` are never split off."""
     worth = model.forward_overhead_columns
     if worth is None or len(rows) == 1:
         return [rows]
     size = _select_rows(queries, rows)
     most, n = int(size.max()), len(rows)
-    if n * most - int(size.sum()) <= worth:
+    if most <= model.undivided_columns or n * most - int(size.sum()) <= worth:
         return [rows]
     size, order = size.sort()
     count = torch.arange(1, n)

@@ -15,7 +15,7 @@ from dllm.engine.commit import StepChange, open_decided_slots, write_canvas
 from dllm.engine.propose import Proposer
 from dllm.engine.queue import ListQueue, RequestQueue
 from dllm.engine.record import blank_ledger, record_commits
-from dllm.engine.state import DecodingState, PartStates, forget_moved_columns, renew_rows
+from dllm.engine.state import DecodingState, PartStates, drop_transients, forget_moved_columns, renew_rows
 from dllm.engine.stop import Stopper, resolve_stop_ids
 from dllm.errors import NumericsError, RequestError
 from dllm.requests import Layout, Request, assign_seeds, count_canvas_columns, make_canvas
@@ -217,8 +217,11 @@ class Batch:
         canvas = write_canvas(state.canvas, window, change, there, self.model.mask_id)
         ledger = record_commits(state.ledger, window, guess, change, there, seen, state.nfe)
         canvas = self.stopper.close(canvas)
-        canvas, moved, scheduled = self.strategy.scheduler.arrange(canvas, guess, window, state.parts.scheduler)
-        state = state._replace(canvas=canvas, ledger=ledger, parts=state.parts._replace(scheduler=scheduled))
+        arranged, moved, scheduled = self.strategy.scheduler.arrange(canvas, guess, window, state.parts.scheduler)
+        parts = state.parts._replace(scheduler=scheduled)
+        if arranged.rows is not canvas.rows:  # rows have other lengths now
+            parts = drop_transients(parts)
+        state = state._replace(canvas=arranged, ledger=ledger, parts=parts)
         self.confidence = guess.confidence, guess.confidence.sum()
         return state if moved is None else self._move(state, moved), moved
 

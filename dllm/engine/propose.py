@@ -34,7 +34,10 @@ from dllm.types import (
 )
 
 CHUNK = 2**24
-"""Most logits that exist at a time; more slots are worked through in chunks."""
+"""Most logits that exist at a time on a CPU; more columns are worked through in chunks."""
+
+CHUNK_ON_CUDA = 2**27
+"""The same on CUDA, where every chunk is some thirty launches more."""
 
 GROUP = 128
 """Tokens of the vocabulary that are compared by their maximum first."""
@@ -60,6 +63,11 @@ class SlotGuess:
     p1: Float[Tensor, " n"]
     p2: Float[Tensor, " n"]
     signals: Mapping[Signal, Tensor]
+
+
+def _max_logits(device: torch.device) -> int:
+    """Most logits that exist at a time on a device."""
+    return CHUNK_ON_CUDA if device.type == "cuda" else CHUNK
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,8 @@ class Proposer:
         else:
             guess = self._guess_nothing(where, b, k)
         if seen.probes or seen.shadow is not None:
-            more: dict[Signal | Probe, Tensor] = {**guess.signals, **dict(seen.probes)}
+            more = dict(guess.signals)
+            more.update(seen.probes.items())
             if seen.shadow is not None:
                 more[Shadow()] = self._shadow(seen.shadow, where)
             guess = replace(guess, signals=more)
@@ -140,7 +149,7 @@ class Proposer:
         self, where: Where, hidden: Float[Tensor, "n d"]
     ) -> Sequence[tuple[Where, Float[Tensor, "m d"]]]:
         """Cut slots into chunks whose logits fit in memory."""
-        size, n = max(1, CHUNK // self.vocabulary), hidden.shape[0]
+        size, n = max(1, _max_logits(hidden.device) // self.vocabulary), hidden.shape[0]
         if n <= size:
             return [(where, hidden)] if n else []
         spans = [slice(begin, begin + size) for begin in range(0, n, size)]
@@ -219,7 +228,8 @@ def _sample_candidates(
     tokens, confidence = _sample_tokens(logits, scale, where, sampling)
     return replace(
         guess,
-        tokens=torch.where(where.greedy, guess.mode, tokens), confidence=torch.where(where.greedy, guess.p1, confidence)
+        tokens=torch.where(where.greedy, guess.mode, tokens),
+        confidence=torch.where(where.greedy, guess.p1, confidence),
     )
 
 

@@ -78,6 +78,13 @@ def forget_moved_columns(state: Any, fresh: Any, moved: Int[Tensor, "b t"]) -> A
     return torch.where(here.view(-1, *[1] * (state.dim() - 1)), fresh, state)
 
 
+def drop_transients(state: Any) -> Any:
+    """Replace every `Transient` in a state by None, once the facts of the rows have changed."""
+    if isinstance(state, Transient):
+        return None
+    return _like(state, [drop_transients(value) for value in state]) if isinstance(state, tuple) else state
+
+
 def _like(state: tuple[Any, ...], values: list[Any]) -> Any:
     """Make a tuple of the same type; a named tuple takes its values one by one."""
     return type(state)(*values) if hasattr(state, "_fields") else tuple(values)

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from dllm.compose.options import Options
 from dllm.engine.autoregressive import Autoregressive, refuse_holes
-from dllm.engine.batch import Batch
-from dllm.engine.batch import match_block_size
+from dllm.engine.batch import Batch, match_block_size
 from dllm.errors import ConfigError, DllmError, RequestError
 from dllm.jobs.rows import PromptRow, RowProblem
 from dllm.models.checkpoint import read_checkpoint

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import torch
 from einops import rearrange
 from torch import Tensor
 
 from dllm.errors import ConfigError
+from dllm.models.placement import choose_attention_kernels
 from dllm.models.transformer import TransformerModel, default_forward_overhead
-from dllm.types import Query
+from dllm.types import Probe, Query
 
 
 @dataclass(eq=False)
@@ -28,7 +28,9 @@ class EncoderModel(TransformerModel):
     def __post_init__(self) -> None:
         config = self.network.config
         self.network.eval()
-        self.apart = default_forward_overhead(self.device) if self.apart is None else self.apart
+        if self.forward_overhead_columns is None:
+            self.forward_overhead_columns = default_forward_overhead(self.device)
+        choose_attention_kernels(self.device, self.cudnn_attention)
         self.max_columns = int(config.max_position_embeddings) - self.first_position
         self.vocabulary = int(config.vocab_size)
         self._decoder = self.network.base_model
@@ -45,12 +47,19 @@ class EncoderModel(TransformerModel):
 
     def forward(self, query: Query, store: Any | None) -> Tensor:
         """Hidden states (r, q, d) of a query that is all there is to look at."""
-        out = self._decoder(
+        return self._run_encoder(query).last_hidden_state
+
+    def forward_with_probes(
+        self, query: Query, store: Any | None, probes: tuple[Probe, ...], columns: int
+    ) -> tuple[Tensor, dict[Probe, Tensor]]:
+        raise ConfigError(f"{probes[0]}: {self.family} is an encoder, which shows nothing of its inside here")
+
+    def _run_encoder(self, query: Query) -> Any:
+        return self._decoder(
             input_ids=query.tokens,
             position_ids=query.columns + self.first_position,
             attention_mask=self._masks(query),
         )
-        return out.last_hidden_state
 
     def _masks(self, query: Query) -> Any:
         """The query's mask, or one for each kind of layer where some look no further than `_local` columns."""
@@ -58,17 +67,11 @@ class EncoderModel(TransformerModel):
         if mask is None:
             return None  # the stock class then makes both kinds itself
         if self._local is None:
-            return self._in_its_words(mask)
+            return self._attention_mask(mask)
         distance = rearrange(query.columns, "r q -> r 1 q 1") - rearrange(query.columns, "r k -> r 1 1 k")
         near = mask & (distance.abs() <= self._local)
         full = mask.expand_as(near)
-        return {"full_attention": self._in_its_words(full), "sliding_attention": self._in_its_words(near)}
-
-    def _in_its_words(self, mask: Tensor) -> Tensor:
-        if not self._additive:
-            return mask
-        zeros = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device)
-        return zeros.masked_fill(~mask, torch.finfo(self.dtype).min)
+        return {"full_attention": self._attention_mask(full), "sliding_attention": self._attention_mask(near)}
 
     def head(self, hidden: Tensor) -> Tensor:
         for module in self._heads:

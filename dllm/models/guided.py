@@ -11,7 +11,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.types import Query
+from dllm.types import CausalModel, Model, Query
 
 
 class _GuidanceStore:
@@ -28,7 +28,7 @@ class _GuidanceStore:
 
 
 @dataclass(eq=False)
-class Guided:
+class Guided(Model):
     """A model guided away from what it says when all that was given is masked: z = z_u + (scale + 1) (z_c - z_u).
 
     z_c are its logits, z_u those of a second lane in which every given column, of the prompt or between holes, holds
@@ -48,22 +48,31 @@ class Guided:
     scale: float
 
     lanes = 2
-    apart = None
 
     def __post_init__(self) -> None:
         said = f"Guided(scale={self.scale})"
         if not 0 <= self.scale < math.inf:
             raise ConfigError(f"{said}: scale must be 0 (no guidance) or a positive number")
-        if hasattr(self.model, "generate"):
+        if isinstance(self.model, CausalModel):
             raise ConfigError(f"{said}: guidance masks the prompt, which a plain causal language model cannot read")
         if self.model.mask_id is None:
             raise ConfigError(f"{said}: guidance masks the prompt, and this model has no mask id")
 
-    def __getattr__(self, name: str) -> Any:
-        """Whatever a guided model does not do in its own way."""
-        if name.startswith("__") or name == "model":
-            raise AttributeError(name)
-        return getattr(self.model, name)
+        self.geometry, self.vocabulary = self.model.geometry, self.model.vocabulary
+        self.needs_left, self.mask_id, self.stop_ids = self.model.needs_left, self.model.mask_id, self.model.stop_ids
+        self.max_columns, self.chunk, self.undivided_columns = (
+            self.model.max_columns, self.model.chunk, self.model.undivided_columns
+        )  # fmt: skip
+        self.tokenizer, self.family, self.name = self.model.tokenizer, self.model.family, self.model.name
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def network(self) -> Any:
+        """The network of the model that is guided."""
+        return self.model.network
 
     def with_block(self, size: int) -> Guided:
         """The same with attention blocks of `size` columns."""

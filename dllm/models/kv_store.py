@@ -23,20 +23,27 @@ class KeyValueStore:
         self.layers: list[tuple[Tensor, Tensor]] = []
         self._query: Query | None = None
         self._index: Tensor | None = None
+        self._indices: dict[torch.device, Tensor] = {}
         self._rows: dict[torch.device, Tensor] = {}
 
     def aim(self, query: Query) -> None:
         """Say which columns the coming forward writes and how many keys it reads."""
         self._query = query
         self._index = None
-        self._rows = {}
+        self._indices, self._rows = {}, {}
         if query.start is None:
             kept = query.columns.shape[1] - query.extra
             self._index = torch.where(query.valid, query.columns, self.columns)[:, :kept]
 
     def keep(self, rows: Tensor) -> None:
-        here = {device: rows.to(device, non_blocking=True) for device in {keys.device for keys, _ in self.layers}}
-        self.layers = [(keys[here[keys.device]], values[here[keys.device]]) for keys, values in self.layers]
+        """Forget every row that is not listed (host indices)."""
+        there: dict[torch.device, Tensor] = {}
+        for i, layer in enumerate(self.layers):  # one at a time, so that no more than one is there twice
+            device = layer[0].device
+            if device not in there:
+                there[device] = rows.to(device, non_blocking=True)
+            keys, values = (plane.index_select(0, there[device]) for plane in layer)
+            self.layers[i] = keys, values
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Write key and value (r, h, q, d) of one layer and return all keys and values that the query may read."""
@@ -63,8 +70,8 @@ class KeyValueStore:
         elif start is not None:
             kept[:, :, start : start + stored.shape[2]] = stored
         else:
-            assert self._index is not None
-            kept.scatter_(2, rearrange(self._index, "r q -> r 1 q 1").to(new.device).expand_as(stored), stored)
+            index = rearrange(self._index_on(new.device), "r q -> r 1 q 1")
+            kept.scatter_(2, index.expand_as(stored), stored)
         return torch.cat([seen, new[:, :, -extra:]], 2) if extra else seen
 
     def _put(self, kept: Tensor, rows: Tensor, stored: Tensor) -> None:
@@ -74,9 +81,15 @@ class KeyValueStore:
         if start is not None:
             kept[:, :, start : start + stored.shape[2]].index_copy_(0, rows, stored)
         else:
-            assert self._index is not None
-            index = self._index.to(rows.device)
+            index = self._index_on(rows.device)
             kept[rearrange(rows, "r -> r 1"), :, index] = rearrange(stored, "r h q d -> r q h d")
+
+    def _index_on(self, device: torch.device) -> Tensor:
+        """The columns (r, q) that are written, on the device of a layer."""
+        assert self._index is not None, "aim() comes before a forward"
+        if device not in self._indices:
+            self._indices[device] = self._index.to(device)
+        return self._indices[device]
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         return 0

@@ -19,7 +19,7 @@ from dllm.models.families import FAMILIES
 from dllm.models.families.special_ids import IdSource, require_mask_id, resolve_special_ids
 from dllm.models.fused_layers import check_splits, loading_class
 from dllm.models.parallel import make_distributed_config
-from dllm.models.placement import resolve_device, resolve_dtype
+from dllm.models.placement import choose_attention_kernels, resolve_device, resolve_dtype
 from dllm.models.quantizing import make_quantization_config
 from dllm.models.third_party import as_checkpoint_error, silence_transformers
 from dllm.models.tokenizers import read_tokenizer
@@ -47,6 +47,7 @@ def load(
     stop_ids: Sequence[int] | None = None,
     block_size: int | None = None,
     attention: str | None = None,
+    cudnn_attention: bool = False,
     revision: str | None = None,
     tokenizer: bool = True,
     family: str | None = None,
@@ -68,6 +69,7 @@ def load(
     mask_id, stop_ids    override what the checkpoint says; `stop_ids=()` means that nothing stops
     block_size           attention block of a block-causal family
     attention            "sdpa" or "eager"; default: what `transformers` prefers
+    cudnn_attention      allow cuDNN's attention on CUDA, which takes long over every new shape
     revision             branch, tag or commit on the Hub
     tokenizer            False leaves it out: generation works from ids
     family               its name, where config.json does not tell: "a2d_bd3lm" for an A2D model trained in blocks,
@@ -125,6 +127,7 @@ def load(
             network = attach_adapter(network, adapter, kind, merge=pack)
         if pack:
             packing.pack_linear_layers(network)
+    choose_attention_kernels(network.get_input_embeddings().weight.device, cudnn_attention)
     if found.plain:
         return AutoregressiveModel(network, words, ids.stop_ids, ids.pad_id, found.name)
     facts: dict[str, Any] = {
@@ -135,6 +138,7 @@ def load(
         "family": kind.name,
         "name": found.name,
         "tokenizer": words,
+        "cudnn_attention": cudnn_attention,
     }
     geometry = kind.geometry(found.config)
     if kind.head:

@@ -10,6 +10,16 @@ from dllm.errors import ConfigError
 from dllm.models.third_party import one_line
 
 
+def choose_attention_kernels(device: torch.device, cudnn: bool) -> None:
+    """Allow or forbid cuDNN's attention where a model is put on CUDA; it holds for the whole process.
+
+    PyTorch prefers cuDNN on an H100 and later. There it builds an execution plan for every new shape, which takes
+    0.1 to 0.5 s, and decoding without `compile` asks for a new shape at every other step.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
+
+
 def resolve_device(device: str | torch.device | None, device_map: Any) -> torch.device:
     """The device asked for, else CUDA where there is one, else the CPU. Raises ConfigError where it is not usable."""
     if device is None:

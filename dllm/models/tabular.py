@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dllm import theory
 from dllm.errors import ConfigError
-from dllm.types import Bidirectional, Geometry, Query
+from dllm.types import Bidirectional, Geometry, Model, Query
 
 
 class TokenStore:
@@ -25,7 +25,7 @@ class TokenStore:
 
     def keep(self, rows: Tensor) -> None:
         if self.tokens is not None:
-            self.tokens = self.tokens[rows]
+            self.tokens = self.tokens[rows.to(self.tokens.device, non_blocking=True)]
 
     def update(self, query: Query, blank: int) -> Tensor:
         """Write the query's tokens and return all that it may look at (r, width)."""
@@ -38,7 +38,7 @@ class TokenStore:
 
 
 @dataclass(eq=False)
-class TabularModel:
+class TabularModel(Model):
     """Exact marginals of `joint` given what is decided, in the shape of a model family.
 
     The joint's n positions are the n columns that follow a prompt of `offset` tokens, whatever the prompt says; its
@@ -58,6 +58,7 @@ class TabularModel:
     max_columns: int = 2**20
     family: str = "tabular"
     tokenizer: None = None
+    mask_id: int = field(init=False)
 
     def __post_init__(self) -> None:
         sizes = set(self.joint.shape)
@@ -82,13 +83,14 @@ class TabularModel:
         r, q = query.tokens.shape
         board = query.tokens[:, : q - query.extra] if store is None else store.update(query, self.mask_id)
         width = board.shape[1]
-        place = torch.arange(self.offset, self.offset + n)
+        device = query.tokens.device
+        place = torch.arange(self.offset, self.offset + n, device=device)
         there = place.clamp(max=width - 1)
         tokens = torch.where(place < width, board[:, there], v)
-        seen = torch.ones(r, 1, 1, width + query.extra, dtype=torch.bool) if query.mask is None else query.mask
+        seen = query.valid.new_ones(r, 1, 1, width + query.extra) if query.mask is None else query.mask
         seen = rearrange(seen, "r 1 q w -> r q w").expand(r, q, seen.shape[-1])[:, :, there] & (place < width)
         target = query.columns + self.needs_left - self.offset
-        own = torch.arange(n) == rearrange(target, "r q -> r q 1")
+        own = torch.arange(n, device=device) == rearrange(target, "r q -> r q 1")
         itself = place == rearrange(query.columns, "r q -> r q 1")
         known = rearrange(tokens < v, "r n -> r 1 n") & (seen | itself) & ~own
         tokens = rearrange(tokens, "r n -> r 1 n").expand_as(known)

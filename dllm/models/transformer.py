@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,19 +12,20 @@ from torch import Tensor
 
 from dllm.errors import ConfigError
 from dllm.models.kv_store import KeyValueStore
-from dllm.types import BlockCausal, Geometry, Query
+from dllm.models.placement import choose_attention_kernels
+from dllm.types import Geometry, Model, Probe, Query
 
 APART = {"cpu": 64, "cuda": 512}
 """Columns that cost about as much as reading the weights once more."""
 
 
 def default_forward_overhead(device: torch.device) -> int:
-    """What `TransformerModel.apart` is unless it is given."""
+    """Choose `TransformerModel.forward_overhead_columns` where none is given."""
     return APART["cuda" if device.type == "cuda" else "cpu"]
 
 
 @dataclass(eq=False)
-class TransformerModel:
+class TransformerModel(Model):
     """A stock `transformers` causal-LM class that denoises.
 
     network     any `…ForCausalLM`; attention runs with the mask that each query brings, never a causal one
@@ -36,8 +39,9 @@ class TransformerModel:
     tokenizer   the checkpoint's tokenizer, or None
     chunk       block-causal families: most columns of a row that go through the network at once while a prompt is
                 stored, so that a long one needs no more memory than its keys and values; it counts as one forward
-    apart       columns that cost about as much as one more forward: where more padding is saved, rows of a batch that
+    forward_overhead_columns  columns that cost about as much as one more forward: where more padding is saved, rows of a batch that
                 run many columns go through the network apart from the others. None: what suits the device; 0: always
+    cudnn_attention  allow cuDNN's attention on CUDA, in the whole process (`placing.choose_attention_kernels`)
     """
 
     network: Any
@@ -50,14 +54,17 @@ class TransformerModel:
     name: str = ""
     tokenizer: Any = None
     chunk: int | None = 4096
-    apart: int | None = field(default=None, kw_only=True)
+    forward_overhead_columns: int | None = field(default=None, kw_only=True)
+    cudnn_attention: bool = field(default=False, kw_only=True)
     max_columns: int = field(init=False)
 
     def __post_init__(self) -> None:
         config = self.network.config
         config.is_causal = False
         self.network.eval()
-        self.apart = default_forward_overhead(self.device) if self.apart is None else self.apart
+        if self.forward_overhead_columns is None:
+            self.forward_overhead_columns = default_forward_overhead(self.device)
+        choose_attention_kernels(self.device, self.cudnn_attention)
         self.max_columns = int(getattr(config, "max_position_embeddings", 0) or 2**31)
         self.vocabulary = int(config.vocab_size)
         self._decoder = self.network.get_decoder()
@@ -66,38 +73,83 @@ class TransformerModel:
 
     @property
     def device(self) -> torch.device:
-        return self.network.get_input_embeddings().weight.device
+        """Where tokens go: the device of the embedding, or where accelerate runs it if its weights are offloaded."""
+        embedding = self.network.get_input_embeddings()
+        place = embedding.weight.device
+        return _execution_device(embedding) or place if place.type == "meta" else place
 
     @property
     def dtype(self) -> torch.dtype:
         return self.network.get_input_embeddings().weight.dtype
 
     def with_block(self, size: int) -> TransformerModel:
-        """The same weights with attention blocks of `size` columns; only for block-causal families."""
-        if not isinstance(self.geometry, BlockCausal):
+        """Make a model of the same weights with attention blocks of `size` columns; only for families that have them."""
+        if self.geometry.block is None:
             raise ConfigError(f"{self.family} attends in both directions everywhere: it has no attention block to set")
-        return replace(self, geometry=replace(self.geometry, size=size))
+        return replace(self, geometry=self.geometry.with_block(size))
 
     def store(self, columns: int) -> KeyValueStore:
         return KeyValueStore(columns)
 
     def forward(self, query: Query, store: KeyValueStore | None) -> Tensor:
-        mask = query.mask
-        if mask is not None and self._additive:
-            mask = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(
-                ~mask, torch.finfo(self.dtype).min
-            )
         if store is not None:
             store.aim(query)
-        out = self._decoder(
-            input_ids=query.tokens,
-            position_ids=query.columns,
-            attention_mask=mask,
+        hidden = self._run_decoder(query.tokens, query.columns, query.mask, store).last_hidden_state
+        return hidden.to(query.tokens.device)  # the last layer may lie on another one
+
+    def forward_with_probes(
+        self, query: Query, store: KeyValueStore | None, probes: tuple[Probe, ...], columns: int
+    ) -> tuple[Tensor, dict[Probe, Tensor]]:
+        if store is not None:
+            store.aim(query)
+        attentions = any(probe.attentions for probe in probes)
+        asked = {"output_attentions": True} if attentions else {}
+        if any(probe.hidden_states for probe in probes):
+            asked["output_hidden_states"] = True
+        with self._eager_attention() if attentions else nullcontext():
+            out = self._run_decoder(query.tokens, query.columns, query.mask, store, **asked)
+        device = query.tokens.device
+        found = {probe: probe.extract(out, query, columns).to(device) for probe in probes}
+        return out.last_hidden_state.to(device), found
+
+    @contextmanager
+    def _eager_attention(self) -> Iterator[None]:
+        """Run with the network's eager attention, the only one that returns weights."""
+        config, additive = self.network.config, self._additive
+        usual = config._attn_implementation
+        config._attn_implementation, self._additive = "eager", True
+        try:
+            yield
+        finally:
+            config._attn_implementation, self._additive = usual, additive
+
+    def _run_decoder(self, tokens: Tensor, columns: Tensor, mask: Tensor | None, store: Any, **asked: bool) -> Any:
+        """Run the decoder; `store` is what its attention layers call a cache."""
+        return self._decoder(
+            input_ids=tokens,
+            position_ids=columns,
+            attention_mask=None if mask is None else self._attention_mask(mask),
             past_key_values=store,
             use_cache=store is not None,
             is_causal=False,
+            **asked,
         )
-        return out.last_hidden_state
+
+    def _attention_mask(self, mask: Tensor) -> Tensor:
+        """A mask as the attention function takes it: booleans, or what is added to the scores."""
+        if not self._additive:
+            return mask
+        zeros = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device)
+        return zeros.masked_fill(~mask, torch.finfo(self.dtype).min)
 
     def head(self, hidden: Tensor) -> Tensor:
-        return self._head(hidden)
+        return self._head(hidden).to(hidden.device)
+
+
+def _execution_device(module: Any) -> torch.device | None:
+    """Where accelerate runs a module whose weights it brings from elsewhere."""
+    hook = getattr(module, "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        if (place := getattr(one, "execution_device", None)) is not None:
+            return torch.device(place)
+    return None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dllm.errors import ConfigError
+from dllm.transfer import to_device
 from dllm.types import Guess, Probe, Signal, Window
 
 FLOOR = 1e-9
@@ -62,7 +63,7 @@ class PositionCalibrated:
 @functools.cache
 def _load_frequencies(path: str, device: torch.device) -> tuple[Tensor, ...]:
     """What `read` gives, on a device, where it stays."""
-    return tuple(x.to(device) for x in _read_frequencies(path))
+    return tuple(to_device(x, device) for x in _read_frequencies(path))
 
 
 @functools.cache

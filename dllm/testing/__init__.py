@@ -1,7 +1,7 @@
 """For tests of parts made here and elsewhere.
 
-`dllm.testing.suite` has the laws that every part obeys; `dllm.testing.device` pretends a CUDA device, and tells what would
-fail, wait or be copied on a real one.
+`dllm.testing.suite` has the laws that every part obeys; `dllm.testing.device` pretends a CUDA device, and tells what
+would fail, wait or be copied on a real one.
 """
 
 from typing import TYPE_CHECKING, Any

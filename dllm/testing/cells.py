@@ -18,7 +18,7 @@ from dllm.requests import Request, make_canvas
 from dllm.schedulers import Blocks, Whole
 from dllm.strategy import Sampling, Strategy
 from dllm.testing.tiny import GEOMETRIES, STOP, tiny_model
-from dllm.types import Cache, Policy, Scheduler
+from dllm.types import Cache, Policy, Scheduler, has_field
 
 Cell = tuple[str, Strategy]
 """Name of a geometry, and a strategy for it."""
@@ -111,15 +111,15 @@ def find_part_kind(part: Any) -> str:
 
 def _add_needed_steps(scheduler: Scheduler, policy: Policy) -> Scheduler:
     """The scheduler with the steps that a policy with a pace needs."""
-    if getattr(policy, "paced", False) and getattr(scheduler, "steps", 0) is None:
+    if policy.paced and has_field(scheduler, "steps") and scheduler.steps is None:
         return replace(scheduler, steps=4)  # type: ignore[type-var]
     return scheduler
 
 
 def _can_combine(scheduler: Scheduler, policy: Policy) -> bool:
     """Whether one has steps where the other has a pace, or neither."""
-    planned = getattr(_add_needed_steps(scheduler, policy), "steps", None)
-    return getattr(policy, "paced", False) == (planned is not None)
+    planned = _add_needed_steps(scheduler, policy).steps
+    return policy.paced == (planned is not None)
 
 
 def find_refusal(cell: Cell) -> ConfigError | None:

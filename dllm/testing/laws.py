@@ -58,10 +58,9 @@ def rows_finish_in_time(
 def _count_allowed_revisions(strategy: Strategy, step: Step) -> Tensor:
     """Steps (b,) that a policy which edits may take more, in the ranges of this step."""
     columns = step.window.end - step.window.start
-    if not getattr(strategy.policy, "edits", False):
+    if not strategy.policy.edits:
         return torch.zeros_like(columns)
-    bound: Tensor = strategy.policy.bound(columns)  # type: ignore[attr-defined]
-    return torch.where(columns > 0, bound, 0)
+    return torch.where(columns > 0, strategy.policy.bound(columns), 0)
 
 
 def every_step_progresses(stream: list[Step], may_rest: bool = False) -> None:
@@ -77,7 +76,7 @@ def decided_stays(model: Any, requests: Sequence[Request], strategy: Strategy, s
     A policy that edits may change and revoke answers in its window, and says so in the step.
     """
     before = make_first_canvas(model, requests, strategy)
-    edits = getattr(strategy.policy, "edits", False)
+    edits = strategy.policy.edits
     for step in stream:
         assert edits or step.revoke is None, f"step {step.number} revokes, and its policy does not say that it edits"
         assert edits or not (step.commit & ~step.window.pending).any(), f"step {step.number} committed what was decided"
@@ -116,7 +115,7 @@ def windows_tile(model: Any, requests: Sequence[Request], strategy: Strategy, st
     for step in stream:
         times = times + step.window.put(torch.zeros_like(times), 1, step.commit)
         times = times if step.moved is None else move_columns(times, step.moved)
-    assert getattr(strategy.policy, "edits", False) or times.max() <= 1, "a column was decided twice"
+    assert strategy.policy.edits or times.max() <= 1, "a column was decided twice"
     canvas = stream[-1].canvas
     for row, request in enumerate(requests):
         output = slice(request.start, int(canvas.rows.limit[row]))
@@ -142,7 +141,7 @@ def fresh_is_exact(model: Any, requests: Sequence[Request], strategy: Strategy, 
     before = make_first_canvas(model, requests, strategy)
     for step in stream:
         for row in (step.fresh & (step.window.end > step.window.start)).nonzero().flatten().tolist():
-            end = before.rows.length[row] if not hasattr(model.geometry, "size") else step.window.block_end[row]
+            end = before.rows.length[row] if model.geometry.block is None else step.window.block_end[row]
             logits = _compute_whole_row_logits(model, before, row, int(end))
             slots = step.window.pending[row]
             outputs = (step.window.columns[row, slots] - model.needs_left).clamp(min=0)
@@ -155,7 +154,7 @@ def fresh_is_exact(model: Any, requests: Sequence[Request], strategy: Strategy, 
 def _compute_whole_row_logits(model: Any, canvas: Canvas, row: int, end: int) -> Tensor:
     """Logits (end, v) of one row run whole and alone, with the dense mask that the geometry means."""
     columns = torch.arange(end).unsqueeze(0)
-    reach = model.geometry.reach(columns, canvas.rows.length[row : row + 1])
+    reach = model.geometry.visible_end(columns, canvas.rows.length[row : row + 1])
     mask = (torch.arange(end) < reach.unsqueeze(-1)).unsqueeze(1)
     tokens = canvas.tokens[row : row + 1, :end]
     given = canvas.rows.given[row : row + 1, :end].to(tokens.device)

@@ -25,6 +25,7 @@ from dllm.strategy import Sampling, Strategy
 from dllm.testing import laws
 from dllm.testing.cells import REQUESTS, Cell, can_rest, find_part_kind, iterate_parts, make_cells, resolve_part
 from dllm.testing.tiny import tiny_model
+from dllm.types import has_field
 
 SAMPLINGS = (Sampling(1.0), Sampling(0.7, top_k=5, tempered=True), Sampling(1.3, top_p=0.8))
 COMMITS, RESTS = 4, 4 * 4
@@ -57,7 +58,7 @@ class Laws:
         """Caches that refresh at every step: those under test, or else ours."""
         own = [part for part in map(resolve_part, self.parts) if find_part_kind(part) == "cache"]
         ours = [] if own else [PrefixCache(), DualCache()]
-        return [replace(cache, refresh=1) for cache in (*own, *ours) if hasattr(cache, "refresh")]
+        return [replace(cache, refresh=1) for cache in (*own, *ours) if has_field(cache, "refresh")]
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
         """Each test names its argument after the cells that it is about."""

@@ -40,10 +40,10 @@ class ColumnLayout(NamedTuple):
     sample: Tensor
 
 
-def make_paper_layout(length: int) -> ColumnLayout:
+def make_paper_layout(length: int, device: torch.device | str | None = None) -> ColumnLayout:
     """[x_t ; x_0] of one text of `length` tokens: 2 · length columns."""
-    position = torch.arange(length).repeat(2)
-    return ColumnLayout(position, torch.tensor([1, CLEAN]).repeat_interleave(length), torch.zeros_like(position))
+    column = torch.arange(2 * length, device=device)
+    return ColumnLayout(column % length, torch.where(column < length, 1, CLEAN), torch.zeros_like(column))
 
 
 def make_visibility_mask(layout: ColumnLayout, block: int) -> Tensor:
@@ -79,10 +79,10 @@ def _apply_visibility_rules(query: ColumnLayout, key: ColumnLayout, block: int) 
     return (query.sample == key.sample) & (own | ((mine > theirs) & (key.copy == CLEAN)))
 
 
-def make_block_causal_mask(length: int, block: int) -> Tensor:
+def make_block_causal_mask(length: int, block: int, device: torch.device | str | None = None) -> Tensor:
     """(t, t) bool of plain inference: a column sees earlier blocks and all of its own."""
-    zeros = torch.zeros(length, dtype=torch.int64)
-    return make_visibility_mask(ColumnLayout(torch.arange(length), zeros, zeros), block)
+    column = torch.arange(length, device=device)
+    return make_visibility_mask(ColumnLayout(column, torch.zeros_like(column), torch.zeros_like(column)), block)
 
 
 def make_additive_mask(allowed: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -46,7 +46,7 @@ def forward_as_published(
     """
     both = torch.cat((noised, complement_mask(noised, labels)))
     clean = repeat(tokens, "b t -> (c b) t", c=2)
-    layout = make_paper_layout(tokens.shape[1])
+    layout = make_paper_layout(tokens.shape[1], tokens.device)
     out = model(
         input_ids=torch.cat((clean.masked_fill(both, mask_id), clean), dim=1),
         attention_mask=make_additive_mask(make_visibility_mask(layout, block)),
@@ -89,7 +89,7 @@ def compute_diffusion_loss(
 
     Returns the loss and the number of positions the model ran on (all rows together).
     """
-    position = repeat(torch.arange(tokens.shape[1]), "t -> b t", b=len(tokens))
+    position = repeat(torch.arange(tokens.shape[1], device=tokens.device), "t -> b t", b=len(tokens))
     packed = PackedRows(tokens, labels, torch.zeros_like(position), position)
-    view = BlockDiffusion(block).view(packed, RowNoise(noised, torch.ones(noised.shape)), mask_id)
+    view = BlockDiffusion(block).view(packed, RowNoise(noised, torch.ones(noised.shape, device=noised.device)), mask_id)
     return compute_view_loss(model, view, block) / (view["labels"] != IGNORE).sum(), view["input_ids"].numel()

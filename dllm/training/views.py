@@ -131,7 +131,7 @@ class NextToken:
 
     def noise(self, packed: PackedRows, rng: torch.Generator | None = None) -> RowNoise:
         hidden = torch.zeros_like(packed.labels, dtype=torch.bool)
-        return RowNoise(hidden, torch.ones(packed.labels.shape))
+        return RowNoise(hidden, torch.ones(packed.labels.shape, device=packed.labels.device))
 
     def view(self, packed: PackedRows, noise: RowNoise, mask_id: int) -> dict[str, Tensor]:
         labels = _shift_left_within_texts(packed, packed.labels, IGNORE)

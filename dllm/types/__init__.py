@@ -27,6 +27,7 @@ from dllm.types.canvas import (
 )
 from dllm.types.part import (
     Part,
+    has_field,
 )
 from dllm.types.protocols import (
     Cache,
@@ -81,6 +82,7 @@ __all__ = [
     "Where",
     "Window",
     "exponentiate",
+    "has_field",
     "mask_scores",
     "move_columns",
     "text_start",

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar
+
+
+def has_field(part: object, name: str) -> bool:
+    """Tell whether a part is configured by a field of that name."""
+    return is_dataclass(part) and any(field.name == name for field in fields(part))
 
 
 class Part:

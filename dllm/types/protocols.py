@@ -237,6 +237,7 @@ class Model:
         name: Where the model came from.
         forward_overhead_columns: Columns that cost about as much as one more forward. Where more padding than that is
             saved, rows with much to run go through the model apart from those with little. None: always together.
+        undivided_columns: Rows that run no more columns than that always go through the model together.
         chunk: Most columns of a row that are run at once while a finished text is stored. None: any number.
         lanes: Forwards of the network in one forward of the model, which all count as queries.
     """
@@ -251,6 +252,7 @@ class Model:
     family: str = ""
     name: str = ""
     forward_overhead_columns: int | None = None
+    undivided_columns: int = 0
     chunk: int | None = None
     lanes: int = 1
 

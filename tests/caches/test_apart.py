@@ -37,7 +37,7 @@ def decoded(model: Any, strategy: Strategy, batch_size: int) -> list[Any]:
 @pytest.mark.parametrize("cell", CELLS[5::29], ids=label)
 def test_results_are_those_of_single_rows(cell: tuple[str, Strategy]) -> None:
     geometry, strategy = cell
-    found = decoded(replace(tiny_model(geometry), apart=0), strategy, 3)
+    found = decoded(replace(tiny_model(geometry), forward_overhead_columns=0), strategy, 3)
     for request, got in zip(dllm.requests.assign_seeds(REQUESTS), found, strict=True):
         _, (alone,) = laws.run_batch(tiny_model(geometry), [request], strategy)
         assert got == facts(alone)
@@ -49,13 +49,13 @@ def test_results_are_those_of_single_rows(cell: tuple[str, Strategy]) -> None:
 )
 def test_less_is_run(geometry: str, cache: Any) -> None:
     strategy = Strategy(TopK(k=1), Blocks(8), cache)
-    together, split = (Spy(replace(tiny_model(geometry), apart=worth)) for worth in (10**6, 0))
+    together, split = (Spy(replace(tiny_model(geometry), forward_overhead_columns=worth)) for worth in (10**6, 0))
     assert decoded(together, strategy, 4) == decoded(split, strategy, 4)
     columns = [sum(query.tokens.numel() for query in spy.queries) for spy in (together, split)]
     wanted = sum(int(query.valid.sum()) for query in together.queries)
     assert wanted <= columns[1] < columns[0]
-    assert all(query.part is None for query in together.queries)
-    assert any(query.part is not None for query in split.queries) == (cache != NoCache())
+    assert all(query.subset is None for query in together.queries)
+    assert any(query.subset is not None for query in split.queries) == (cache != NoCache())
 
 
 def test_what_is_stored_by_some_rows_is_read_by_them_alone() -> None:
@@ -63,7 +63,7 @@ def test_what_is_stored_by_some_rows_is_read_by_them_alone() -> None:
     strategy = Strategy(Threshold(0.5), Blocks(8), DualCache())
     kept = []
     for worth in (10**6, 0):
-        watched = replace(tiny_model("bidirectional"), apart=worth)
+        watched = replace(tiny_model("bidirectional"), forward_overhead_columns=worth)
         stores: list[Any] = []
         made = watched.store
         watched.store = lambda columns, made=made, stores=stores: stores.append(made(columns)) or stores[-1]  # type: ignore[func-returns-value, method-assign]
@@ -88,6 +88,6 @@ def test_what_is_stored_by_some_rows_is_read_by_them_alone() -> None:
     ],
 )
 def test_which_rows_go_together(sizes: list[int], worth: int, want: list[list[int]]) -> None:
-    m: Any = type("Some", (), {"apart": worth})()
+    m: Any = type("Some", (), {"forward_overhead_columns": worth, "undivided_columns": 0})()
     parts = split_rows_by_length(m, torch.arange(len(sizes)), torch.tensor(sizes))
     assert [part.tolist() for part in parts] == want

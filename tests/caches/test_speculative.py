@@ -41,7 +41,7 @@ from dllm.compose.recipes import freedave
 from dllm.models.tabular import TabularModel
 from dllm.requests import make_canvas
 from dllm.testing import laws
-from dllm.types import Cache, Step
+from dllm.types import Cache, HostView, Step
 from experiments.embedded_text import generate_examples
 from tests.parts import CELLS
 from tests.tiny import GEOMETRIES, STOP, tiny_model
@@ -357,7 +357,7 @@ def test_what_moved_is_forgotten() -> None:
     )
     moved = torch.arange(canvas.tokens.shape[1]).repeat(3, 1)
     moved[1, 14:] -= 1
-    after = memory.forget(moved)
+    after = Speculative().forget(memory, moved)
     assert after.inner.since.tolist() == [1, NEVER, 1]
     assert after.score.isinf().all(1).tolist() == [False, True, False]
 
@@ -366,7 +366,7 @@ def test_a_lane_of_a_row_that_has_grown_is_of_no_use() -> None:
     """The same tokens and columns, but other keys to look at."""
     m = tiny_model("bidirectional")
     canvas = make_canvas(m, REQUESTS)
-    window, _ = Blocks(8).step(canvas, Blocks(8).init(canvas, m))
+    window, _ = Blocks(8).step(canvas, HostView.of(canvas), Blocks(8).init(canvas, m))
     assert window is not None
     ran = torch.zeros_like(canvas.rows.given)
     lanes = DraftLanes.blank(canvas)._replace(start=window.start, end=window.end, length=canvas.rows.length, ran=ran)

@@ -28,6 +28,7 @@ from dllm.caches.memory import CacheState, ColumnRange
 from dllm.caches.running import build_query, run_forward
 from dllm.requests import make_canvas
 from dllm.testing import laws
+from dllm.types import HostView
 from tests.caches.plain import Spy
 from tests.tiny import GEOMETRIES, STOP, tiny_model
 
@@ -67,7 +68,7 @@ def first_window(geometry: str) -> tuple[Any, Any, Any]:
     m = tiny_model(geometry)
     canvas = make_canvas(m, REQUESTS)
     scheduler = Blocks(8)
-    window, _ = scheduler.step(canvas, scheduler.init(canvas, m))
+    window, _ = scheduler.step(canvas, HostView.of(canvas), scheduler.init(canvas, m))
     return m, canvas, window
 
 

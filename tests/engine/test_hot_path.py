@@ -25,7 +25,7 @@ def test_the_host_waits_no_more_than_it_must(name: str, b: int) -> None:
     """One stall a step where nothing else is said in `tests.step_costs`, and never one for a copy to the device."""
     case = CASES[name]
     costs = run(case, b)
-    assert len(costs) > 3, "too few steps to say anything"
+    assert len(costs) > 2, "too few steps to say anything"
     for cost in costs[1:]:
         assert cost.stalls.total() <= case.stalls, cost.stalls
     for cost in costs:
@@ -96,7 +96,7 @@ def test_a_step_takes_few_operations_however_many_rows_there_are(geometry, cache
     """Steps in which every row stays in its block; each operation is launched one by one on an accelerator."""
     found = []
     for b in (2, 5):
-        m = replace(tiny_model(geometry), apart=2**31)
+        m = replace(tiny_model(geometry), forward_overhead_columns=2**31)
         counter, counts = Count(m), []
         requests = [Request((3, 7, 1, 22, 9, i, i, i), 8, seed=i, stop_ids=stops) for i in range(b)]
         with counter:

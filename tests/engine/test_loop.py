@@ -28,7 +28,7 @@ from dllm import (
 )
 from dllm.models import TransformerModel
 from dllm.testing import laws
-from dllm.types import BlockCausal, Guess, Signal, Verdict, Window
+from dllm.types import BlockCausal, Guess, Policy, Verdict, Window
 from tests.tiny import GEOMETRIES, MASK, tiny_model, tiny_network
 
 PLAIN = Strategy(Threshold(0.6), Blocks(8), NoCache())
@@ -36,14 +36,10 @@ PROMPT = (3, 7, 1, 22, 9)
 
 
 @dataclass(frozen=True)
-class Stubborn:
+class Stubborn(Policy):
     """A policy that never accepts anything, or everything everywhere."""
 
     everything: bool = False
-    needs = Signal.NONE
-
-    def init(self, canvas, /):
-        return None
 
     def step(self, guess: Guess, window: Window, state, /):
         return Verdict(torch.full_like(window.pending, self.everything), guess.confidence), state

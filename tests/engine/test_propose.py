@@ -15,12 +15,13 @@ import dllm
 from dllm import Blocks, DualCache, Request, Strategy, Threshold
 from dllm.engine import propose as sampling
 from dllm.engine.propose import GROUP, guess_from_logits
+from dllm.signals import Current, Entropy, Noise, Probabilities, SecondToken
 from dllm.strategy import Sampling
-from dllm.types import LEAST, Signal, Where
+from dllm.types import LEAST, Where
 from tests.policies.board import board
 from tests.tiny import tiny_model
 
-ALL = Signal.ENTROPY | Signal.PROBABILITIES | Signal.CURRENT | Signal.NOISE
+ALL = (Entropy(), Probabilities(), Current(), Noise(), SecondToken())
 N = 12
 
 
@@ -28,17 +29,17 @@ def logits_of(v: int, size: float, offset: float, seed: int = 0) -> torch.Tensor
     return offset + size * torch.randn(N, v, generator=torch.Generator().manual_seed(seed))
 
 
-def where_of(tokens: torch.Tensor) -> Where:
+def where_of(tokens: torch.Tensor, mask_id: int | None = None) -> Where:
     """N slots of one row, every second of which is decided; the canvas holds `tokens` (N,)."""
     canvas, window, _ = board([0.5, None] * (N // 2))
     canvas = canvas._replace(tokens=tokens.unsqueeze(0))
-    return Where(canvas, window, torch.zeros(1, dtype=torch.int64), torch.arange(N))
+    return Where(canvas, window, torch.zeros(1, dtype=torch.int64), torch.arange(N), mask_id)
 
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("v", [31, 4 * GROUP, 9 * GROUP])
 @pytest.mark.parametrize(("size", "offset"), [(1.0, 0.0), (8.0, 0.0), (8.0, -500.0), (8.0, 90_000.0)])
-@pytest.mark.parametrize("needs", [Signal.NONE, ALL], ids=["plain", "all"])
+@pytest.mark.parametrize("needs", [(), ALL], ids=["plain", "all"])
 @pytest.mark.parametrize("mask", [None, -30.0, 3.0, 200.0])
 def test_it_is_what_a_softmax_says(monkeypatch, fused, v, size, offset, needs, mask) -> None:
     monkeypatch.setattr(sampling, "_rounds_once", lambda device: fused)
@@ -50,7 +51,7 @@ def test_it_is_what_a_softmax_says(monkeypatch, fused, v, size, offset, needs, m
     rivals = want if mask_id is None else want.index_fill(1, torch.tensor([mask_id]), 0)
     best = rivals.topk(2)
     tokens = torch.arange(N) % v
-    guess = guess_from_logits(logits.clone(), where_of(tokens), Sampling(), needs, mask_id)
+    guess = guess_from_logits(logits.clone(), where_of(tokens, mask_id), Sampling(), needs)
     assert torch.equal(guess.mode, best.indices[:, 0]) and guess.tokens is guess.mode
     found = torch.stack([guess.p1, guess.p2], 1).double()
     likely = best.values > 1e-30
@@ -58,13 +59,14 @@ def test_it_is_what_a_softmax_says(monkeypatch, fused, v, size, offset, needs, m
     assert not len(off) or off.max() < 2e-6, "within the rounding that certificates allow for"
     assert (found[~likely] < 1e-29).all() and not found.isnan().any()
     if not needs:
-        assert guess.entropy is None and guess.probabilities is None and guess.current is None
+        assert not guess.signals
         return
-    torch.testing.assert_close(guess.probabilities.double(), want, atol=1e-9, rtol=1e-4)
-    torch.testing.assert_close(guess.entropy.double(), torch.special.entr(want).sum(1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(guess.signals[Probabilities()].double(), want, atol=1e-9, rtol=1e-4)
+    torch.testing.assert_close(guess.signals[Entropy()].double(), torch.special.entr(want).sum(1), atol=1e-5, rtol=1e-4)
     decided = torch.arange(N) % 2 == 1
     own = torch.where(decided, want.gather(1, tokens.unsqueeze(1)).squeeze(1), 0)
-    torch.testing.assert_close(guess.current.double(), own, atol=1e-9, rtol=1e-4)
+    torch.testing.assert_close(guess.signals[Current()].double(), own, atol=1e-9, rtol=1e-4)
+    assert torch.equal(guess.signals[SecondToken()], best.indices[:, 1])
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1e6])
@@ -76,8 +78,8 @@ def test_no_draw_gives_the_mask_or_what_is_ruled_out(temperature: float) -> None
     drawn = set()
     for seed in range(30):
         rows = where.canvas.rows._replace(seed=torch.tensor([seed]))
-        again = Where(where.canvas._replace(rows=rows), where.window, where.draws, where.slots)
-        drawn |= set(guess_from_logits(logits.clone(), again, Sampling(temperature), Signal.NONE, 30).tokens.tolist())
+        again = Where(where.canvas._replace(rows=rows), where.window, where.draws, where.slots, 30)
+        drawn |= set(guess_from_logits(logits.clone(), again, Sampling(temperature), ()).tokens.tolist())
     assert drawn == {0, 1, 2}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -26,9 +28,9 @@ def step(rows, fresh, columns=(2, 3, 5, 6), **planes):
     commit = torch.tensor([[new for _, new, _ in row] for row in rows])
     other = torch.tensor([[drawn for _, _, drawn in row] for row in rows])
     if bool(other.any()):
-        guess = guess._replace(tokens=guess.mode + other)
-    change = StepChange(commit, guess.confidence, **planes)
-    there = window.spread(commit, 8)
+        guess = replace(guess, tokens=guess.mode + other)
+    change = StepChange(commit, guess.tokens, guess.confidence, **planes)
+    there = window.scatter_to_columns(commit, 8)
     ledger = Ledger(torch.full_like(canvas.tokens, OLD))
     seen = Seen(guess.p1, torch.ones(len(rows)), torch.tensor(fresh))
     nfe = torch.arange(11, 11 + len(rows))
@@ -55,10 +57,12 @@ def test_who_was_decided_when_with_whom_and_how_surely(drawn) -> None:
 def test_what_is_replaced_is_not_certified_and_what_is_revoked_is_undecided(fresh: bool) -> None:
     canvas, window, guess = board([0.99, 0.99, None, None], columns=(2, 3, 5, 6), t=8, answer=True)
     commit = torch.tensor([[True, True, True, False]])
-    change = StepChange(commit, guess.confidence, revoke=torch.tensor([[False, False, False, True]]))
+    change = StepChange(commit, guess.tokens, guess.confidence, revoke=torch.tensor([[False, False, False, True]]))
     ledger = Ledger(torch.full_like(canvas.tokens, OLD))
     seen = Seen(guess.p1, torch.ones(1), torch.tensor([fresh]))
-    ledger = record_commits(ledger, window, guess, change, window.spread(commit, 8), seen, torch.tensor([9]))
+    ledger = record_commits(
+        ledger, window, guess, change, window.scatter_to_columns(commit, 8), seen, torch.tensor([9])
+    )
     assert ledger.when[0].tolist() == [7, 7, 9, 9, 7, 9, 0, 7]
     assert ledger.parallel[0].nonzero().flatten().tolist() == [2, 3]
     assert ledger.certified[0].nonzero().flatten().tolist() == ([2, 3] if fresh else [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def replay(
     group: list[Case],
     options: Options,
     max_new_tokens: int,
-    rows: list[tuple[list[int], int, tuple[int, ...] | None]],
+    rows: Sequence[tuple[list[int], int, tuple[int, ...] | None]],
 ) -> list[Result]:
     """Decode rows of (prompt, max_new_tokens, stop ids) with the options; `max_new_tokens` is what steps refer to."""
     model = checkpoint(shared, group[0]["checkpoint"], group[0]["mask_id"])

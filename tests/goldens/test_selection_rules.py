@@ -13,7 +13,7 @@ from dllm.policies import TopK
 from dllm.policies.prefix_rule import rank_slots
 from dllm.requests import Request
 from dllm.strategy import Sampling
-from dllm.types import Canvas, Guess, Rows, Seen, Signal, Window
+from dllm.types import Canvas, Guess, Rows, Seen, Window
 from tests.goldens.replay import cases
 
 
@@ -46,7 +46,7 @@ def window_over(tokens: torch.Tensor, pending: torch.Tensor) -> tuple[Canvas, Wi
 def propose(logits: torch.Tensor, canvas: Canvas, window: Window, mask_id: int | None) -> Guess:
     """The greedy guess from logits (b, t, v)."""
     zeros = torch.zeros(len(logits), dtype=torch.int64)
-    proposer = Proposer(lambda x: x, Sampling(), Signal.NONE, mask_id, logits.shape[-1])
+    proposer = Proposer(lambda x: x, Sampling(), (), mask_id, logits.shape[-1])
     return proposer.step(Seen(logits, zeros, zeros.bool()), canvas, window, zeros, ())[0]
 
 

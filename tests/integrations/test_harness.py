@@ -137,7 +137,7 @@ def test_all_requests_of_a_call_are_one_queue(embedded: DiffusionLM, monkeypatch
     calls = []
     forward = type(embedded.model).forward
     monkeypatch.setattr(type(embedded.model), "forward", lambda *a: calls.append(1) or forward(*a))
-    monkeypatch.setattr(embedded.model, "apart", 2**31)
+    monkeypatch.setattr(embedded.model, "forward_overhead_columns", 2**31)
     requests = questions(embedded, 12)
     counts = []
     for order in (requests, sorted(requests, key=lambda r: len(r.args[0]))):

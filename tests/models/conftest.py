@@ -263,7 +263,7 @@ def logits() -> Callable[..., Tensor]:
         columns = torch.arange(t).expand(b, t)
         mask = None
         if isinstance(model.geometry, BlockCausal):
-            reach = model.geometry.reach(columns, torch.full((b,), t))
+            reach = model.geometry.visible_end(columns, torch.full((b,), t))
             mask = (torch.arange(t) < reach[..., None])[:, None]
         query = Query(tokens, columns, torch.ones(b, t, dtype=torch.bool), t, mask, 0)
         return model.head(model.forward(query, None).flatten(0, 1)).view(b, t, -1)

@@ -182,7 +182,7 @@ class Rich:
     many: tuple[float, ...] = ()
     table: dict[str, int] | None = None
     odd: Any = None
-    later: "Unknown" = 1  # type: ignore[name-defined]  # noqa: F821, UP037
+    later: "Unknown" = 1  # type: ignore[name-defined]  # noqa: F821
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from einops import rearrange
 from torch import Tensor
 
 from dllm.models.tabular import TokenStore
-from dllm.types import Bidirectional, Geometry, Query, Signal, Verdict
+from dllm.signals import Current
+from dllm.types import Bidirectional, Geometry, Policy, Query, Signal, Verdict
 
 MIXERS = (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9)
 
@@ -65,12 +66,12 @@ class Restless:
 
 
 @dataclass(frozen=True)
-class Spiteful:
+class Spiteful(Policy):
     """Accepts everything and revokes everything, also what was given, and never lets a row go; for `patience` steps it
     may."""
 
     patience: int = 5
-    needs: ClassVar[Signal] = Signal.CURRENT
+    needs: ClassVar[tuple[Signal, ...]] = (Current(),)
     edits: ClassVar[bool] = True
 
     def bound(self, columns: Tensor) -> Tensor:
@@ -85,13 +86,13 @@ class Spiteful:
 
 
 @dataclass(frozen=True)
-class Script:
+class Script(Policy):
     """Accepts and revokes the slots that it was told, step by step, and holds the row after the first `hold` steps."""
 
     accept: tuple[tuple[int, ...], ...]
     revoke: tuple[tuple[int, ...], ...] = ()
     hold: int = 0
-    needs: ClassVar[Signal] = Signal.CURRENT
+    needs: ClassVar[tuple[Signal, ...]] = (Current(),)
     edits: ClassVar[bool] = True
 
     def bound(self, columns: Tensor) -> Tensor:

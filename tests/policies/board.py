@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dllm.engine.commit import enforce_progress
-from dllm.types import Canvas, Guess, Rows, Window
+from dllm.signals import Current, Entropy, Noise, Probabilities, Shadow
+from dllm.types import Canvas, Guess, Rows, Signal, Window
 
 Row = Sequence[float | None]
+PLANES = ("tokens", "confidence", "mode", "p1", "p2")
+SIGNALS: dict[str, Signal] = {
+    "entropy": Entropy(),
+    "probabilities": Probabilities(),
+    "noise": Noise(),
+    "current": Current(),
+    "shadow": Shadow(),
+}
 
 
 def board(
@@ -26,7 +36,7 @@ def board(
 
     columns  of the slots, the same in every row (0, 1, … if left out); the canvas has `t` columns
     answer   decided slots are the row's own, and may be revoked or replaced
-    planes   other fields of the guess, as nested lists; left out, candidates are token 0 and the rival has the rest
+    planes   other fields of the guess, and its signals by name, as nested lists; left out, candidates are token 0 and the rival has the rest
     """
     b, k = len(rows), len(rows[0])
     pending = torch.tensor([[c is not None for c in row] for row in rows])
@@ -57,7 +67,9 @@ def board(
     zeros = torch.zeros(b, k, dtype=torch.int64)
     rest = torch.where(pending, torch.minimum(1 - confidence, confidence), 0)
     guess = Guess(zeros, confidence, zeros, confidence, rest)
-    return canvas, window, guess._replace(**{name: torch.as_tensor(value) for name, value in planes.items()})
+    own = {name: torch.as_tensor(value) for name, value in planes.items() if name in PLANES}
+    signals = {SIGNALS[name]: torch.as_tensor(value) for name, value in planes.items() if name in SIGNALS}
+    return canvas, window, replace(guess, **own, signals=signals)
 
 
 def accepted(policy: Any, view: tuple[Canvas, Window, Guess], state: Any = None) -> list[list[int]]:

@@ -32,6 +32,7 @@ from dllm import (
 )
 from dllm.engine.commit import exclude_deferred_slots
 from dllm.models.tabular import TabularModel
+from dllm.signals import Entropy
 from dllm.testing import laws
 from dllm.types import Bidirectional, BlockCausal, Signal
 from tests.policies.adversary import Restless, Script, Spiteful
@@ -146,9 +147,11 @@ def test_what_a_scheduler_puts_off_is_neither_pending_nor_decided() -> None:
 def test_a_policy_that_edits_needs_to_see_what_it_edits() -> None:
     @dataclass(frozen=True)
     class Blind(Spiteful):
-        needs: ClassVar[Signal] = Signal.ENTROPY
+        needs: ClassVar[tuple[Signal, ...]] = (Entropy(),)
 
-    with pytest.raises(ConfigError, match=r"Blind\(patience=5\) edits, so its needs must include Signal.CURRENT"):
+    with pytest.raises(
+        ConfigError, match=r"Blind\(patience=5\) edits, so its needs must include a signal of decided slots"
+    ):
         Strategy(Blind(), Whole(), NoCache())
 
 

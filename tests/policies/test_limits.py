@@ -44,8 +44,9 @@ from dllm import (
     TopK,
     Whole,
 )
+from dllm.signals import Noise
 from dllm.testing import laws
-from dllm.types import Signal, Verdict
+from dllm.types import Policy, Signal, Verdict
 from tests.tiny import STOP, tiny_model
 
 REQUESTS = [
@@ -57,12 +58,12 @@ EVERYTHING, ONE = Threshold(0.0), TopK(k=1)
 
 
 @dataclass(frozen=True)
-class After:
+class After(Policy):
     """One slot a step until step `wait` of a window, then `policy`."""
 
     wait: int
     policy: Any
-    needs: ClassVar[Signal] = Signal.NONE
+    needs: ClassVar[tuple[Signal, ...]] = ()
 
     def init(self, canvas, /):
         return None
@@ -73,11 +74,11 @@ class After:
 
 
 @dataclass(frozen=True)
-class Capped20:
+class Capped20(Policy):
     """A strict threshold for at most min(max(⌊0.7 n⌋, 5), 20) of n pending slots."""
 
     tau: float
-    needs: ClassVar[Signal] = Signal.NONE
+    needs: ClassVar[tuple[Signal, ...]] = ()
 
     def init(self, canvas, /):
         return None
@@ -92,11 +93,11 @@ class Capped20:
 
 
 @dataclass(frozen=True)
-class Origin:
+class Origin(Policy):
     """Dream's "origin": going from time t to s, each pending slot by itself with probability 1 - s/t; all at last."""
 
     steps: int
-    needs: ClassVar[Signal] = Signal.NOISE
+    needs: ClassVar[tuple[Signal, ...]] = (Noise(),)
 
     def init(self, canvas, /):
         return None
@@ -105,8 +106,8 @@ class Origin:
         times = torch.linspace(1, 1e-3, self.steps + 1)
         now = window.step.clamp(max=self.steps - 1)
         chance = torch.where(window.step >= self.steps - 1, 1, 1 - times[now + 1] / times[now])
-        accept = window.pending & (guess.noise < chance.unsqueeze(1))
-        return Verdict(accept, -guess.noise, rest=window.step < self.steps - 1), state
+        accept = window.pending & (guess[Noise()] < chance.unsqueeze(1))
+        return Verdict(accept, -guess[Noise()], rest=window.step < self.steps - 1), state
 
 
 LIMITS = [

@@ -24,7 +24,7 @@ from dllm import (
     Threshold,
     TopK,
 )
-from dllm.types import Signal
+from dllm.signals import Probabilities
 from tests.policies.board import accepted, board, committed, slots
 
 N = None
@@ -91,7 +91,7 @@ def test_klass_without_anything_pending() -> None:
     policy = KLASS()
     verdict, state = policy.step(guess, window, policy.init(canvas))
     assert not verdict.accept.any() and (state.place == -1).all()
-    assert policy.needs == Signal.PROBABILITIES
+    assert policy.needs == (Probabilities(),)
 
 
 # LocalLeap
@@ -322,5 +322,5 @@ def test_impossible_settings(make, match: str) -> None:
 def test_wrappers_ask_for_what_they_wrap() -> None:
     inner = KLASS()
     for wrapped in (CertaintyPrior(inner), EarlyCommit(inner)):
-        assert wrapped.needs == Signal.PROBABILITIES and not wrapped.paced
-    assert Threshold(score=Confidence()).needs == Signal.NONE
+        assert wrapped.needs == (Probabilities(),) and not wrapped.paced
+    assert Threshold(score=Confidence()).needs == ()

@@ -21,7 +21,7 @@ from dllm import (
     Threshold,
     TopK,
 )
-from dllm.types import Signal
+from dllm.signals import Entropy, Noise
 from tests.policies.board import accepted, board, committed
 
 ENTROPIES = board([0.9, 0.5, None, 0.8, 0.7], entropy=[[0.3, 0.9, 0.0, 0.1, 0.2]])
@@ -39,8 +39,8 @@ def test_entropy_bound(gamma: float, want: list[int]) -> None:
 def test_entropy_bound_by_another_proxy() -> None:
     """By confidence 0.3 0.1 0.2 0.9: sum - max is 0, 0.1, 0.3, 0.6 of slots 0, 3, 4, 1."""
     assert accepted(EntropyBound(0.2, score=Confidence()), ENTROPIES) == [[0, 3]]
-    assert EntropyBound(0.2, score=Confidence()).needs == Signal.ENTROPY
-    assert EntropyBound(0.2, score=Random()).needs == Signal.ENTROPY | Signal.NOISE
+    assert EntropyBound(0.2, score=Confidence()).needs == (Entropy(),)
+    assert EntropyBound(0.2, score=Random()).needs == (Noise(), Entropy())
 
 
 def test_entropy_bound_zero_takes_ties_of_certainty() -> None:

@@ -23,7 +23,7 @@ from dllm import (
     Saber,
     TopK,
 )
-from dllm.types import Signal
+from dllm.signals import Current
 from tests.policies.board import board, slots
 
 N = None
@@ -243,7 +243,7 @@ def test_impossible_settings(make, match: str) -> None:
 def test_a_wrapper_is_what_it_wraps() -> None:
     columns = torch.tensor([7])
     for wrapped in (CertaintyPrior(JointThreshold(post=4)), EarlyCommit(CertaintyPrior(JointThreshold(post=4)))):
-        assert wrapped.edits and wrapped.needs == Signal.CURRENT and not wrapped.paced
+        assert wrapped.edits and wrapped.needs == (Current(),) and not wrapped.paced
         assert wrapped.bound(columns).tolist() == [11]
     for plain in (CertaintyPrior(TopK(pace=EqualSplit())), EarlyCommit(TopK(pace=EqualSplit()))):
         assert plain.paced and not plain.edits

@@ -11,9 +11,9 @@ from dllm import WINO, Blocks, DualCache, NoCache, PrefixCache, Request, Strateg
 from dllm.engine.commit import open_decided_slots
 from dllm.models.tabular import TabularModel
 from dllm.requests import make_canvas
-from dllm.schedulers.base import copy_pending_to_host
+from dllm.signals import Shadow
 from dllm.testing import laws
-from dllm.types import Bidirectional, BlockCausal, Step
+from dllm.types import Bidirectional, BlockCausal, HostView, Step
 from tests.tiny import MASK, STOP, tiny_model, tiny_network
 
 REQUESTS = [
@@ -101,10 +101,10 @@ def test_a_shadow_is_what_the_published_mask_gives(geometry, seen, cache, schedu
             block = step.window.columns[row, step.window.valid[row]].tolist()
             want = published(before.tokens[row, :end], block, seen, m.needs_left)
             for column in columns:
-                got = step.guess.shadow[row, block.index(column)]
+                got = step.guess[Shadow()][row, block.index(column)]
                 torch.testing.assert_close(got, want[column][before.tokens[row, column]], atol=2e-5, rtol=1e-4)
                 compared += 1
-        assert (step.guess.shadow[~step.window.answer | step.window.pending] == 0).all()
+        assert (step.guess[Shadow()][~step.window.answer | step.window.pending] == 0).all()
         before = step.canvas
     assert compared > 20
 
@@ -165,7 +165,7 @@ def test_where_only_tokens_speak_a_shadow_leaves_exactly_one_out(shift: int, geo
                 others &= torch.arange(1, 6) // 2 <= (column - shift) // 2
             want = theory.marginals(theory.condition_joint(joint, tokens, others), 5)[column - 1][tokens[column - 1]]
             slot = step.window.columns[0].tolist().index(column)
-            torch.testing.assert_close(step.guess.shadow[0, slot].double(), want, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(step.guess[Shadow()][0, slot].double(), want, atol=1e-5, rtol=1e-5)
             compared += 1
         before = step.canvas
     assert compared >= 3
@@ -175,7 +175,7 @@ def test_the_window_asks_for_logits_where_an_answer_stands() -> None:
     m = tiny_model("bidirectional")
     canvas = make_canvas(m, REQUESTS)
     canvas = canvas._replace(pending=canvas.pending & (torch.arange(canvas.tokens.shape[1]) % 2 == 0))
-    window, _ = Whole().step(canvas, Whole().init(canvas, m))
-    seen = open_decided_slots(window, canvas, POLICY)
-    assert seen.shadow and seen.slots.tolist() == seen.answer.flatten().nonzero().flatten().tolist()
-    assert seen.answer.sum(1).tolist() == [13, 8] and copy_pending_to_host(canvas).pending.sum(1).tolist() == [6, 4]
+    window, _ = Whole().step(canvas, HostView.of(canvas), Whole().init(canvas, m))
+    seen = open_decided_slots(window, canvas)
+    assert seen.slots.tolist() == seen.answer.flatten().nonzero().flatten().tolist()
+    assert seen.answer.sum(1).tolist() == [13, 8] and HostView.of(canvas).pending.sum(1).tolist() == [6, 4]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import dllm
 from dllm import Blocks, DualCache, Request, Strategy, Threshold
+from dllm.engine import batch
 from dllm.models.kv_store import KeyValueStore
 from dllm.testing.device import PretendedDevice, PretendedDeviceError, step_costs
 from tests.tiny import tiny_model
@@ -234,8 +235,8 @@ def test_a_host_tensor_in_a_policy_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_stall_is_told_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
-    enter = sampler.record_commits
-    monkeypatch.setattr(sampler, "record_commits", lambda *args: enter(*args) if args[2].p1.sum() > 0 else None)
+    enter = batch.record_commits
+    monkeypatch.setattr(batch, "record_commits", lambda *args: enter(*args) if args[2].p1.sum() > 0 else None)
     costs = step_costs(tiny_model("bidirectional"), REQUESTS, STRATEGY, watch=("dllm", "tests"))
     stalls = costs[2].stalls
     assert stalls.total() == 2 and any("test_device.py" in line for line in stalls), stalls

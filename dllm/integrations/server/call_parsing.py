@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from dllm.compose.options import Options
-from dllm.engine.batch import Batch
-from dllm.engine.batch import match_block_size
+from dllm.engine.batch import Batch, match_block_size
 from dllm.errors import DllmError
 from dllm.integrations.server.answer_buffer import Mailbox
 from dllm.integrations.server.error_responses import ApiError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dllm.models import describe_checkpoint, load
-from dllm.types import Bidirectional, BlockCausal
+from dllm.types import Bidirectional, BlockCausal, HostView
 
 MASKED = ("llada_moe", "a2d_llama", "a2d_qwen2", "a2d_qwen3", "open_dcoder", "bert", "roberta", "modernbert")
 STOCK = {
@@ -83,7 +83,7 @@ def test_attention_functions_agree_where_rows_are_padded(kind, attention, tiny, 
     prompts = [tuple(range(5)), tuple(range(2, 13))]
     canvas = make_canvas(model, [Request(prompt, 8) for prompt in prompts])
     scheduler, cache = Blocks(4), NoCache()
-    window, _ = scheduler.step(canvas, scheduler.init(canvas, model))
+    window, _ = scheduler.step(canvas, HostView.of(canvas), scheduler.init(canvas, model))
     with torch.inference_mode():
         seen, _ = cache.step(model, canvas, window, cache.init(canvas, model))
     for i in range(2):

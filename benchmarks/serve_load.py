@@ -12,7 +12,7 @@ Method:   `dllm serve` in a process of its own, and clients on loopback. First a
 Read:     "lost" (a stream that ended before its end) and "wrong" (another text than alone) must be 0, and "refused" are
           calls that came after SIGTERM. "ratio" is tokens per second of the server over those of the loop. Clients and
           server share the machine, so with few cores the ratio is a lower bound.
-Run:      python -m experiments.serve_load --clients 64 --seconds 120
+Run:      python -m benchmarks.serve_load --clients 64 --seconds 120
 """
 
 from __future__ import annotations

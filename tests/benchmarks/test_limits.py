@@ -8,8 +8,8 @@ from dataclasses import replace
 import typer
 from typer.testing import CliRunner
 
+from benchmarks import limits
 from dllm.bench import SHAPES
-from experiments import limits
 
 TINY = {"hidden": 32, "inner": 48, "layers": 1, "heads": 2, "kv_heads": 2, "head_width": 16, "vocabulary": 512}
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import dllm
+from benchmarks.baselines.fast_dllm_v1 import decode_as_published
 from dllm import Blocks, DualCache, FactorAsPublished, NoCache, PrefixCache, Request, Stopping, Strategy, Threshold
-from experiments.baselines.fast_dllm_v1 import decode_as_published
 from tests.tiny import MASK, tiny_model, tiny_network
 
 CACHES = {"none": NoCache(), "prefix": PrefixCache(), "dual": DualCache()}

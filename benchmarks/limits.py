@@ -10,8 +10,8 @@ Method:   random weights of the shape, so no download; nothing ends early. Every
           `TopK(3)` three, so that the figures are about speed alone. The floor of a step is that of `dllm bench`.
 Read:     "window x" is a window step over its floor; "speedup" is over the published loop, the faster autoregressive
           decoding, or lock-step. Tables on stderr, JSON lines on stdout.
-Run:      python -m experiments.limits > limits.jsonl       (for an H100; it has not been run on one yet)
-          python -m experiments.limits --whole small --blocks small-blocks --new 64 --repeats 1 --batch 1 --batch 2
+Run:      python -m benchmarks.limits > limits.jsonl       (for an H100; it has not been run on one yet)
+          python -m benchmarks.limits --whole small --blocks small-blocks --new 64 --repeats 1 --batch 1 --batch 2
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from rich.console import Console
 from rich.table import Table
 
 import dllm
+from benchmarks.baselines.fast_dllm_v1 import decode_as_published
 from dllm import Blocks, DualCache, PrefixCache, Request, Stopping, Strategy, Threshold, TopK
 from dllm.bench import SHAPES, make_random_model, measure_rates, time_autoregressive, time_strategy
 from dllm.bench.floor import HardwareRates, synchronize_device
 from dllm.bench.timing import time_whole_run
 from dllm.models.compiled import CompiledModel
 from dllm.types import Cache
-from experiments.baselines.fast_dllm_v1 import decode_as_published
 
 NEVER = Stopping(())
 NO_SAVING = 2**31
@@ -108,7 +108,7 @@ def _time_queue(model: Any, new: int, repeats: int, rows: int, compile: bool) ->
         requests.append(Request(tuple(ids.tolist()), length))
     tokens = sum(request.max_new_tokens for request in requests)
     strategy = Strategy(TopK(k=3), Blocks(model.geometry.size), PrefixCache(), stopping=NEVER)
-    together = replace(model, apart=NO_SAVING)
+    together = replace(model, forward_overhead_columns=NO_SAVING)
     for name, candidate in [("eager, rows always together", together), *_make_variants(model, compile)]:
 
         def lock_step(candidate: Any = candidate) -> float:

@@ -8,7 +8,7 @@ How to read it: `with / without` is the share of the speed that is left; the spr
 is noise. The view draws at most fifteen times a second, and
 spends at most a sixteenth of the time on it.
 
-    python -m experiments.live_view --turns 9 --threads 1
+    python -m benchmarks.live_view --turns 9 --threads 1
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ Method:   a Qwen2 of the given shape with random weights, one batch of one long 
 Read:     "columns a token": what the objective costs over next-token prediction: about 3 for both noised copies and the
           clean one (the published layout runs 4). "times the floor": 1.0 is the limit; attention, norms, softmax,
           AdamW and dispatch come on top. Memory is the process's peak on a CPU, the allocator's on a GPU.
-Run:      python -m experiments.training_speed > training_speed.jsonl
-          On a GPU: python -m experiments.training_speed --hidden 1536 --layers 28 --heads 12 --vocabulary 151936 \
+Run:      python -m benchmarks.training_speed > training_speed.jsonl
+          On a GPU: python -m benchmarks.training_speed --hidden 1536 --layers 28 --heads 12 --vocabulary 151936 \
             --context 2048 --rows 8 --bf16 --checkpointing
 """
 

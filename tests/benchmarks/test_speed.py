@@ -10,8 +10,8 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from benchmarks import speed
 from dllm.models.packing import is_packing_supported
-from experiments import speed
 
 pytest.importorskip("matplotlib")
 TINY = "--vocabulary 640 --hidden 32 --layers 1 --heads 2 --prompt 9 --new 24 --block 8 --repeats 1 --threads 1"

@@ -13,7 +13,7 @@ Read:     "times the floor" is our whole decode over its matrix products alone; 
           of our time not spent in the model (its decoder and its head). In the plot a step's time is split so.
           "warm_ms" is what a step costs outside when the model only plays back what it gave before: the difference to
           "outside_ms" is the price of caches that every forward fills with weights.
-Run:      python -m experiments.speed --output experiments/results/speed.jsonl
+Run:      python -m benchmarks.speed --output benchmarks/results/speed.jsonl
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import dllm
+from benchmarks.baselines.fast_dllm_v1 import decode_as_published
 from dllm import Blocks, DualCache, FactorAsPublished, NoCache, PrefixCache, Request, Stopping, Strategy, Threshold
 from dllm.bench.timing import ForwardTimer
 from dllm.metrics import package_versions
@@ -41,7 +42,6 @@ from dllm.models.compiled import CompiledModel
 from dllm.models.packing import LEAST, is_packing_supported, pack_linear_layers
 from dllm.types import Bidirectional, Cache, Step
 from experiments import common
-from experiments.baselines.fast_dllm_v1 import decode_as_published
 from experiments.common import OutputOption, RepeatsOption, Row, ThreadsOption
 
 CACHES: dict[str, Cache] = {"none": NoCache(), "prefix": PrefixCache(), "dual": DualCache()}

@@ -9,6 +9,7 @@ Reference: v1/llada/generate.py of the Fast-dLLM repository (November 2025), wri
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -63,12 +64,17 @@ def _propose_tokens(logits: Tensor, masked: Tensor, tokens: Tensor, mask_id: int
     return torch.where(masked, proposed, tokens), torch.where(masked, confidence, -torch.inf)
 
 
-def _select_columns(confidence: Tensor, masked: Tensor, tau: float | None, f: float | None) -> Tensor:
+def _select_columns(
+    confidence: Tensor, masked: Tensor, tau: float | None, f: float | None, quota: int | None = None
+) -> Tensor:
     """Which columns (b, t) to take, row by row and rank by rank."""
     take = torch.zeros_like(masked)
     for row in range(len(confidence)):
         count = int(masked[row].sum().item())
         if count == 0:
+            continue
+        if quota is not None:
+            take[row, confidence[row].topk(min(quota, count)).indices] = True
             continue
         if f is None:
             ranked, order = confidence[row].topk(count)
@@ -98,8 +104,10 @@ def decode_as_published(
     cache: str = "dual",
     tau: float | None = None,
     f: float | None = None,
+    quotas: Iterator[int] | None = None,
 ) -> tuple[Tensor, int]:
-    """Tokens (b, prompt + length) and the number of forwards. `cache` is none, prefix or dual; give tau or f."""
+    """Tokens (b, prompt + length) and the number of forwards. `cache` is none, prefix or dual; give tau or f, or the
+    number of columns to take at each forward (the published loop's fixed steps)."""
     network.config.is_causal = False
     b, start = prompt.shape
     x = torch.full((b, start + length), mask_id, dtype=torch.int64, device=prompt.device)
@@ -128,7 +136,7 @@ def decode_as_published(
             logits = forward(begin, end, store)
             nfe += 1
             proposed, confidence = _propose_tokens(logits, masked, x[:, begin:end], mask_id)
-            take = _select_columns(confidence, masked, tau, f)
+            take = _select_columns(confidence, masked, tau, f, None if quotas is None else next(quotas))
             x[:, begin:end] = torch.where(take, proposed, x[:, begin:end])
             if store is not None:
                 store.filling, store.start, store.end = False, first, last
