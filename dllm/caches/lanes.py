@@ -98,7 +98,7 @@ def select_bundle_rows(bundle: Any, row: Tensor) -> Any:
     there = {row.device: row}
 
     def take(name: str, value: Any) -> Any:
-        if isinstance(value, tuple):
+        if hasattr(value, "_fields"):  # a bundle of its own
             return select_bundle_rows(value, row)
         if not isinstance(value, Tensor) or name in ("slots", "host_slots"):
             return value

@@ -190,7 +190,8 @@ class Speculative(Cache):
         kept = (waits[memory.lanes.row] & (lane >= memory.at[memory.lanes.row])).nonzero().flatten()
         new = torch.arange(len(count)).repeat_interleave(count)
         first = count.cumsum(0) - count
-        source = torch.cat([kept, memory.at[new]])
+        # A row that was closed has no lane (-1): whatever lane it takes over, nothing of it is read.
+        source = torch.cat([kept, memory.at[new].clamp(min=0)])
         if memory.store is not None and not torch.equal(source, lane):
             memory.store.keep(source)
         row = torch.cat([memory.lanes.row[kept], new])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -326,11 +326,17 @@ def test_the_recipe_is_static_decoding() -> None:
     lossless(tiny_model("bidirectional"), replace(strategy, cache=strategy.cache.cache), drafts=4, tokens=2)  # type: ignore[attr-defined]
 
 
-class Restless(DualCache):
-    """Does something in a step that no plan tells."""
+def test_a_planned_cache_does_what_it_plans_and_nothing_else() -> None:
+    with pytest.raises(TypeError, match="Restless.step: a PlannedCache runs what it plans"):
 
-    def step(self, *args: Any) -> Any:
-        return super().step(*args)
+        class Restless(DualCache):
+            def step(self, *args: Any) -> Any:
+                return super().step(*args)
+
+
+@dataclass(frozen=True)
+class Unplanned(Cache):
+    """A cache that says nothing beforehand."""
 
 
 @pytest.mark.parametrize(
@@ -339,7 +345,7 @@ class Restless(DualCache):
         (lambda: Speculative(drafts=0), "drafts"),
         (lambda: Speculative(tokens=0), "tokens"),
         (lambda: Speculative(Speculative()), "cannot be foreseen"),
-        (lambda: Speculative(Restless()), "cannot be foreseen"),
+        (lambda: Speculative(Unplanned()), "cannot be foreseen"),
     ],
 )
 def test_what_cannot_be_is_refused(make: Any, message: str) -> None:

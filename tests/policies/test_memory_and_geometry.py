@@ -87,7 +87,7 @@ def test_klass_follows_columns_when_the_window_moves() -> None:
 
 
 def test_klass_without_anything_pending() -> None:
-    canvas, window, guess = board([N, N], t=4)
+    canvas, window, guess = board([N, N], t=4, probabilities=torch.zeros(1, 2, 5))
     policy = KLASS()
     verdict, state = policy.step(guess, window, policy.init(canvas))
     assert not verdict.accept.any() and (state.place == -1).all()
@@ -207,7 +207,7 @@ def test_dilated_looks_again_before_the_last_round() -> None:
 def density(prior: CertaintyPrior, pending, length=None):
     pending = torch.tensor(pending, dtype=torch.bool)
     length = torch.tensor(length or [pending.shape[1]] * len(pending)).unsqueeze(1)
-    return prior.density(pending, length)
+    return prior._decided_density(pending, length)
 
 
 def test_density_by_hand() -> None:
