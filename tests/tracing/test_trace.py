@@ -128,3 +128,21 @@ def test_the_page_holds_the_trace_and_nothing_that_runs(lines: list[Any], tmp_pa
     assert "http://" not in page.replace("http-equiv", "") and "https://" not in page and "default-src 'none'" in page
     inside = page.split('id="data">')[1].split("</script>")[0]
     assert json.loads(inside)["runs"][0]["steps"] == found.runs[0].steps
+
+
+def test_a_file_that_appears_while_a_trace_is_recorded_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    recorder = tracing.Recorder(path, tiny_with_tokenizer("bidirectional", None))
+    with pytest.raises(dllm.ConfigError, match="exists already"), recorder:
+        path.write_text("mine")
+    assert path.read_text() == "mine" and list(tmp_path.iterdir()) == [path]
+
+
+def test_all_that_is_known_of_a_column_moves_with_it() -> None:
+    request = {"prompt": [7, 8], "holes": [], "max_new_tokens": 3}
+    canvas = tracing.ReplayedCanvas.blank(request, 5)
+    row = {"nfe": 4, "columns": [2, 3], "tokens": [5, 6], "commit": [2, 3], "parallel": True, "certified": True}
+    canvas.apply(row | {"moved": [0, 1, -1, 3, 2]})
+    assert canvas.tokens == [7, 8, None, 6, 5] and canvas.given == [True, True, False, False, False]
+    assert canvas.when == [0, 0, 0, 4, 4] and canvas.new == {3, 4}
+    assert canvas.parallel == canvas.certified == [False, False, False, True, True]
