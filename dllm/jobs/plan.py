@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -125,7 +125,7 @@ class Job:
         """
         if self.guidance:
             raise ConfigError("--guidance does not belong to a plain causal language model: leave it out")
-        options = vars(self.options)
+        options = asdict(self.options)
         for field in fields(Options):
             if field.name not in ANY_MODEL and options[field.name] != field.default:
                 option = "--" + field.name.replace("_", "-")

@@ -93,7 +93,7 @@ def stream_causal_deltas(
     texts = [GrowingText(stopper, place) for place in range(len(requests))]
     first = 0
     for batch in split_into_batches(requests, batch_size):
-        for item in _stream_batch_tokens(model, batch, plan, first):
+        for item in stream_batch_tokens(model, batch, plan, first):
             if isinstance(item, Result):
                 sent = texts[first]
                 yield Delta.of_result(first, item, sent.text, len(sent.tail), drafts)
@@ -106,7 +106,7 @@ def stream_causal_deltas(
                 yield Delta(place, text, tuple(new), False, None, *empty_draft(drafts))
 
 
-def _stream_batch_tokens(
+def stream_batch_tokens(
     model: Any, batch: Sequence[Request], plan: Autoregressive, first: int
 ) -> Iterator[tuple[int, int] | Result]:
     """Yield the tokens (request, token) of a batch that begins with the request `first`, then its results."""

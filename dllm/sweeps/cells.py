@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +54,7 @@ class SweepCheckpoint:
 
     def loading(self) -> dict[str, Any]:
         """Return the arguments of `dllm.load` besides the name."""
-        return {name: value for name, value in vars(self).items() if name not in ("name", "label")}
+        return {name: value for name, value in asdict(self).items() if name not in ("name", "label")}
 
     def outline(self) -> ModelOutline:
         """Read what is known before the weights are read.
@@ -97,12 +97,12 @@ class Cell:
 
     def record(self) -> dict[str, Any]:
         """Return all that decides the cell's results or its speed, as JSON; equal records are the same cell."""
-        job = {name: value for name, value in vars(self.job).items() if name != "options"}
+        job = asdict(self.job)
         # Options at their defaults are left out, so that the key of a cell stays the same when an option is added to
         # the library. `stop_ids` is the exception: None takes those of the checkpoint and () none at all.
         options = {
             name: value
-            for name, value in vars(self.job.options).items()
+            for name, value in job.pop("options").items()
             if value is not None and (value != () or name == "stop_ids")
         }
         return {"checkpoint": self.checkpoint.record(), "questions": self.questions.record(), "options": options, **job}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -120,7 +121,7 @@ class Recorder:
                 self._write_result(place, result)
 
     def _write_result(self, place: int, result: Result) -> None:
-        values = vars(result)
+        values = asdict(result)
         self._recorded_results.add(place)
         self._write_line({"result": {"request": place} | {name: values[name] for name in RESULT_FIELDS}})
 
