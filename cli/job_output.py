@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dllm.cli.live_display import LiveDisplay
     from dllm.engine.results import Result
     from dllm.jobs import DecodeTask, Event, Job, JobEngine, Journal, PromptRow, RowProblem
-    from dllm.trace import Recorder
+    from dllm.tracing import Recorder
 
 
 @dataclass
@@ -118,8 +118,7 @@ def _open_recorder(
     tracing: TraceTarget, model: Any, tasks: list[DecodeTask], stack: ExitStack
 ) -> tuple[Recorder, list[DecodeTask]]:
     """A recorder that the stack closes, and the tasks with plans that show it what it is to keep."""
-    from dllm.trace import Recorder
-    from dllm.tracing.full_probabilities import request_probabilities
+    from dllm.tracing import Recorder, request_probabilities
 
     recorder = stack.enter_context(Recorder(tracing.path, model, tracing.top))
     return recorder, [task._replace(plan=request_probabilities(task.plan)) for task in tasks] if tracing.top else tasks

@@ -14,7 +14,7 @@ from dllm.cli.error_messages import FAILED, print_error, print_message, report_e
 from dllm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dllm.trace import Trace
+    from dllm.tracing import Trace
 
 REPLAY_EXAMPLES = """[bold]Examples[/bold]
 
@@ -45,7 +45,7 @@ def replay(
     a terminal every step is a line.
     """
     with report_errors():
-        from dllm.trace import read_trace
+        from dllm.tracing import read_trace
 
         try:
             trace = read_trace(file)
@@ -61,7 +61,7 @@ def replay(
 
 def _check_trace(trace: Trace) -> None:
     """Say what a check finds; a fault is a failure."""
-    from dllm.trace import check_trace
+    from dllm.tracing import check_trace
 
     found = check_trace(trace)
     for fault in found.faults[:20]:
@@ -78,7 +78,7 @@ def _check_trace(trace: Trace) -> None:
 
 def _write_replay_page(trace: Trace, path: Path) -> None:
     """Put the page where nothing is yet; it appears when it is whole."""
-    from dllm.trace import render_trace_page
+    from dllm.tracing import render_trace_page
 
     if path.exists():
         raise ConfigError(f"--html {path} exists already: choose another name, or move the file away")

@@ -14,7 +14,7 @@ from dllm.cli.keyboard import KeyReader
 from dllm.cli.live_display import TerminalFrame, render_frame
 
 if TYPE_CHECKING:
-    from dllm.trace import ReplayedCanvas, TraceRun
+    from dllm.tracing import ReplayedCanvas, TraceRun
 
 LEAST, MOST = 0.01, 64.0
 """Steps a second that keys reach."""
@@ -22,7 +22,7 @@ LEAST, MOST = 0.01, 64.0
 
 def make_frames(run: TraceRun, place: int) -> list[TerminalFrame]:
     """A request after each step that worked on it."""
-    from dllm.trace import replay_run
+    from dllm.tracing import replay_run
 
     return [_make_frame(board, row["range"]) for _, row, board in replay_run(run) if row["request"] == place]
 

@@ -109,7 +109,8 @@ def _check_arguments(tolerance: float | None, target: float | None, confidence: 
 
 def _make_candidate_sweep(prompts: str, model: str, strategies: Path | None, settings: dict[str, Any]) -> Sweep:
     """The sweep over all candidates, the sequential strategy first."""
-    from dllm.sweeps.grid import make_sweep, read_yaml
+    from dllm.files import read_yaml
+    from dllm.sweeps.grid import make_sweep
     from dllm.sweeps.tuning import CANDIDATES, SEQUENTIAL
 
     candidates: Any = CANDIDATES

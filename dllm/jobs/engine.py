@@ -1,4 +1,4 @@
-"""Where a checkpoint decodes: here, spread over processes, or on workers elsewhere (`dllm.integrations.ray`)."""
+"""Engines that carry out jobs: in this process, spread over processes, or on a cluster (`dllm.integrations.ray`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from dllm.models.parallel import broadcast_from_leader, current_process, leave_p
 class JobEngine(Protocol):
     """A loaded checkpoint that carries out jobs, one after the other. Use it as a context manager.
 
-    tokenizer  of the checkpoint, to show what is written; None where there is none
+    Attributes:
+        tokenizer: Tokenizer of the checkpoint, to show what is written; None if there is none.
     """
 
     tokenizer: Any
@@ -25,19 +26,21 @@ class JobEngine(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def tasks(self, job: Job, rows: Sequence[PromptRow]) -> tuple[list[DecodeTask], list[RowProblem]]:
-        """The rows that can be decoded, and what is wrong with the others."""
+        """Return the rows that can be decoded, and what is wrong with the others."""
 
     def warm(self, job: Job, task: DecodeTask) -> None:
-        """Decode a task for nothing, so that what is timed afterwards finds everything loaded."""
+        """Decode a task and discard the result, so that what is timed afterwards finds everything loaded."""
 
     def decode(self, job: Job, tasks: Sequence[DecodeTask]) -> Iterator[Event]:
-        """What becomes of tasks, in their order; see `dllm.jobs.decode`."""
+        """Yield what becomes of tasks, in their order; see `dllm.jobs.decode_tasks`."""
 
 
 class LocalEngine:
-    """Decodes in this process.
+    """An engine that decodes in this process.
 
-    name, loading  as `dllm.load` takes them
+    Args:
+        name: Checkpoint, as `dllm.load` takes it.
+        loading: Further arguments of `dllm.load`.
     """
 
     def __init__(self, name: str | Path, loading: Mapping[str, Any] | None = None) -> None:
@@ -65,10 +68,10 @@ class LocalEngine:
 
 
 class TensorParallelEngine(LocalEngine):
-    """Decodes in all processes that `torchrun` started, each with a slice of the model.
+    """An engine that decodes in all processes that `torchrun` started, each with a slice of the model.
 
-    All are given the same rows, and all of them decode the tasks that the leading process is given: it alone knows what
-    is in its files already.
+    All processes are given the same rows. They decode the tasks that the leading process is given, because only the
+    leading process knows which results its files hold already.
     """
 
     def __enter__(self) -> TensorParallelEngine:
@@ -81,8 +84,9 @@ class TensorParallelEngine(LocalEngine):
         leave_process_group()
 
     def decode(self, job: Job, tasks: Sequence[DecodeTask]) -> Iterator[Event]:
+        # Every process must run the same forwards in the same order, or their collective operations never meet.
         places = broadcast_from_leader(
             [task.row.place for task in tasks] if current_process().leads else [], self.model.device
         )
-        known = {task.row.place: task for task in tasks}
-        return super().decode(job, [known[place] for place in places])
+        task_at_place = {task.row.place: task for task in tasks}
+        return super().decode(job, [task_at_place[place] for place in places])

@@ -1,10 +1,10 @@
-"""What each row of a job becomes: a request, and a plan to decode it by."""
+"""From the rows of a job to tasks: a request for each row, and a plan to decode it by."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,11 +24,17 @@ from dllm.types import BlockCausal, Geometry
 
 T = TypeVar("T")
 ANY_MODEL = ("temperature", "top_k", "top_p", "stop", "stop_ids")
-"""Options that a plain causal model has too."""
+"""Options that also apply to a plain causal model."""
 
 
 class ModelOutline(NamedTuple):
-    """As much of a model as decides whether a job can work: known before its weights are read."""
+    """The part of a model's description that decides whether a job can work, known before its weights are read.
+
+    Attributes:
+        family: Name of the model's family.
+        geometry: Pattern of its attention.
+        max_columns: Longest canvas that its positions allow.
+    """
 
     family: str
     geometry: Geometry
@@ -36,13 +42,27 @@ class ModelOutline(NamedTuple):
 
     @classmethod
     def of(cls, name: str | Path, family: str | None = None) -> ModelOutline:
-        """The outline of a checkpoint, of a named family if given. Raises CheckpointError where there is none."""
-        found = read_checkpoint(name, family=family)
-        return cls(found.family.name, found.family.geometry(found.config))
+        """Read the outline of a checkpoint.
+
+        Args:
+            name: Checkpoint, as `dllm.load` takes it.
+            family: Family to treat it as; None: the one that its config names.
+
+        Raises:
+            CheckpointError: There is no such checkpoint.
+        """
+        checkpoint = read_checkpoint(name, family=family)
+        return cls(checkpoint.family.name, checkpoint.family.geometry(checkpoint.config))
 
 
 class DecodeTask(NamedTuple):
-    """A row that can be decoded: its request, and how."""
+    """A row that can be decoded.
+
+    Attributes:
+        row: The row as its author wrote it.
+        request: The same as token ids, with its settings.
+        plan: The way to decode it.
+    """
 
     row: PromptRow
     request: Request
@@ -51,14 +71,16 @@ class DecodeTask(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What all rows of a job share.
+    """The settings that all rows of a job share.
 
-    options         how to decode
-    max_new_tokens  for rows that do not say; a text with holes then gets no tokens behind it
-    seed            row i draws from seed + i, unless it has a seed of its own
-    chat            a text is the user's message of a chat, where the tokenizer has a template
-    batch_size      rows decoded together; it does not change any result
-    guidance        scale of classifier-free guidance; 0: none
+    Attributes:
+        options: Options of decoding.
+        max_new_tokens: New tokens of a row that does not say. A text with holes that does not say gets no tokens
+            behind it.
+        seed: Seed of the job. Row i draws from `seed + i`, unless it has a seed of its own.
+        chat: Whether a text is the user's message of a chat, if the tokenizer has a chat template.
+        batch_size: Rows decoded together; it does not change any result.
+        guidance: Scale of classifier-free guidance; 0: none.
     """
 
     options: Options = Options()
@@ -75,58 +97,86 @@ class Job:
             raise ConfigError(f"guidance={self.guidance}: must be 0 (none) or a positive number")
 
     def guided(self, model: Any) -> Any:
-        """The model as the job asks for it."""
+        """Return the model, with the job's guidance around it if there is any."""
         return Guided(model, self.guidance) if self.guidance else model
 
     def plan(self, model: Any, max_new_tokens: int) -> Strategy | Autoregressive:
-        """How a row of that length is decoded: `steps` is a total, so lengths may differ in their strategy."""
+        """Make the plan for rows of `max_new_tokens`.
+
+        The option `steps` is a total over the whole generation, so the plan may depend on the length.
+
+        Args:
+            model: The model or its outline: only `family` and `geometry` are read.
+            max_new_tokens: New tokens of the row.
+
+        Raises:
+            ConfigError: The options do not fit each other, or the model.
+        """
         if model.family == AUTOREGRESSIVE.name:
             return self.baseline()
         return self.options.strategy(model, max_new_tokens)
 
     def baseline(self) -> Autoregressive:
-        """The plan for a plain causal model. Raises ConfigError for options that only a diffusion model has."""
+        """Make the plan for a plain causal model.
+
+        Raises:
+            ConfigError: An option is set that only a diffusion model has.
+        """
         if self.guidance:
             raise ConfigError("--guidance does not belong to a plain causal language model: leave it out")
+        options = asdict(self.options)
         for field in fields(Options):
-            if field.name not in ANY_MODEL and getattr(self.options, field.name) != field.default:
+            if field.name not in ANY_MODEL and options[field.name] != field.default:
                 option = "--" + field.name.replace("_", "-")
                 raise ConfigError(f"{option} does not belong to a plain causal language model: leave it out")
-        given = {name: getattr(self.options, name) for name in ("temperature", "top_k", "top_p")}
-        sampling = Sampling(**{name: value for name, value in given.items() if value is not None})
+        given = {name: options[name] for name in ("temperature", "top_k", "top_p") if options[name] is not None}
+        sampling = Sampling(**given)
         return Autoregressive(sampling, Stopping(self.options.stop_ids, self.options.stop))
 
     def check(self, outline: ModelOutline, rows: Sequence[PromptRow]) -> None:
-        """Raise ConfigError if no row could be decoded with these options; before any weights are read."""
+        """Check that at least one row could be decoded with these options, before any weights are read.
+
+        A job in which only some lengths fail is let through: its other rows are decoded, and `tasks` reports these.
+
+        Raises:
+            ConfigError: No row could be decoded.
+        """
         errors: list[ConfigError] = []
+        # A text with holes counts as one token here, because its length is known only to the tokenizer.
         lengths = list(dict.fromkeys(1 if (n := self.length(row)) is None else n for row in rows))
         for length in lengths:
             try:
                 self.plan(outline, length)
             except ConfigError as error:
                 errors.append(error)
+        # With `steps` the assumed length of one token proves nothing: more tokens may have room for these steps.
         unknown = self.options.steps is not None and any(self.length(row) is None for row in rows)
         if errors and len(errors) == len(lengths) and not unknown:
             raise errors[0]
 
     def length(self, row: PromptRow) -> int | None:
-        """New tokens of a row; None for a text with holes, whose tokens are not known yet."""
+        """Return the number of new tokens of a row; None for a text with holes, which is not tokenized yet."""
         if isinstance(row.prompt, Infill):
             return None
         return self.max_new_tokens if row.max_new_tokens is None else row.max_new_tokens
 
     def tasks(self, model: Any, rows: Sequence[PromptRow]) -> tuple[list[DecodeTask], list[RowProblem]]:
-        """The rows that can be decoded, and what is wrong with the others."""
-        found, problems = [], []
+        """Return the rows that can be decoded, and what is wrong with the others."""
+        tasks, problems = [], []
         for row in rows:
             try:
-                found.append(self.task(model, row))
+                tasks.append(self.task(model, row))
             except (RequestError, ConfigError) as error:
                 problems.append(RowProblem(row.line, str(error)))
-        return found, problems
+        return tasks, problems
 
     def task(self, model: Any, row: PromptRow) -> DecodeTask:
-        """A row as a task. Raises RequestError or ConfigError where it cannot be one."""
+        """Make the task of a row.
+
+        Raises:
+            RequestError: The row cannot be decoded by this model.
+            ConfigError: The options do not fit a row of this length.
+        """
         if isinstance(row.prompt, Infill):
             request = _make_infill_request(model, row.prompt, row.max_new_tokens or 0)
         else:
@@ -142,22 +192,23 @@ class Job:
         else:
             request.check(match_block_size(model, plan), model.vocabulary)
             if plan.constrained:
+                # Whether a constraint can be met shows only on a canvas, so the row is laid out on its own.
                 Batch.open(model, [request], plan, 0, None).check_processors([request])
         return DecodeTask(row, request, plan)
 
 
 def tokenize_prompt(model: Any, prompt: str | tuple[int, ...] | list[dict[str, str]], chat: bool) -> tuple[int, ...]:
-    """Token ids of a row's prompt. Raises RequestError."""
+    """Return the token ids of a row's prompt. Raises RequestError if the tokenizer cannot read it."""
     return _call_tokenizer(lambda: encode_prompt(model, prompt, chat))
 
 
 def _make_infill_request(model: Any, infill: Infill, max_new_tokens: int) -> Request:
-    """The request of a text with holes. Raises RequestError."""
+    """Make the request of a text with holes. Raises RequestError if the tokenizer cannot read it."""
     return _call_tokenizer(lambda: make_infill_request(model, replace(infill, max_new_tokens=max_new_tokens)))
 
 
 def _call_tokenizer(make: Callable[[], T]) -> T:
-    """What a tokenizer makes of a prompt. Raises RequestError, whatever it complains of."""
+    """Call `make`, which runs a tokenizer, and turn any exception of third-party code into RequestError."""
     try:
         with silence_transformers():
             return make()

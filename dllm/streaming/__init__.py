@@ -1,4 +1,4 @@
-"""Text as it becomes final, from the stream of steps; and the streamers of `transformers` fed from it."""
+"""Text as it becomes final, from the stream of steps; and the streamers of `transformers`, which receive it."""
 
 from dllm.streaming.delta import Delta
 from dllm.streaming.deltas import Deltas

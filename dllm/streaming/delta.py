@@ -1,4 +1,4 @@
-"""What a stream of text is made of."""
+"""The elements of a stream of text."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from dllm.engine.results import Result
 
 @dataclass(frozen=True)
 class Delta:
-    """What became final of one request.
+    """The part of one request that became final in one step.
 
-    request  its place among the requests
-    text     text that is final now and was not before; all of them together are `Result.text`. "" without a tokenizer
-    ids      tokens likewise; all of them together are `Result.output_ids`. What they say may come later than they,
-             and what a stop string cuts off never does
-    done     this is the request's last delta
-    result   the whole result, in the last delta
-    draft    if asked for: the text behind all that is final, as it stands now, with "░" for each pending token
-    pending  likewise the tokens behind `ids`, None for each that is pending
+    Attributes:
+        request: Place of the request among all requests.
+        text: Text that is final now and was not before; "" without a tokenizer. The texts of all deltas of a request
+            together are `Result.text`.
+        ids: Tokens that are final now and were not before. Those of all deltas together are `Result.output_ids`. The
+            text of a token may come in a later delta, and the text behind a stop string never comes.
+        done: Whether this is the request's last delta.
+        result: The whole result, in the last delta; else None.
+        draft: If drafts are requested, the text behind all that is final, as it stands now, with "░" for each pending
+            token.
+        pending: If drafts are requested, the tokens behind all final ones; None for each that is pending.
     """
 
     request: int
@@ -30,7 +33,20 @@ class Delta:
     pending: tuple[int | None, ...] | None = None
 
     @classmethod
-    def last(cls, place: int, result: Result, text: str, ids: int, drafts: bool) -> Delta:
-        """What is left of a finished request, of which a text and so many tokens were told."""
-        nothing = ("", ()) if drafts else (None, None)
-        return cls(place, (result.text or "")[len(text) :], result.output_ids[ids:], True, result, *nothing)
+    def of_result(cls, place: int, result: Result, sent_text: str, sent_ids: int, drafts: bool) -> Delta:
+        """Make the last delta of a request.
+
+        Args:
+            place: Place of the request.
+            result: Its result.
+            sent_text: Text of the deltas before.
+            sent_ids: Number of tokens of the deltas before.
+            drafts: Whether drafts are requested.
+        """
+        text, ids = (result.text or "")[len(sent_text) :], result.output_ids[sent_ids:]
+        return cls(place, text, ids, True, result, *empty_draft(drafts))
+
+
+def empty_draft(drafts: bool) -> tuple[str, tuple[int, ...]] | tuple[None, None]:
+    """Return `draft` and `pending` of a delta behind which nothing is pending, if drafts are requested."""
+    return ("", ()) if drafts else (None, None)

@@ -1,8 +1,8 @@
-"""From a stream of steps to what became final in each: tokens and text by request, in batches of any size.
+"""From a stream of steps to what became final in each step: tokens and text by request, in batches of any size.
 
 Final is the longest prefix of an answer that no later step can change. A policy that does not edit never changes what
-is decided, so that is everything before the first pending column; where it edits, everything before the window, which
-never moves back. A text with holes is told whole, what was given included.
+is decided, so that is everything before the first pending column. Where a policy edits, it is everything before the
+window, which never moves back. A text with holes is sent as a whole, including what was given.
 """
 
 from __future__ import annotations
@@ -23,9 +23,21 @@ from dllm.types import Step
 
 
 class Deltas:
-    """Makes deltas from steps: `for step in steps(…): for delta in deltas.add(step)`, and `deltas.finish()` after it.
+    """A converter from steps to deltas.
 
-    drafts  tell every step of a request, with what is not final yet as a draft
+    Use it as `for step in steps(...): for delta in deltas.add(step): ...`, and then `deltas.finish()`.
+
+    Args:
+        model: The model that decodes.
+        requests: The requests, in the order in which they were given to `steps`.
+        strategy: The strategy.
+        drafts: Whether every step of a request makes a delta, with what is not final yet as a draft.
+
+    Attributes:
+        collector: Results of the requests that are finished.
+        texts: Final text of each request that has a row, by its place.
+        told: Number of tokens that earlier deltas of a request contain, by its place.
+        bound: First column that is not final yet, by the request's place.
     """
 
     def __init__(self, model: Any, requests: Sequence[Request], strategy: Strategy, drafts: bool = False) -> None:
@@ -37,8 +49,8 @@ class Deltas:
         self.bound: dict[int, int] = {}
 
     def add(self, step: Step) -> list[Delta]:
-        """What a step made final; the requests that it found finished come first."""
-        found = [self.last(place) for place in self.collector.add(step)]
+        """Return what a step made final; the last deltas of requests that it found finished come first."""
+        deltas = [self.last(place) for place in self.collector.add(step)]
         view = _HostCanvas.of(step, self.edits)
         busy = ((step.window.end > step.window.start) | step.window.commit).tolist()
         for row, place in enumerate(step.place.tolist()):
@@ -48,20 +60,20 @@ class Deltas:
             if self.drafts:
                 growing = self.texts[place]
                 pending = () if growing.ended else view.draft(row, self.bound[place], growing.stops)
-                found.append(Delta(place, text, ids, draft=render_draft(growing, pending), pending=pending))
+                deltas.append(Delta(place, text, ids, draft=render_draft(growing, pending), pending=pending))
             elif text or ids:
-                found.append(Delta(place, text, ids))
-        return found
+                deltas.append(Delta(place, text, ids))
+        return deltas
 
     def finish(self) -> list[Delta]:
-        """The last deltas, when the stream of steps has ended."""
+        """Return the last deltas, when the stream of steps has ended."""
         left = [place for place in range(len(self.requests)) if place not in self.collector.found]
         if left:
             self.collector.results()
         return [self.last(place) for place in left]
 
     def grow(self, place: int, row: int, view: _HostCanvas) -> tuple[str, tuple[int, ...]]:
-        """What a step made final in a row: text, and tokens that were not given."""
+        """Return what a step made final in a row: its text, and those of its tokens that were not given."""
         request = self.requests[place]
         if place not in self.texts:
             self.texts[place] = GrowingText(self.collector.stopper, place)
@@ -77,14 +89,22 @@ class Deltas:
         return text, new
 
     def last(self, place: int) -> Delta:
-        """The rest of a request whose result is known."""
-        said = self.texts[place].text if place in self.texts else ""
-        return Delta.last(place, self.collector.found[place], said, self.told.get(place, 0), self.drafts)
+        """Return the rest of a request whose result is known."""
+        sent = self.texts[place].text if place in self.texts else ""
+        return Delta.of_result(place, self.collector.found[place], sent, self.told.get(place, 0), self.drafts)
 
 
 class _HostCanvas(NamedTuple):
-    """A step's canvas on the host: everything (b, t), and by row where its text begins, its end, and how far it is
-    final."""
+    """A step's canvas on the host.
+
+    Attributes:
+        tokens: Tokens (b, t).
+        pending: Columns (b, t) that are not decided.
+        given: Columns (b, t) that the caller gave.
+        text: By row, the first column behind all that was given, from which on an end token ends the row.
+        limit: By row, the first column past the requested output.
+        bound: By row, the first column that is not final.
+    """
 
     tokens: Tensor
     pending: Tensor
@@ -95,6 +115,12 @@ class _HostCanvas(NamedTuple):
 
     @classmethod
     def of(cls, step: Step, edits: bool) -> _HostCanvas:
+        """Copy what is needed of a step to the host.
+
+        Args:
+            step: The step.
+            edits: Whether the policy may change what it has decided.
+        """
         canvas = step.canvas
         pending, limit = canvas.pending.cpu(), canvas.rows.limit
         t = pending.shape[1]
@@ -103,19 +129,23 @@ class _HostCanvas(NamedTuple):
         return cls(canvas.tokens.cpu(), pending, canvas.rows.given, canvas.rows.text.tolist(), limit.tolist(), bound)
 
     def between(self, row: int, first: int, bound: int) -> tuple[list[tuple[int, bool]], list[int]]:
-        """A row's tokens in the columns first .. bound: up to the last given one, with whether it was given; behind."""
+        """Return a row's tokens in the columns from `first` to before `bound`, in two parts.
+
+        Returns:
+            The tokens up to the last given column, each with whether it was given; and the tokens behind it.
+        """
         turn = min(max(self.text[row], first), bound)
         before = zip(self.tokens[row, first:turn].tolist(), self.given[row, first:turn].tolist(), strict=True)
         return list(before), self.tokens[row, turn:bound].tolist()
 
     def draft(self, row: int, first: int, stops: set[int]) -> tuple[int | None, ...]:
-        """A row's tokens from the column `first` on, up to its first end token; None where pending."""
+        """Return a row's tokens from the column `first` on, up to its first end token; None where pending."""
         span = slice(first, self.limit[row])
-        found: list[int | None] = []
+        draft: list[int | None] = []
         for column, (token, pending) in enumerate(
             zip(self.tokens[row, span].tolist(), self.pending[row, span].tolist(), strict=True), start=first
         ):
-            found.append(None if pending else token)
+            draft.append(None if pending else token)
             if not pending and token in stops and column >= self.text[row]:
                 break
-        return tuple(found)
+        return tuple(draft)

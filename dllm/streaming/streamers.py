@@ -1,4 +1,4 @@
-"""The streamers of `transformers`, fed with what becomes final."""
+"""The streamers of `transformers`, which receive what becomes final."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dllm.streaming.delta import Delta
 
 
 def check_streamers(listeners: Sequence[Any], count: int) -> None:
-    """Raise ConfigError for streamers that cannot follow so many prompts."""
+    """Raise ConfigError for streamers that cannot follow `count` prompts."""
     if len(listeners) != count:
         raise ConfigError(
             f"{len(listeners)} streamers for {count} prompts: a streamer follows one text, so give one each"
@@ -25,7 +25,13 @@ def check_streamers(listeners: Sequence[Any], count: int) -> None:
 
 
 def send_delta(listener: Any, delta: Delta, blank: int) -> None:
-    """What became final, and the draft behind it for those that show one."""
+    """Send a delta to a streamer, with the draft behind it if the streamer shows drafts.
+
+    Args:
+        listener: The streamer.
+        delta: The delta.
+        blank: Token that stands for a pending one in a draft.
+    """
     if delta.ids:
         listener.put(torch.tensor(delta.ids))
     if delta.pending and hasattr(listener, "put_draft"):

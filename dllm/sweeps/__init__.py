@@ -1,4 +1,4 @@
-"""Grids of strategies × prompts × models: read from a file, decoded by cells, kept in a table, drawn and tuned."""
+"""Grids of strategies × prompts × models: read from a file, decoded cell by cell, kept in a table, drawn and tuned."""
 
 from dllm.sweeps.answer_checks import CHECKS, Check
 from dllm.sweeps.cells import Cell, SweepCheckpoint

@@ -6,12 +6,11 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dllm.compose.options import Options
 from dllm.errors import CheckpointError, ConfigError, DllmError
 from dllm.jobs import Job, ModelOutline, PromptRow
 from dllm.sweeps.questions import QuestionSet
@@ -21,9 +20,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SweepCheckpoint:
-    """A model of a sweep, and how it is loaded; see `dllm.load`.
+    """A model of a sweep, and the way it is loaded.
 
-    label  what tables call it: by default its name
+    Attributes:
+        name: Checkpoint, as `dllm.load` takes it.
+        label: Name of the model in tables; "": the same as `name`.
+        dtype: Data type of the weights. This and all that follow are arguments of `dllm.load`, explained there.
+        device: Device of the weights.
+        device_map: Distribution of the weights over devices.
+        adapter: PEFT adapter.
+        mask_id: Mask token, instead of the checkpoint's.
+        family: Family to treat the checkpoint as.
+        quantize: Kind of quantization.
+        compile: Whether forwards run through `torch.compile`.
+        pack: Whether large weights are laid out for this CPU; None: if `dllm.load` finds it worthwhile.
     """
 
     name: str = "embedded"
@@ -43,33 +53,40 @@ class SweepCheckpoint:
         return self.label or self.name
 
     def loading(self) -> dict[str, Any]:
-        """Arguments of `dllm.load` besides the name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "label")}
+        """Return the arguments of `dllm.load` besides the name."""
+        return {name: value for name, value in asdict(self).items() if name not in ("name", "label")}
 
     def outline(self) -> ModelOutline:
-        """What is known before weights are read. Raises ConfigError where there is no such checkpoint."""
+        """Read what is known before the weights are read.
+
+        Raises:
+            ConfigError: There is no such checkpoint.
+        """
         try:
             return ModelOutline.of(self.name, self.family)
         except CheckpointError as error:
             raise ConfigError(f"model {error}") from None
 
     def record(self) -> dict[str, Any]:
-        """What decides its results and their speed, as JSON; a folder by its full path."""
+        """Return what decides the model's results and their speed, as JSON; a folder by its full path."""
         return self.loading() | {"model": _resolve_folder(self.name), "adapter": _resolve_folder(self.adapter)}
 
 
 def _resolve_folder(name: str | None) -> str | None:
-    """A checkpoint by a name that does not depend on the working folder."""
+    """Return a checkpoint's name in a form that does not depend on the working folder."""
     return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is decoded together and becomes one row of the table.
+    """Questions that are decoded together by one strategy and become one row of the table.
 
-    label  what the table calls the strategy
-    given  its options as they were written, for the columns of the table
-    job    strategy, length, seed, batch size
+    Attributes:
+        checkpoint: The model.
+        questions: The prompts, with their answers.
+        label: Name of the strategy in the table.
+        given: Options of the strategy as they were written, for the columns of the table.
+        job: Strategy, length, seed and batch size.
     """
 
     checkpoint: SweepCheckpoint
@@ -79,35 +96,34 @@ class Cell:
     job: Job
 
     def record(self) -> dict[str, Any]:
-        """All that decides the cell's results or its speed, as JSON: equal records are the same cell."""
-        job = {f.name: getattr(self.job, f.name) for f in fields(self.job) if f.name != "options"}
-        options = {f.name: getattr(self.job.options, f.name) for f in fields(Options)}
-        given = {name: value for name, value in options.items() if value not in (None, ())} | (
-            {} if options["stop_ids"] is None else {"stop_ids": options["stop_ids"]}
-        )
-        return {"checkpoint": self.checkpoint.record(), "questions": self.questions.record(), "options": given, **job}
+        """Return all that decides the cell's results or its speed, as JSON; equal records are the same cell."""
+        job = asdict(self.job)
+        # Options at their defaults are left out, so that the key of a cell stays the same when an option is added to
+        # the library. `stop_ids` is the exception: None takes those of the checkpoint and () none at all.
+        options = {
+            name: value
+            for name, value in job.pop("options").items()
+            if value is not None and (value != () or name == "stop_ids")
+        }
+        return {"checkpoint": self.checkpoint.record(), "questions": self.questions.record(), "options": options, **job}
 
     @property
     def key(self) -> str:
-        """A short name that only equal cells share."""
+        """Short name that only equal cells share."""
         return hashlib.sha256(json.dumps(self.record(), sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def file(self) -> str:
-        """The name of the file of its samples."""
+        """Name of the file of the cell's samples."""
         words = re.sub(r"[^A-Za-z0-9.=]+", "-", f"{self.questions.name} {self.label}").strip("-.")
         return f"{words[:60]}-{self.key}.jsonl"
 
     def __str__(self) -> str:
         return f"{self.checkpoint.title} · {self.questions.name} · {self.label}"
 
-    def amended(self, **changes: Any) -> Cell:
-        """The cell with other settings of its job."""
-        return replace(self, job=replace(self.job, **changes))
-
 
 def check_cells(cells: Sequence[Cell]) -> list[str]:
-    """What is wrong with cells, all of it, before any weights are read; reads every file of questions once."""
+    """Return what is wrong with cells, all of it, before any weights are read; every file of questions is read once."""
     outlines: dict[SweepCheckpoint, ModelOutline | None] = {}
     rows: dict[QuestionSet, list[PromptRow] | None] = {}
     problems: list[str] = []
@@ -117,9 +133,9 @@ def check_cells(cells: Sequence[Cell]) -> list[str]:
             outlines[checkpoint] = _call_noting_problems(checkpoint.outline, problems)
         if questions not in rows:
             rows[questions] = _call_noting_problems(partial(_read_question_rows, questions), problems)
-        outline, asked = outlines[checkpoint], rows[questions]
-        if outline is not None and asked is not None:
-            _call_noting_problems(partial(cell.job.check, outline, asked), problems, f"{cell}: ")
+        outline, prompt_rows = outlines[checkpoint], rows[questions]
+        if outline is not None and prompt_rows is not None:
+            _call_noting_problems(partial(cell.job.check, outline, prompt_rows), problems, f"{cell}: ")
     return problems
 
 
@@ -128,7 +144,7 @@ def _read_question_rows(questions: QuestionSet) -> list[PromptRow]:
 
 
 def _call_noting_problems(make: Callable[[], T], problems: list[str], where: str = "") -> T | None:
-    """What it makes; None, and a problem more, where it cannot."""
+    """Return what `make` returns; if it raises an error of ours, add that to the problems and return None."""
     try:
         return make()
     except DllmError as error:

@@ -1,4 +1,4 @@
-"""A sweep as its author writes it: a YAML file in which lists make a grid; what does not belong is refused.
+"""The file of a sweep: YAML in which lists make a grid, and in which unknown fields are refused.
 
     models: [embedded, ./my-checkpoint]
     prompts: [word-problems, {file: gsm8k.jsonl, template: "{question}", limit: 100}]
@@ -8,12 +8,12 @@
       - {name: published, recipe: fast_dllm_v2}
       - "Strategy(policy=Threshold(tau=0.9), scheduler=Blocks(), cache=PrefixCache())"
 
-Strategies are told by the options of `dllm decode`, by the same names and expressions.
+A strategy is written with the options of `dllm decode`, by the same names and expressions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, get_args, get_type_hints
 
 from dllm.compose.options import Options
 from dllm.errors import ConfigError
+from dllm.files import read_yaml
 from dllm.jobs import Job, check_length, check_seed
 from dllm.registry import suggest_name
 from dllm.sweeps.cells import Cell, SweepCheckpoint, check_cells
@@ -28,7 +29,7 @@ from dllm.sweeps.questions import SOURCES, QuestionSet, find_source
 
 LISTS = ("processor", "stop", "stop_ids")
 """Options whose value is a list itself: only a list of lists makes a grid of them."""
-STRATEGY = {**get_type_hints(Options), "name": str | None, "only": str | None, "guidance": float | None}
+STRATEGY: dict[str, Any] = {**get_type_hints(Options), "name": str | None, "only": str | None, "guidance": float | None}
 CHECKPOINT = {name: kind for name, kind in get_type_hints(SweepCheckpoint).items() if name != "label"} | {
     "model": str, "name": str | None,
 }  # fmt: skip
@@ -37,6 +38,7 @@ QUESTIONS = {
     "check": str | None,
 }  # fmt: skip
 SETTINGS = {"max_new_tokens": int, "seed": int, "batch_size": int}
+SETTINGS_DEFAULTS = {"max_new_tokens": 128, "seed": 0, "batch_size": 8}
 SWEEP = {
     "models": list, "prompts": list, "strategies": list, **SETTINGS, "raw": bool, "limit": int | None,
     "dtype": str | None, "device": str | None,
@@ -45,71 +47,78 @@ SWEEP = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """All cells of a sweep in the order in which they are decoded: a model's cells stand together."""
+    """All cells of a sweep.
+
+    Attributes:
+        cells: The cells in the order in which they are decoded. Those of one model stand together, so that it is
+            loaded once.
+    """
 
     cells: tuple[Cell, ...]
 
     def limited(self, limit: int) -> Sweep:
-        """With only the first so many rows of every set of prompts. Raises ConfigError."""
+        """Return the sweep with `limit` rows of every set of prompts. Raises ConfigError if that is below 1."""
         if limit < 1:
             raise ConfigError(f"limit {limit}: must be at least 1")
         cells = (replace(cell, questions=replace(cell.questions, limit=limit)) for cell in self.cells)
         return Sweep(tuple(cells))
 
     def check(self) -> None:
-        """Raise ConfigError that names every cell which cannot work, before any work is done."""
+        """Check all cells, before any work is done.
+
+        Raises:
+            ConfigError: Some cells cannot work, or are the same. The message names the first eight problems.
+        """
         if problems := check_cells(self.cells) or _find_duplicate_cells(self.cells):
             more = f" (and {len(problems) - 8} more)" if len(problems) > 8 else ""
             raise ConfigError("; ".join(dict.fromkeys(problems[:8])) + more)
 
 
 def read_sweep(path: Path, limit: int | None = None) -> Sweep:
-    """The sweep of a YAML file; files in it are looked for beside it. Raises ConfigError.
+    """Read the sweep of a YAML file.
 
-    limit  rows of every set of prompts, whatever the file says
+    Args:
+        path: The file. Relative names of files in it are relative to its folder.
+        limit: Number of rows of every set of prompts, instead of what the file says.
+
+    Raises:
+        ConfigError: The file cannot be read, or does not describe a sweep.
     """
-    found = read_yaml(path)
+    content = read_yaml(path)
     try:
-        sweep = make_sweep(found, path.parent)
+        sweep = make_sweep(content, path.parent)
         return sweep if limit is None else sweep.limited(limit)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds. Raises ConfigError."""
-    import yaml
+def make_sweep(content: Any, folder: Path = Path()) -> Sweep:
+    """Make the sweep that a mapping describes.
 
-    try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: broken YAML ({' '.join(str(error).split())})") from None
+    Args:
+        content: Content of a sweep's file.
+        folder: Folder to which relative names of files are relative.
 
-
-def make_sweep(found: Any, folder: Path = Path()) -> Sweep:
-    """The sweep that a mapping describes; relative files are under `folder`. Raises ConfigError."""
-    given = check_fields("a sweep", found, SWEEP, SETTINGS)
+    Raises:
+        ConfigError: The content does not describe a sweep.
+    """
+    given = check_fields("a sweep", content, SWEEP, SETTINGS)
     for name in ("prompts", "strategies"):
         if name not in given:
             raise ConfigError(f"{name}: not given; a sweep has models, prompts and strategies")
     shared: dict[str, Any] = {name: given[name] for name in ("dtype", "device") if name in given}
     models = [
-        c
+        checkpoint
         for entry in _wrap_in_list(given.get("models", ["embedded"]))
-        for c in _expand_checkpoints(entry, folder, shared)
+        for checkpoint in _expand_checkpoints(entry, folder, shared)
     ]
     prompts = [_make_question_set(entry, folder, given.get("limit")) for entry in _wrap_in_list(given["prompts"])]
     strategies = [s for entry in _wrap_in_list(given["strategies"]) for s in _expand_strategies(entry)]
-    settings = [dict(zip(SETTINGS, values, strict=True)) for values in product(*(
-        _wrap_in_list(given.get(name, default)) for name, default in (("max_new_tokens", 128), ("seed", 0), ("batch_size", 8))
-    ))]  # fmt: skip
     cells = [
-        _make_cell(checkpoint, asked, strategy, setting | {"chat": not given.get("raw", False)})
+        _make_cell(checkpoint, questions, strategy, settings | {"chat": not given.get("raw", False)})
         for checkpoint in models
-        for asked in prompts
-        for setting in settings
+        for questions in prompts
+        for settings in _expand_settings(given)
         for strategy in strategies
         if strategy.get("only") in (None, checkpoint.name, checkpoint.title)
     ]
@@ -121,9 +130,16 @@ def make_sweep(found: Any, folder: Path = Path()) -> Sweep:
     return Sweep(tuple(cells))
 
 
+def _expand_settings(given: Mapping[str, Any]) -> list[dict[str, int]]:
+    """Return every combination of the settings of a sweep, each of which may be a list."""
+    choices = [_wrap_in_list(given.get(name, default)) for name, default in SETTINGS_DEFAULTS.items()]
+    return [dict(zip(SETTINGS_DEFAULTS, values, strict=True)) for values in product(*choices)]
+
+
 def _make_cell(
-    checkpoint: SweepCheckpoint, asked: QuestionSet, strategy: Mapping[str, Any], settings: dict[str, Any]
+    checkpoint: SweepCheckpoint, questions: QuestionSet, strategy: Mapping[str, Any], settings: dict[str, Any]
 ) -> Cell:
+    """Make one cell. Raises ConfigError for settings that cannot work."""
     try:
         check_length(settings["max_new_tokens"])
         check_seed(settings["seed"])
@@ -132,11 +148,11 @@ def _make_cell(
     own = {name: value for name, value in strategy.items() if name not in ("name", "only", "guidance", "label")}
     job = Job(Options(**own), guidance=strategy.get("guidance") or 0.0, **settings)
     shown = own | ({"guidance": job.guidance} if job.guidance else {})
-    return Cell(checkpoint, asked, strategy["label"], shown, job)
+    return Cell(checkpoint, questions, strategy["label"], shown, job)
 
 
 def _find_duplicate_cells(cells: tuple[Cell, ...]) -> list[str]:
-    """Which cells are the same."""
+    """Return a message for each cell that is the same as an earlier one."""
     seen: dict[str, Cell] = {}
     return [
         f"{cell} and {first} are the same cell: leave one out"
@@ -146,7 +162,7 @@ def _find_duplicate_cells(cells: tuple[Cell, ...]) -> list[str]:
 
 
 def _expand_checkpoints(entry: Any, folder: Path, shared: Mapping[str, Any]) -> Iterator[SweepCheckpoint]:
-    """The checkpoints of one entry: a name, or a mapping with `model` whose lists make a grid."""
+    """Yield the checkpoints of one entry: a name, or a mapping with `model` whose lists make a grid."""
     given = check_fields("a model", {"model": entry} if isinstance(entry, str) else entry, CHECKPOINT, CHECKPOINT)
     if "model" not in given:
         raise ConfigError(f"models: {entry}: no model; say model: NAME")
@@ -161,7 +177,7 @@ def _expand_checkpoints(entry: Any, folder: Path, shared: Mapping[str, Any]) -> 
 
 
 def _make_question_set(entry: Any, folder: Path, limit: int | None) -> QuestionSet:
-    """A set of questions: the name of one that the package brings, a file, or a mapping with `source` or `file`."""
+    """Make the set of questions of an entry: a name of `SOURCES`, a file, or a mapping with `source` or `file`."""
     if isinstance(entry, str):
         entry = {"source" if entry in SOURCES else "file": entry}
     given = check_fields("a set of prompts", entry, QUESTIONS)
@@ -183,35 +199,35 @@ def _make_question_set(entry: Any, folder: Path, limit: int | None) -> QuestionS
 
 
 def _expand_strategies(entry: Any) -> Iterator[dict[str, Any]]:
-    """The strategies of one entry, each with a `label`: a recipe or expression, or a mapping with lists."""
+    """Yield the strategies of one entry, each with a `label`: a recipe or expression, or a mapping with lists."""
     if isinstance(entry, str):
         entry = {"recipe": entry}
     if isinstance(entry, Mapping) and "strategy" in entry:
         entry = {("recipe" if name == "strategy" else name): value for name, value in entry.items()}
     given = check_fields("a strategy", entry, STRATEGY, STRATEGY)
     for values in _expand_lists(given):
-        told = {name: value for name, value in values.items() if name not in ("name", "only")}
+        options = {name: value for name, value in values.items() if name not in ("name", "only")}
         name = values.get("name")
-        varied = {key: value for key, value in told.items() if _is_grid_axis(key, given[key])}
-        yield values | {"label": _format_label(name or "", varied if name else told) or "default"}
+        varied = {key: value for key, value in options.items() if _is_grid_axis(key, given[key])}
+        yield values | {"label": _format_label(name or "", varied if name else options) or "default"}
 
 
 def _expand_lists(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every combination of the values of lists; for an option that is a list, of the lists in it."""
+    """Yield every combination of the values of lists; of an option that is a list itself, of the lists in it."""
     choices = [value if _is_grid_axis(name, value) else [value] for name, value in given.items()]
     for values in product(*choices):
         yield {k: tuple(v) if isinstance(v, list) else v for k, v in zip(given, values, strict=True)}
 
 
 def _is_grid_axis(name: str, value: Any) -> bool:
-    """Whether a value stands for several."""
+    """Return whether a value stands for several, each of which makes a cell of its own."""
     if not isinstance(value, list):
         return False
     return name not in LISTS or (bool(value) and all(isinstance(one, list) for one in value))
 
 
 def _format_label(name: str, values: Mapping[str, Any]) -> str:
-    """A label: a name, and what sets it apart."""
+    """Format a label: a name, and the values that distinguish it from others of that name."""
     main = ("recipe", "policy")
     first = [str(values[key]) for key in main if key in values]
     return " ".join(filter(None, [name, *first, *(f"{k}={v}" for k, v in values.items() if k not in main)]))
@@ -221,10 +237,17 @@ def _wrap_in_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def check_fields(what: str, entry: Any, known: Mapping[str, Any], lists: Any = ()) -> dict[str, Any]:
-    """The fields of a mapping, each of its kind; `-` and `_` in names are the same. Raises ConfigError.
+def check_fields(what: str, entry: Any, known: Mapping[str, Any], lists: Collection[str] = ()) -> dict[str, Any]:
+    """Return the fields of a mapping, each converted to its type; `-` and `_` in names mean the same.
 
-    lists  fields that may hold a list of values instead
+    Args:
+        what: Name of the mapping for messages: "a sweep".
+        entry: The mapping, as YAML holds it.
+        known: Fields that the mapping may have, with their types.
+        lists: Names of fields that may hold a list of values instead of one.
+
+    Raises:
+        ConfigError: This is not a mapping, or a field is unknown or has a value of another type.
     """
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{entry!r}: {what} is a mapping with {', '.join(known)}")
@@ -243,7 +266,7 @@ def check_fields(what: str, entry: Any, known: Mapping[str, Any], lists: Any = (
 
 
 def _check_list_option(name: str, value: Any) -> Any:
-    """The value of an option that is a list itself, or a list of such. Raises ConfigError."""
+    """Return the value of an option that is a list itself, or a list of such. Raises ConfigError for other elements."""
     entries = value if isinstance(value, list) else [value]
     flat = [one for part in entries for one in (part if isinstance(part, list) else [part])]
     kind = int if name == "stop_ids" else str
@@ -253,7 +276,10 @@ def _check_list_option(name: str, value: Any) -> Any:
 
 
 def _convert_value(name: str, value: Any, kind: Any) -> Any:
-    """A value as its field has it. Raises ConfigError. YAML reads 1e-3 as a text."""
+    """Convert a value to the type of its field. Raises ConfigError if it has another.
+
+    A text that is a number is accepted where a number belongs, because YAML 1.1 reads 1e-3, without a dot, as a text.
+    """
     kinds = [k for k in get_args(kind) or (kind,)]
     if kind is list or name in LISTS:
         return value if kind is list else _check_list_option(name, value)

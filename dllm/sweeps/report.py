@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from dllm.errors import ConfigError
+from dllm.files import write_atomically
 from dllm.sweeps.plot import find_fronts, render_plots
 
 Row = Mapping[str, Any]
 SETTINGS = ("model", "max_new_tokens", "seed", "batch_size", "device", "dtype")
+"""Fields that get a column if they differ between rows, and are said once below the table if they do not."""
 FIGURES = {
     "accuracy": "accuracy",
     "tokens_per_forward": "tokens/forward",
@@ -20,6 +21,7 @@ FIGURES = {
     "certified_share": "certified",
     "rows": "rows",
 }
+"""Fields with numbers, and the heads of their columns."""
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --faint: #8f8f8f; --note: #5c5c5c; --page: #fdfdfc; --mark: #eef4fa; }
 @media (prefers-color-scheme: dark) {
@@ -53,11 +55,20 @@ HOW = (
 
 
 def render_sweep_page(rows: Sequence[Row], title: str) -> str:
-    """The page of a table's rows, at least one. Raises ConfigError where there are none, or without matplotlib."""
+    """Render the page of a table.
+
+    Args:
+        rows: Rows of the table.
+        title: Title of the page.
+
+    Raises:
+        ConfigError: There are no rows, or matplotlib is not installed.
+    """
     if not rows:
         raise ConfigError("the table is empty: no cell is done yet")
     groups = [(name, [r for r in rows if r["prompts"] == name]) for name in dict.fromkeys(r["prompts"] for r in rows)]
-    drawn = render_plots((name, group, range(1, len(group) + 1)) for name, group in groups)
+    plots = render_plots((name, group, range(1, len(group) + 1)) for name, group in groups)
+    # Nothing on the page may load anything, whatever the names in a table contain; they are escaped besides.
     policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     return "\n".join(
         (
@@ -68,14 +79,14 @@ def render_sweep_page(rows: Sequence[Row], title: str) -> str:
             f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>",
             f"<h1>{escape(title)}</h1>",
             f'<p class="note">{escape(HOW)}</p>',
-            *(_render_section(name, group, drawn.get(name, "")) for name, group in groups),
+            *(_render_section(name, group, plots.get(name, "")) for name, group in groups),
             f"<script>{SCRIPT}</script></body></html>\n",
         )
     )
 
 
-def _render_section(name: str, rows: Sequence[Row], drawn: str) -> str:
-    """One set of prompts: its plot, its table, and what every strategy is in full."""
+def _render_section(name: str, rows: Sequence[Row], plot: str) -> str:
+    """Render one set of prompts: its plot, its table, and every strategy in full."""
     leading = [row for line in find_fronts(rows).values() for row in line]
     varied = [key for key in SETTINGS if len({str(row.get(key)) for row in rows}) > 1]
     same = [f"{key.replace('_', ' ')} {rows[0].get(key)}" for key in SETTINGS if key not in varied]
@@ -90,20 +101,20 @@ def _render_section(name: str, rows: Sequence[Row], drawn: str) -> str:
         _render_table_row(number, row, varied, any(row is one for one in leading))
         for number, row in enumerate(rows, start=1)
     )
-    spelled = "".join(
+    strategies = "".join(
         f"<li><code>{escape(strategy)}</code></li>" for strategy in dict.fromkeys(row["strategy"] for row in rows)
     )
     versions = ", ".join(sorted({f"{k} {v}" for row in rows for k, v in (row.get("versions") or {}).items()}))
     return (
-        f"<h2>{escape(name)}</h2>{drawn or '<p>No question has a known answer: nothing to draw.</p>'}"
+        f"<h2>{escape(name)}</h2>{plot or '<p>No question has a known answer: nothing to draw.</p>'}"
         f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
         f'<p class="note">{escape(" · ".join(same))}<br>{escape(versions)}</p>'
-        f"<details><summary>Strategies in full</summary><ul>{spelled}</ul></details>"
+        f"<details><summary>Strategies in full</summary><ul>{strategies}</ul></details>"
     )
 
 
 def _render_table_row(number: int, row: Row, varied: Sequence[str], leads: bool) -> str:
-    """A row of the table."""
+    """Render a row of the table."""
     cells = [f'<td data-value="{number}">{number}</td>']
     cells += [f'<td class="text">{escape(str(row.get(key)))}</td>' for key in varied]
     cells.append(f'<td class="text">{escape(row["name"])}</td>')
@@ -112,12 +123,12 @@ def _render_table_row(number: int, row: Row, varied: Sequence[str], leads: bool)
 
 
 def _make_sort_key(row: Row, key: str) -> float:
-    """What a column is sorted by."""
+    """Return the number by which a column is sorted; cells without a value come below all others."""
     return -1.0 if row[key] is None else float(row[key])
 
 
 def _format_figure(row: Row, key: str) -> str:
-    """A figure as it is shown."""
+    """Format a number as it is shown."""
     if row[key] is None:
         return "–"
     if key == "accuracy":
@@ -128,10 +139,6 @@ def _format_figure(row: Row, key: str) -> str:
 
 
 def write_sweep_page(text: str, path: Path) -> None:
-    """Write a page beside its place and move it there, so that it is never half there. Raises OSError."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Write a page, so that a reader finds the whole page or the one before. Raises OSError."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

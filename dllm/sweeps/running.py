@@ -1,4 +1,4 @@
-"""A sweep carried out: every cell that is not in the table yet is decoded, counted and added to it.
+"""Running a sweep: every cell that is not in the table yet is decoded, summarised and added to it.
 
 A cell's samples lie in a file of their own, written row by row as `dllm decode --output` does, so that a sweep that is
 killed and run again loses no finished row; the cell's row in the table is counted from that file alone.
@@ -25,11 +25,17 @@ from dllm.sweeps.questions import Question
 from dllm.sweeps.table import NAME, SweepTable
 
 SAMPLES = "samples"
-"""The folder of the cells' own files, beside the table."""
+"""Name of the folder with the cells' own files, beside the table."""
 
 
 class CellStarted(NamedTuple):
-    """A cell is begun: of its rows so many are in its file already."""
+    """A cell is begun.
+
+    Attributes:
+        cell: The cell.
+        rows: Number of its rows.
+        kept: Number of its rows that are in its file already.
+    """
 
     cell: Cell
     rows: int
@@ -37,14 +43,25 @@ class CellStarted(NamedTuple):
 
 
 class CellRowDecoded(NamedTuple):
-    """A row of a cell is in its file."""
+    """A row of a cell has been decoded and is in the cell's file.
+
+    Attributes:
+        cell: The cell.
+        more: Fields of its line that a sweep adds: answer, check, correct and wall_seconds.
+    """
 
     cell: Cell
     more: dict[str, Any]
 
 
 class CellFinished(NamedTuple):
-    """A cell's row is in the table; its rows that could not be decoded count as wrong."""
+    """A cell has been decoded.
+
+    Attributes:
+        cell: The cell.
+        row: Its row of the table. Questions that could not be decoded count as wrong in it.
+        problems: Questions that could not be decoded, and why.
+    """
 
     cell: Cell
     row: dict[str, Any]
@@ -52,7 +69,12 @@ class CellFinished(NamedTuple):
 
 
 class CellFailed(NamedTuple):
-    """A cell could not be decoded and is not in the table."""
+    """A cell could not be decoded and is not in the table.
+
+    Attributes:
+        cell: The cell.
+        error: The reason.
+    """
 
     cell: Cell
     error: DllmError
@@ -64,9 +86,14 @@ Event = CellStarted | CellRowDecoded | CellFinished | CellFailed
 def run_sweep(sweep: Sweep, folder: Path, engine: Callable[[SweepCheckpoint], JobEngine]) -> Iterator[Event]:
     """Decode the cells that are not in the table of `folder` yet.
 
-    engine  opens a checkpoint, once for all cells that need it; it is not opened for none
+    Args:
+        sweep: The cells.
+        folder: Folder of the table and of the samples; created if it does not exist.
+        engine: Function that opens a checkpoint. It is called once for all cells of a checkpoint, and not at all if
+            none of them is left to do.
 
-    Raises ConfigError before any work where a cell cannot work or the folder holds something else.
+    Raises:
+        ConfigError: A cell cannot work, or the folder holds something else. This is found before any work is done.
     """
     sweep.check()
     with SweepTable(folder / NAME) as table:
@@ -77,7 +104,7 @@ def run_sweep(sweep: Sweep, folder: Path, engine: Callable[[SweepCheckpoint], Jo
 
 
 def _run_checkpoint(cells: list[Cell], folder: Path, table: SweepTable, engine: JobEngine) -> Iterator[Event]:
-    """Decode cells of one checkpoint; one that fails does not keep the others from being decoded."""
+    """Decode the cells of one checkpoint; if one of them fails, the others are still decoded."""
     warm = False
     with ExitStack() as stack:
         try:
@@ -97,7 +124,7 @@ def _run_checkpoint(cells: list[Cell], folder: Path, table: SweepTable, engine: 
 
 
 def _run_cell(cell: Cell, folder: Path, engine: JobEngine, warm: bool) -> Iterator[Event]:
-    """Decode what is missing of a cell, and count it."""
+    """Decode the rows of a cell that are not in its file yet, and summarise the whole file."""
     questions = {question.row.place: question for question in cell.questions.read()}
     path = folder / SAMPLES / cell.file
     with Journal(path, cell.record()["checkpoint"] | {"seed": cell.job.seed, "cell": cell.key}) as journal:
@@ -114,16 +141,17 @@ def _run_cell(cell: Cell, folder: Path, engine: JobEngine, warm: bool) -> Iterat
                 now = time.perf_counter()
                 more = _score_sample(questions[event.task.row.place], event) | {"wall_seconds": now - last}
                 journal.write(event, more)
-                last = time.perf_counter()
+                last = time.perf_counter()  # again, so that the time for writing to the disk is not counted
                 yield CellRowDecoded(cell, more)
             elif isinstance(event, jobs.RowFailed):
                 problems.append(RowProblem(event.task.row.line, str(event.error)))
+        # The file also has the rows of earlier, interrupted runs.
         lines = [json.loads(line) for line in path.read_bytes().splitlines()]
     yield CellFinished(cell, _summarize_cell(cell, lines, tasks, list(questions.values())), problems)
 
 
 def _score_sample(question: Question, done: jobs.RowDone) -> dict[str, Any]:
-    """What a sample's line says of its answer."""
+    """Return the fields of a sample's line that judge its text."""
     return {
         "answer": question.answer,
         "check": question.check,
@@ -134,9 +162,10 @@ def _score_sample(question: Question, done: jobs.RowDone) -> dict[str, Any]:
 def _summarize_cell(
     cell: Cell, lines: Sequence[Mapping[str, Any]], tasks: Sequence[DecodeTask], questions: Sequence[Question]
 ) -> dict[str, Any]:
-    """The cell's row of the table, from the lines of its file.
+    """Make the cell's row of the table from the lines of its file.
 
-    Its seconds are wall time from one written row to the next, without what an interrupted run did in vain.
+    The seconds of a cell are the sum over its rows of the wall time since the row before was written. Work that an
+    interrupted run did for rows which it did not finish is therefore not counted.
     """
     scored = sum(question.check is not None for question in questions)
     correct = sum(line["correct"] is True for line in lines)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dllm.errors import ConfigError
+from dllm.files import AppendOnlyFile
 
 NAME = "table.jsonl"
 
@@ -15,65 +15,59 @@ NAME = "table.jsonl"
 class SweepTable:
     """The rows of a table file, to which more are appended. Use it as a context manager.
 
-    rows  as they are in the file; the result of a kill within a write, a last line cut short, is removed from it
+    Args:
+        path: The file; it and its folder are created if they do not exist. A last line that a kill cut short is
+            removed from it.
 
-    Raises ConfigError where the file holds something else, or another sweep is writing to it; OSError where it cannot
-    be written.
+    Attributes:
+        path: The file.
+        rows: The rows that are in the file.
+
+    Raises:
+        ConfigError: The file holds something else, or another sweep is writing to it.
+        OSError: The file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        self._file = AppendOnlyFile(path, "sweep", "choose another --output")
         try:
-            _lock_table(self.file, path)
             self.rows = _read_table_rows(path)
-            os.ftruncate(self.file, path.read_bytes().rfind(b"\n") + 1)
+            self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
         except BaseException:
-            os.close(self.file)
+            self._file.close()
             raise
 
     def __enter__(self) -> SweepTable:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self.file)
+        self._file.close()
 
     def __contains__(self, key: str) -> bool:
+        """Return whether the cell of that key is in the table."""
         return any(row["cell"] == key for row in self.rows)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row; when this returns it is on the disk, and if it cannot be written whole, none of it is kept."""
-        size = os.fstat(self.file).st_size
-        left = memoryview(json.dumps(row).encode("ascii") + b"\n")
-        try:
-            while left:
-                left = left[os.write(self.file, left) :]
-            os.fsync(self.file)
-        except OSError as error:
-            os.ftruncate(self.file, size)
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
+        """Add a row; when this returns, it is on the disk.
+
+        Raises:
+            OSError: The row cannot be written as a whole. Then no part of it is kept.
+        """
+        self._file.append(json.dumps(row).encode("ascii") + b"\n")
         self.rows.append(row)
 
 
-def _lock_table(file: int, path: Path) -> None:
-    """Only one sweep at a time writes to the file. Where the system has no such lock, the user sees to that."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        return
-    except BlockingIOError:
-        raise ConfigError(
-            f"{path}: another sweep is writing to it; wait for that, or choose another --output"
-        ) from None
-    except OSError:
-        return  # a file system without locks
-
-
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table: a file, or the folder of a sweep. Raises ConfigError where it is none."""
+    """Read the rows of a table.
+
+    Args:
+        path: The file, or the folder of a sweep.
+
+    Raises:
+        ConfigError: There is no table.
+    """
     file = path / NAME if path.is_dir() else path
     try:
         return _read_table_rows(file)
@@ -82,16 +76,26 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_table_rows(path: Path) -> list[dict[str, Any]]:
-    """Its whole lines. Raises ConfigError for one that is no cell."""
+    """Read the whole lines of a table. Raises ConfigError for a line that is not a cell."""
     *lines, rest = path.read_bytes().split(b"\n")
-    found = [_parse_table_line(line) for line in lines]
-    if None in found or (rest and not rest.startswith(b'{"cell": "'[: len(rest)])):
-        number = found.index(None) + 1 if None in found else len(found) + 1
-        raise ConfigError(f"{path}: line {number} is not a cell of a sweep; choose another file, or move it away")
-    return found  # type: ignore[return-value]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        row = _parse_table_line(line)
+        if row is None:
+            _refuse(path, number)
+        rows.append(row)
+    # A rest without a newline may be dropped only if it is the beginning of a row of ours that a kill cut short.
+    if rest and not rest.startswith(b'{"cell": "'[: len(rest)]):
+        _refuse(path, len(rows) + 1)
+    return rows
+
+
+def _refuse(path: Path, number: int) -> NoReturn:
+    raise ConfigError(f"{path}: line {number} is not a cell of a sweep; choose another file, or move it away")
 
 
 def _parse_table_line(line: bytes) -> dict[str, Any] | None:
+    """Parse a row of the table; None if the line is not one."""
     try:
         row = json.loads(line)
     except ValueError:

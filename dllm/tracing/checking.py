@@ -1,4 +1,4 @@
-"""Checking a trace: its certificates by the theory, and its results by what its steps did."""
+"""Checking a trace: its certificates are compared with the theory, and its results with what its steps did."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from dllm.tracing.rows import find_certified_rows
 
 @dataclass(frozen=True)
 class TraceCheckResult:
-    """What a check found.
+    """The outcome of a check.
 
-    steps      rows of steps that were looked at
-    parallel   of these, those that decided two or more together
-    certified  of those, the ones whose certificate holds when it is computed again from the recorded p1 and p2
-    results    results that were compared with what the steps wrote
-    faults     what does not agree, in words; empty where all is well
+    Attributes:
+        steps: Number of rows of steps that were checked.
+        parallel: Number of these rows that decided two or more tokens together.
+        certified: Number of those whose certificate holds when it is computed again from the recorded p1 and p2.
+        results: Number of results that were compared with what the steps wrote.
+        faults: Descriptions of what does not agree; empty if everything does.
     """
 
     steps: int
@@ -32,40 +33,45 @@ class TraceCheckResult:
 
 
 def check_trace(trace: Trace) -> TraceCheckResult:
-    """Recompute every certificate (`dllm.theory.certified`) from what was recorded, replay the canvas, and compare both
-    with what the trace says of its steps and results."""
+    """Check the certificates and the results of a trace.
+
+    Every certificate (`dllm.theory.is_certified`) is computed again from what was recorded, the canvas is replayed, and
+    both are compared with the certificates and results in the trace.
+    """
     steps, parallel, certified, results, faults = 0, 0, 0, 0, list[str]()
     for number, run in enumerate(trace.runs):
         last: dict[int, ReplayedCanvas] = {}
-        for step, row, board in replay_run(run):
+        for step, row, canvas in replay_run(run):
             where = f"run {number}, step {step['step']}, request {row['request']}"
             faults += [f"{where}: {fault}" for fault in _find_row_faults(row)]
             steps, parallel, certified = steps + 1, parallel + _is_parallel(row), certified + _is_certified(row)
-            last[row["request"]] = board
+            last[row["request"]] = canvas
         for result in run.results:
             results += 1
             where = f"run {number}, request {result['request']}"
-            board = last.get(result["request"]) or _make_blank_canvas(run, result["request"])
-            faults += [f"{where}: {fault}" for fault in _find_result_faults(result, board)]
+            canvas = last.get(result["request"]) or _make_blank_canvas(run, result["request"])
+            faults += [f"{where}: {fault}" for fault in _find_result_faults(result, canvas)]
     return TraceCheckResult(steps, parallel, certified, results, tuple(faults))
 
 
 def _make_blank_canvas(run: TraceRun, place: int) -> ReplayedCanvas:
+    """Make the canvas of a request for which there are no steps."""
     return ReplayedCanvas.blank(run.requests[place], run.columns)
 
 
 def _find_new_columns(row: dict[str, Any]) -> list[int]:
-    """Columns that the step decided for the first time, or again after a revoke."""
+    """Find the columns that the step decided for the first time, or again after a revoke."""
     replaced = set(row.get("replaced", ()))
     return [column for column in row["commit"] if column not in replaced]
 
 
 def _is_parallel(row: dict[str, Any]) -> bool:
+    """Return whether a row decided two or more tokens together."""
     return len(_find_new_columns(row)) >= 2
 
 
 def _is_certified(row: dict[str, Any]) -> bool:
-    """Whether the tokens that a row decided are provably what greedy joint decoding writes."""
+    """Return whether the tokens that a row decided are provably those of greedy joint decoding."""
     new = set(_find_new_columns(row))
     if len(new) < 2 or not row["fresh"]:
         return False
@@ -76,23 +82,23 @@ def _is_certified(row: dict[str, Any]) -> bool:
 
 
 def _find_row_faults(row: dict[str, Any]) -> Iterator[str]:
-    """What a row says of itself that is not so."""
+    """Describe what a row records of itself that does not follow from its other fields."""
     if row["parallel"] != _is_parallel(row):
         yield f"says parallel={row['parallel']}, and decided {len(_find_new_columns(row))} columns"
     if row["certified"] != _is_certified(row):
         yield f"says certified={row['certified']}, and its probabilities say {_is_certified(row)}"
 
 
-def _find_result_faults(result: dict[str, Any], board: ReplayedCanvas) -> Iterator[str]:
-    """What a result says that the canvas does not hold."""
+def _find_result_faults(result: dict[str, Any], canvas: ReplayedCanvas) -> Iterator[str]:
+    """Describe what a result records that the replayed canvas does not hold."""
     count = len(result["output_ids"])
-    own = [column for column, given in enumerate(board.given) if not given][:count]
+    own = [column for column, given in enumerate(canvas.given) if not given][:count]
     for name, there in (
-        ("output_ids", [board.tokens[column] for column in own]),
-        ("when", [board.when[column] for column in own]),
-        ("parallel", sum(board.parallel[column] for column in own)),
-        ("certified", sum(board.certified[column] for column in own)),
-        ("nfe", board.nfe),
+        ("output_ids", [canvas.tokens[column] for column in own]),
+        ("when", [canvas.when[column] for column in own]),
+        ("parallel", sum(canvas.parallel[column] for column in own)),
+        ("certified", sum(canvas.certified[column] for column in own)),
+        ("nfe", canvas.nfe),
     ):
         if result[name] != there:
             yield f"its result has {name} {result[name]}, and its steps wrote {there}"

@@ -1,4 +1,4 @@
-"""A policy that also asks for all probabilities, so that a trace can show the likeliest candidates."""
+"""A policy that also requests all probabilities, so that a trace can show the likeliest candidates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from dllm.types import Canvas, Guess, Policy, Probe, Signal, State, Verdict, Win
 
 @dataclass(frozen=True, repr=False)
 class _PolicyWithProbabilities(PolicyWrapper):
-    """Judges as `policy` does, and is recorded as it: only what is asked of the logits differs."""
+    """A policy that decides as another does and has its repr, but also needs the whole marginal.
+
+    Attributes:
+        policy: The other policy.
+    """
 
     policy: Policy
 
@@ -32,9 +36,10 @@ class _PolicyWithProbabilities(PolicyWrapper):
 
 
 def request_probabilities(strategy: Any) -> Any:
-    """The same strategy, under which a step's guess has the probabilities; any other plan as it is."""
-    return (
-        replace(strategy, policy=_PolicyWithProbabilities(strategy.policy))
-        if isinstance(strategy, Strategy)
-        else strategy
-    )
+    """Return the strategy such that the guess of every step has `probabilities`; any other plan as it is.
+
+    The results do not change, and neither does the repr of the strategy, which a trace records.
+    """
+    if not isinstance(strategy, Strategy):
+        return strategy
+    return replace(strategy, policy=_PolicyWithProbabilities(strategy.policy))

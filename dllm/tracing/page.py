@@ -1,4 +1,4 @@
-"""A trace as one HTML page that replays it: no other file, nothing from outside, and no text that is taken as code."""
+"""One HTML page that replays a trace: no other file, nothing from outside, and no text that could run as code."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from dllm.tracing.reading import Trace
 
-HERE = "/* the trace */"
-"""Where the page's data go."""
+PLACEHOLDER = "/* the trace */"
+"""Text in the template that is replaced by the data of the page."""
 
 
 def render_trace_page(trace: Trace) -> str:
-    """The page: the canvas with a slider over the steps, a table of the steps, and when each token was decided."""
+    """Render the page: the canvas with a slider over the steps, a table of them, and when each token was decided."""
     template = files("dllm.tracing").joinpath("page.html").read_text("utf-8")
-    before, after = template.split(HERE)
+    before, after = template.split(PLACEHOLDER)
     return before + _embed_json(_collect_page_data(trace)) + after
 
 
 def _collect_page_data(trace: Trace) -> dict[str, Any]:
-    """What the page's script reads."""
+    """Collect the data that the script of the page reads."""
     runs = [
         {"strategy": run.strategy, "columns": run.columns, "requests": run.requests, "steps": run.steps,
          "results": run.results}
@@ -30,5 +30,8 @@ def _collect_page_data(trace: Trace) -> dict[str, Any]:
 
 
 def _embed_json(value: Any) -> str:
-    """JSON that can stand inside a script element: nothing in it ends the element or begins a comment."""
+    """Format JSON that can stand inside a script element.
+
+    Without `<` and `>` a text of the trace can neither end the element (`</script>`) nor begin a comment (`<!--`).
+    """
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,4 +1,4 @@
-"""Reading a trace: every line is looked at before anything is made of it."""
+"""Reading a trace: every line is checked before it is used."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ NEEDED = {
     "row": ("request", "nfe", "fresh", "range", "columns", "tokens", "p1", "p2", "commit", "parallel", "certified"),
     "result": ("request", "text", "output_ids", "when", "nfe", "parallel", "certified"),
 }
-"""Fields without which a part of a trace cannot be used."""
+"""Fields that each kind of object in a trace must have."""
 
 
 class TraceError(DllmError):
-    """A file that is no trace, is damaged, or is newer than this version can read."""
+    """A file that is not a trace, is damaged, or is newer than this version can read."""
 
 
 @dataclass
 class TraceRun:
-    """Requests that were decoded together.
+    """The record of requests that were decoded together; `dllm.tracing` describes the fields of its objects.
 
-    strategy  repr of all parts
-    columns   width of the canvas
-    requests  what was asked, in order
-    steps     in order, each with its rows
-    results   of the requests that were finished
+    Attributes:
+        strategy: Repr of the strategy.
+        columns: Width of the canvas.
+        requests: Requests, in order.
+        steps: Steps in order, each with its rows.
+        results: Results of the requests that were finished.
     """
 
     strategy: str
@@ -44,11 +45,12 @@ class TraceRun:
 
 @dataclass
 class Trace:
-    """A trace as it was written; see `dllm.trace` for the fields.
+    """A trace as it was written; `dllm.tracing` describes its fields.
 
-    header  its first line
-    runs    in order
-    pieces  the text of each token that occurs
+    Attributes:
+        header: First line of the file.
+        runs: Runs, in order.
+        pieces: Text of each token that occurs, by its id.
     """
 
     header: dict[str, Any]
@@ -57,35 +59,41 @@ class Trace:
 
 
 def read_trace(path: str | Path) -> Trace:
-    """The trace in a file. Raises OSError, and TraceError that names the line for anything but a whole trace."""
+    """Read the trace in a file.
+
+    Raises:
+        OSError: The file cannot be read.
+        TraceError: The file is not a whole trace; the message names the line.
+    """
     with Path(path).open("rb") as file:
         return _parse_trace(file, str(path))
 
 
 def _parse_trace(lines: Iterable[bytes], name: str) -> Trace:
-    """The trace that some lines are."""
-    found: Trace | None = None
+    """Parse the lines of a file called `name`. Raises TraceError if they are not a whole trace."""
+    trace: Trace | None = None
     ended: int | None = None
     for number, line in enumerate(lines, start=1):
         where = f"{name}:{number}"
         value = _decode_line(line, where)
-        if found is None:
-            found = Trace(_check_header(value, name), [], {})
+        if trace is None:
+            trace = Trace(_check_header(value, name), [], {})
         elif ended is not None:
             raise TraceError(f"{where}: comes behind the end of the trace")
         elif "end" in value:
             ended = value["end"]
         else:
-            _add_line(found, value, where)
-    if found is None:
+            _add_line(trace, value, where)
+    if trace is None:
         raise TraceError(f"{name} is empty: it is no trace")
-    count = sum(len(run.steps) for run in found.runs)
+    count = sum(len(run.steps) for run in trace.runs)
     if ended != count:
         raise TraceError(f"{name} has {count} steps and ends too early: it was cut short; record it again")
-    return found
+    return trace
 
 
 def _decode_line(line: bytes, where: str) -> dict[str, Any]:
+    """Decode the object of a line. Raises TraceError if it is not one."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -96,7 +104,7 @@ def _decode_line(line: bytes, where: str) -> dict[str, Any]:
 
 
 def _check_header(value: dict[str, Any], name: str) -> dict[str, Any]:
-    """The header, if it is one that we can read."""
+    """Return the header. Raises TraceError if it is not one that this version can read."""
     version = value.get("dllm_trace")
     if not isinstance(version, int):
         raise TraceError(f"{name} is no trace of dllm: record one with `dllm decode --trace FILE`")
@@ -106,7 +114,7 @@ def _check_header(value: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _add_line(trace: Trace, value: dict[str, Any], where: str) -> None:
-    """Add a line to a trace."""
+    """Add a run, a step or a result to a trace. Raises TraceError if the line is none of them."""
     try:
         trace.pieces |= {int(token): str(piece) for token, piece in value.get("pieces", {}).items()}
         if "run" in value:
@@ -125,14 +133,14 @@ def _add_line(trace: Trace, value: dict[str, Any], where: str) -> None:
 
 
 def _require_fields(value: dict[str, Any], kind: str) -> dict[str, Any]:
-    """A part of a trace that has all its fields. Raises KeyError."""
+    """Return an object of a trace. Raises KeyError if one of the fields that its kind needs is missing."""
     for name in NEEDED[kind]:
         value[name]
     return value
 
 
 def _check_row(row: dict[str, Any], run: TraceRun) -> None:
-    """Raise ValueError or IndexError for a row that points out of its run."""
+    """Raise ValueError or IndexError for a row that refers to a request or a column outside its run."""
     run.requests[row["request"]]
     lists = [row[name] for name in ("columns", "tokens", "p1", "p2")]
     if len(set(map(len, lists))) != 1:

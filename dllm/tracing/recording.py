@@ -1,19 +1,21 @@
-"""Writing a trace while the steps come: aside first, and under its name when it is complete."""
+"""Recording a trace while the steps come: in a temporary file, which gets its name when the trace is complete."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from dllm.compose.recipes import default_strategy
 from dllm.engine.batch import match_block_size
 from dllm.engine.loop import steps
 from dllm.engine.results import Collector, Result
 from dllm.errors import ConfigError
+from dllm.files import write_atomically
 from dllm.prompts import Prompt, make_requests
 from dllm.requests import Request, count_canvas_columns
 from dllm.strategy import Strategy
@@ -24,17 +26,29 @@ from dllm.version import VERSION
 
 FORMAT = 1
 """Version of the format; a reader refuses a higher one."""
+RESULT_FIELDS = ("text", "output_ids", "when", "nfe", "queries", "parallel", "certified", "seconds", "stopped")
+"""Fields of a `Result` that are recorded."""
 
 
 class Recorder:
-    """Writes a trace. A context manager: left by an exception it leaves nothing behind.
+    """A recorder of one trace. Use it as a context manager; left by an exception, it leaves nothing behind.
 
-    path   where; nothing may be there
-    model  what decodes
-    top    likeliest candidates of each column to be kept; they are there if the strategy is `watched`
+    `begin` opens a run and `add` records a step of it. Results are found from the steps.
 
-    `begin` opens a run, `add` writes a step of it; results are found from the steps. Raises ConfigError for a path that
-    is taken, OSError where it cannot be written.
+    Args:
+        path: Path of the trace; nothing may be there.
+        model: The model that decodes.
+        top: Number of likeliest candidates of each column that are recorded. They are known only if the strategy that
+            runs was changed by `request_probabilities`.
+
+    Attributes:
+        path: Path of the trace.
+        count: Number of steps that were recorded.
+        collector: Results of the current run; None before the first.
+
+    Raises:
+        ConfigError: There is a file at `path` already, or `top` is negative.
+        OSError: The file cannot be written.
     """
 
     def __init__(self, path: str | Path, model: Any, top: int = 0) -> None:
@@ -42,38 +56,39 @@ class Recorder:
         if top < 0:
             raise ConfigError(f"top={top}: must be 0 (none) or more candidates a column")
         _check_path_free(self.path)
-        self.aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        self.piece = _make_piece_decoder(model.tokenizer)
-        self.shown: set[int] = set()
         self.count = 0
+        self.collector: Collector | None = None
+        self._decode_piece = _make_piece_decoder(model.tokenizer)
+        self._known_pieces: set[int] = set()
+        self._recorded_results: set[int] = set()
 
     def __enter__(self) -> Recorder:
-        self.file = self.aside.open("x", encoding="ascii")
-        facts = {name: getattr(self.model, name, None) for name in ("name", "family", "mask_id")}
-        self.write({"dllm_trace": FORMAT, "dllm": VERSION, "model": facts.pop("name"), **facts, "top": self.top})
-        self.collector: Collector | None = None
+        self._opened = _open_new_file(self.path)
+        self._file = self._opened.__enter__()
+        # A model of the user's own need have neither a name nor a family.
+        name, family = getattr(self.model, "name", None), getattr(self.model, "family", None)
+        made = {"model": name, "family": family, "mask_id": self.model.mask_id, "top": self.top}
+        self._write_line({"dllm_trace": FORMAT, "dllm": VERSION, **made})
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self.finish()
-                self.write({"end": self.count})
-            self.file.close()
-            if kind is None:
-                _check_path_free(self.path)
-                self.aside.rename(self.path)
-        finally:
-            self.file.close()
-            self.aside.unlink(missing_ok=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._opened.__exit__(kind, error, traceback)
+            return
+        with ExitStack() as stack:
+            stack.push(self._opened)  # it removes the file if the last lines cannot be written
+            self.finish()
+            self._write_line({"end": self.count})
 
     def begin(self, requests: Sequence[Request], strategy: Strategy) -> None:
-        """Open a run; the one before it is finished, or failed."""
+        """Open a run. The run before it must be finished, or have failed."""
         self.finish()
         model = match_block_size(self.model, strategy)
-        self.collector, self.told = Collector(model, requests, strategy), set[int]()
-        self.rows = TraceRowBuilder(self.top, self.model.mask_id)
-        asked = [
+        self.collector, self._recorded_results = Collector(model, requests, strategy), set()
+        self._rows = TraceRowBuilder(self.top, self.model.mask_id)
+        entries = [
             {
                 "prompt": list(request.prompt),
                 "max_new_tokens": request.max_new_tokens,
@@ -83,51 +98,65 @@ class Recorder:
             }
             for request in requests
         ]
-        given = {"strategy": repr(strategy), "columns": count_canvas_columns(model, requests), "requests": asked}
-        self.write({"run": given, "pieces": self.spell(token for request in requests for token in request.prompt)})
+        run = {"strategy": repr(strategy), "columns": count_canvas_columns(model, requests), "requests": entries}
+        pieces = self._take_new_pieces(token for request in requests for token in request.prompt)
+        self._write_line({"run": run, "pieces": pieces})
 
     def add(self, step: Step) -> None:
-        """Write a step, after the results of requests that it found finished."""
+        """Record a step, after the results of the requests that it found finished."""
         assert self.collector is not None, "begin() opens a run"
         for place in self.collector.add(step):
-            self.tell(place, self.collector.found[place])
-        rows, tokens = self.rows.of(step)
-        self.write({"step": step.number, "rows": rows, "pieces": self.spell(tokens)})
+            self._write_result(place, self.collector.found[place])
+        rows, tokens = self._rows.build(step)
+        self._write_line({"step": step.number, "rows": rows, "pieces": self._take_new_pieces(tokens)})
         self.count += 1
 
     def finish(self) -> None:
-        """Write the results of what the last step finished."""
+        """Record the results of requests that the last step finished."""
         if self.collector is None or self.collector.last is None:
             return
         closed = ~self.collector.last.canvas.pending.cpu().any(1)
         self.collector.finish([row for row in closed.nonzero().flatten().tolist() if self.collector.open(row)])
         for place, result in self.collector.found.items():
-            if place not in self.told:
-                self.tell(place, result)
+            if place not in self._recorded_results:
+                self._write_result(place, result)
 
-    def tell(self, place: int, result: Result) -> None:
-        names = ("text", "output_ids", "when", "nfe", "queries", "parallel", "certified", "seconds", "stopped")
-        self.told.add(place)
-        self.write({"result": {"request": place} | {name: getattr(result, name) for name in names}})
+    def _write_result(self, place: int, result: Result) -> None:
+        values = asdict(result)
+        self._recorded_results.add(place)
+        self._write_line({"result": {"request": place} | {name: values[name] for name in RESULT_FIELDS}})
 
-    def spell(self, tokens: Any) -> dict[str, str]:
-        """The texts of tokens that are new to the file."""
-        new = set(tokens) - self.shown
-        self.shown |= new
-        return {str(token): self.piece(token) for token in sorted(new)}
+    def _take_new_pieces(self, tokens: Iterable[int]) -> dict[str, str]:
+        """Return the texts of those tokens that are not in the file yet."""
+        new = set(tokens) - self._known_pieces
+        self._known_pieces |= new
+        return {str(token): self._decode_piece(token) for token in sorted(new)}
 
-    def write(self, line: dict[str, Any]) -> None:
-        self.file.write(json.dumps(line, separators=(",", ":")) + "\n")
+    def _write_line(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+@contextmanager
+def _open_new_file(path: Path) -> Iterator[TextIO]:
+    """Open a file that appears as `path` when the block ends, and not at all after an exception.
+
+    Raises:
+        ConfigError: Meanwhile something else appeared at `path`.
+    """
+    with write_atomically(path) as temporary:
+        with temporary.open("x", encoding="ascii") as file:
+            yield file
+        _check_path_free(path)
 
 
 def _check_path_free(path: Path) -> None:
-    """Raise ConfigError where there is something already."""
+    """Raise ConfigError if there is something at `path` already."""
     if path.exists():
         raise ConfigError(f"{path} exists already: choose another name for the trace, or move the file away")
 
 
 def _make_piece_decoder(tokenizer: Any) -> Callable[[int], str]:
-    """How a token is shown on its own."""
+    """Make the function that decodes one token on its own; without a tokenizer it returns the id."""
     return (lambda token: f"{token} ") if tokenizer is None else (lambda token: tokenizer.decode([token]))
 
 
@@ -142,9 +171,20 @@ def record_trace(
     seed: int = 0,
     top: int = 0,
 ) -> list[Result]:
-    """Decode prompts as `dllm.decode` does, and write a trace of it to `path`.
+    """Decode prompts as `dllm.decode` does, and record a trace of it.
 
-    top  likeliest candidates of each column to be kept; 0: none
+    Args:
+        path: Path of the trace; nothing may be there.
+        model: The model.
+        prompts: Prompts, as `dllm.decode` takes them.
+        strategy: Strategy; None: the default of the model.
+        max_new_tokens: New tokens of each prompt.
+        batch_size: Prompts decoded together; None: all.
+        seed: Seed of the first prompt; each of the following has one more.
+        top: Number of likeliest candidates of each column that are recorded.
+
+    Returns:
+        The results, in order.
     """
     requests = make_requests(model, prompts, max_new_tokens, seed)
     plan = default_strategy(model) if strategy is None else strategy

@@ -1,27 +1,30 @@
-"""A trace played again: what the canvas of a request held after each step."""
+"""Replaying a trace: the content of a request's canvas after each step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from dllm.tracing.reading import TraceRun
+
+T = TypeVar("T")
 
 
 @dataclass
 class ReplayedCanvas:
-    """One request's canvas, by column.
+    """The canvas of one request. Lists have one entry a column.
 
-    tokens     what it holds; None where pending
-    given      what the caller gave
-    when       the forward that last decided it; 0 where none did
-    parallel   decided together with another
-    certified  ... and provably as greedy joint decoding
-    limit      first column past the requested output
-    nfe        forwards so far
-    new        columns decided by the last step
-    revoked    columns that it made pending again
+    Attributes:
+        tokens: Token; None where pending.
+        given: Whether the caller gave the token.
+        when: Forward that last decided the token, counted from 1; 0 if none did.
+        parallel: Whether the token was decided together with others.
+        certified: Whether these were decided provably as in greedy joint decoding.
+        limit: First column past the requested output.
+        nfe: Forwards so far.
+        new: Columns that the last step decided.
+        revoked: Columns that the last step made pending again.
     """
 
     tokens: list[int | None]
@@ -36,7 +39,12 @@ class ReplayedCanvas:
 
     @classmethod
     def blank(cls, request: dict[str, Any], columns: int) -> ReplayedCanvas:
-        """The canvas before the first step."""
+        """Make the canvas before the first step.
+
+        Args:
+            request: The request, as the trace holds it.
+            columns: Width of the canvas.
+        """
         prompt, holes = request["prompt"], set(request["holes"])
         given = [column < len(prompt) and column not in holes for column in range(columns)]
         tokens = [prompt[column] if given[column] else None for column in range(columns)]
@@ -45,17 +53,17 @@ class ReplayedCanvas:
 
     @property
     def start(self) -> int:
-        """First column to be shown: the end of the prompt, or with holes the first."""
+        """First column to be shown: the end of the prompt, or 0 if there are holes in it."""
         end = max((i + 1 for i, given in enumerate(self.given) if given), default=0)
         return end if all(self.given[:end]) else 0
 
     def apply(self, row: dict[str, Any]) -> None:
-        """Do what a step did."""
+        """Apply a row of a step to the canvas."""
         candidate = dict(zip(row["columns"], row["tokens"], strict=True))
         self.nfe, self.limit = row["nfe"], row.get("limit", self.limit)
         self.new, self.revoked = set(row["commit"]), set(row.get("revoke", ()))
         for column in self.new:
-            fresh = self.tokens[column] is None
+            fresh = self.tokens[column] is None  # a replaced token counts as decided alone
             self.tokens[column], self.when[column] = candidate[column], self.nfe
             self.parallel[column] = fresh and row["parallel"]
             self.certified[column] = fresh and row["certified"]
@@ -66,18 +74,35 @@ class ReplayedCanvas:
             self.move(row["moved"])
 
     def move(self, moved: list[int]) -> None:
-        """Put every column where it has moved to."""
-        for name, blank in (("tokens", None), ("given", False), ("when", 0), ("parallel", False), ("certified", False)):
-            plane = getattr(self, name)
-            setattr(self, name, [plane[column] if column >= 0 else blank for column in moved])
+        """Rearrange the columns.
+
+        Args:
+            moved: For every column the one that it was before; -1 where it is new.
+        """
+        self.tokens = _rearrange(self.tokens, moved, None)
+        self.given = _rearrange(self.given, moved, False)
+        self.when = _rearrange(self.when, moved, 0)
+        self.parallel = _rearrange(self.parallel, moved, False)
+        self.certified = _rearrange(self.certified, moved, False)
         self.new = {place for place, column in enumerate(moved) if column in self.new}
         self.revoked = {place for place, column in enumerate(moved) if column in self.revoked}
 
 
+def _rearrange(values: list[T], moved: list[int], blank: T) -> list[T]:
+    """Return the values of columns that have moved, with `blank` for new columns."""
+    return [values[column] if column >= 0 else blank for column in moved]
+
+
 def replay_run(run: TraceRun) -> Iterator[tuple[dict[str, Any], dict[str, Any], ReplayedCanvas]]:
-    """Every row of a run in order: its step, itself, and the request's canvas after it (the same object each time)."""
-    found = [ReplayedCanvas.blank(request, run.columns) for request in run.requests]
+    """Replay a run.
+
+    Yields:
+        Every row of the run in order: its step, the row, and the request's canvas after it. The canvas of a request is
+        the same object each time.
+    """
+    canvases = [ReplayedCanvas.blank(request, run.columns) for request in run.requests]
     for step in run.steps:
         for row in step["rows"]:
-            found[row["request"]].apply(row)
-            yield step, row, found[row["request"]]
+            canvas = canvases[row["request"]]
+            canvas.apply(row)
+            yield step, row, canvas

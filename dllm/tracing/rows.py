@@ -1,4 +1,4 @@
-"""A step as the rows of a trace."""
+"""From a step to the rows of a trace."""
 
 from __future__ import annotations
 
@@ -13,34 +13,36 @@ from dllm.types import Step
 
 
 class TraceRowBuilder:
-    """Makes the rows of steps; remembers the limits that it has told.
+    """A builder of rows, which remembers the limits that are in the trace already.
 
-    top      likeliest candidates of each column to be kept
-    mask_id  never a candidate
+    Args:
+        top: Number of likeliest candidates of each column that are recorded.
+        mask_id: Mask token, which is never a candidate.
     """
 
     def __init__(self, top: int = 0, mask_id: int | None = None) -> None:
-        self.top, self.mask_id = top, mask_id
-        self.limits: dict[int, int] = {}
+        self._top, self._mask_id = top, mask_id
+        self._limits: dict[int, int] = {}
 
-    def of(self, step: Step) -> tuple[list[dict[str, Any]], set[int]]:
-        """The rows that a step worked on, and the tokens that they name."""
-        window, view = step.window, _HostStep(step, self.top)
+    def build(self, step: Step) -> tuple[list[dict[str, Any]], set[int]]:
+        """Return the rows that a step worked on, and all tokens that occur in them."""
+        window, view = step.window, _HostStep(step, self._top)
         busy = (window.end > window.start) | window.commit
         rows, tokens = [], set[int]()
         for row in busy.nonzero().flatten().tolist():
-            rows.append(self.row(step, view, row))
+            rows.append(self._build_row(step, view, row))
             tokens |= set(rows[-1]["tokens"]) | set(rows[-1].get("mode", ()))
             tokens |= {token for column in rows[-1].get("top", ()) for token, _ in column}
         return rows, tokens
 
-    def row(self, step: Step, view: _HostStep, row: int) -> dict[str, Any]:
+    def _build_row(self, step: Step, view: _HostStep, row: int) -> dict[str, Any]:
+        """Build one row. Fields that repeat what is known already are left out, because a trace has many rows."""
         window, place = step.window, int(step.place[row])
         slots = (view.pending[row] | view.commit[row]).nonzero().flatten()
-        own = (view.commit[row] & view.pending[row]).sum() >= 2
+        parallel = (view.commit[row] & view.pending[row]).sum() >= 2
         tokens, modes = view.tokens[row, slots].tolist(), view.mode[row, slots].tolist()
-        sure, p1 = _convert_to_decimals(view.confidence[row, slots]), _convert_to_decimals(view.p1[row, slots])
-        found: dict[str, Any] = {
+        confidence, p1 = _convert_to_decimals(view.confidence[row, slots]), _convert_to_decimals(view.p1[row, slots])
+        required: dict[str, Any] = {
             "request": place,
             "nfe": int(step.nfe[row]),
             "queries": int(step.queries[row]),
@@ -52,26 +54,31 @@ class TraceRowBuilder:
             "p1": p1,
             "p2": _convert_to_decimals(view.p2[row, slots]),
             "commit": view.columns[row][view.commit[row]].tolist(),
-            "parallel": bool(own),
-            "certified": bool(view.certified[row] & own & step.fresh[row]),
+            "parallel": bool(parallel),
+            "certified": bool(view.certified[row] & parallel & step.fresh[row]),
         }
         limit = int(step.canvas.rows.limit[row])
         optional = {
             "stores": bool(window.commit[row]),
-            "limit": limit if self.limits.get(place) != limit else None,
+            "limit": limit if self._limits.get(place) != limit else None,
             "mode": modes if modes != tokens else None,
-            "confidence": sure if sure != p1 else None,
+            "confidence": confidence if confidence != p1 else None,
             "revoke": [] if view.revoke is None else view.columns[row][view.revoke[row]].tolist(),
             "replaced": view.columns[row][view.commit[row] & ~view.pending[row]].tolist(),
-            "moved": view.moves(row),
-            "top": view.top(row, slots, self.top, self.mask_id),
+            "moved": view.source_columns(row),
+            "top": view.likeliest(row, slots, self._top, self._mask_id),
         }
-        self.limits[place] = limit
-        return found | {name: value for name, value in optional.items() if value}
+        self._limits[place] = limit
+        return required | {name: value for name, value in optional.items() if value}
 
 
 class _HostStep:
-    """A step's tensors (b, k) on the host, each copied once."""
+    """A step's tensors (b, k) on the host, each copied once.
+
+    Args:
+        step: The step.
+        top: Number of likeliest candidates of each column that are kept, besides the mask token.
+    """
 
     def __init__(self, step: Step, top: int) -> None:
         window, guess = step.window, step.guess
@@ -85,30 +92,54 @@ class _HostStep:
         self.likely = None
         if top and Probabilities() in guess.signals:
             marginals = guess[Probabilities()]
+            # One more than `top`, because the mask token may be among them.
             likely = marginals.topk(min(top + 1, marginals.shape[-1]))
             self.likely = likely.indices.cpu(), likely.values.cpu()
 
-    def moves(self, row: int) -> list[int] | None:
-        """Where each column comes from, if any of the row's moved."""
+    def source_columns(self, row: int) -> list[int] | None:
+        """Return for each column of a row the one that it was before; None if none has moved."""
         if self.moved is None or torch.equal(self.moved[row], torch.arange(self.moved.shape[1])):
             return None
         return self.moved[row].tolist()
 
-    def top(self, row: int, slots: Tensor, most: int, mask_id: int | None) -> list[list[tuple[int, float]]] | None:
-        """The likeliest tokens of some slots, each with its probability; without the mask id, which is never one."""
+    def likeliest(
+        self, row: int, slots: Tensor, most: int, mask_id: int | None
+    ) -> list[list[tuple[int, float]]] | None:
+        """Return the likeliest tokens of some slots with their probabilities.
+
+        Args:
+            row: Row of the batch.
+            slots: Slots of the row's window.
+            most: Number of tokens for each slot.
+            mask_id: Mask token, which is left out.
+
+        Returns:
+            For each slot the tokens, likeliest first; None if the step has no probabilities.
+        """
         if self.likely is None:
             return None
-        ids, chances = (x[row, slots].tolist() for x in self.likely)
-        pairs = (zip(*column, strict=True) for column in zip(ids, chances, strict=True))
-        kept = ([(token, float(f"{chance:.4g}")) for token, chance in pair if token != mask_id] for pair in pairs)
+        ids, probabilities = (x[row, slots].tolist() for x in self.likely)
+        columns = (zip(*column, strict=True) for column in zip(ids, probabilities, strict=True))
+        kept = ([(token, float(f"{p:.4g}")) for token, p in column if token != mask_id] for column in columns)
         return [column[:most] for column in kept]
 
 
 def find_certified_rows(tokens: Tensor, mode: Tensor, p1: Tensor, p2: Tensor, new: Tensor) -> Tensor:
-    """Rows (b,) whose new tokens are provably what greedy joint decoding writes, if nothing stale was read."""
+    """Find the rows whose new tokens are provably those of greedy joint decoding, if nothing stale was read.
+
+    Args:
+        tokens: Candidates (b, k).
+        mode: Likeliest tokens (b, k).
+        p1: Largest probabilities (b, k).
+        p2: Second largest probabilities (b, k).
+        new: Slots (b, k) that were committed and pending.
+
+    Returns:
+        Rows (b,) bool.
+    """
     return theory.is_certified(p1, p2, new) & ((tokens == mode) | ~new).all(1)
 
 
 def _convert_to_decimals(values: Tensor) -> list[float]:
-    """Numbers of float32 with as many digits as tell them apart."""
+    """Convert numbers of float32 to decimals of nine significant digits, from which they can be restored exactly."""
     return [float(f"{value:.9g}") for value in values.tolist()]

@@ -10,8 +10,9 @@ from typing import Any
 
 from dllm.compose.options import Options
 from dllm.errors import ConfigError
+from dllm.files import read_yaml
 from dllm.registry import suggest_name
-from dllm.sweeps.grid import STRATEGY, check_fields, read_yaml
+from dllm.sweeps.grid import STRATEGY, check_fields
 from dllm.sweeps.tuning import format_flag
 
 FOLDER = Path(__file__).parent

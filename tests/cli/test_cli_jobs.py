@@ -102,7 +102,7 @@ def test_a_disk_that_fills_up(dllm, command, undisturbed, monkeypatch):
         return n
 
     with monkeypatch.context() as patch:
-        patch.setattr("dllm.jobs.journal.os.write", full)
+        patch.setattr("dllm.files.os.write", full)
         result = dllm(*args)
     assert result.exit_code == 1
     kept = read(target, "seconds")

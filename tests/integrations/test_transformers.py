@@ -14,7 +14,7 @@ import dllm
 from dllm import Factor, Request, Threshold, TopK
 from dllm.integrations.generation_config import DiffusionGenerationConfig, interpret_config
 from dllm.integrations.transformers import as_network, diffusion_generate, from_pretrained, generate
-from tests.streaming.test_streamers import Notes
+from tests.streaming.test_streamers import RecordingStreamer
 from tests.tiny import tiny_model
 
 PROMPTS = [(3, 7, 1, 22, 9), (5, 2, 8)]
@@ -58,11 +58,11 @@ def test_the_callable_does_the_same(network: Any) -> None:
 def test_a_streamer_hears_the_tokens(network: Any, raw: bool) -> None:
     from transformers import GenerationMixin
 
-    notes = Notes()
+    notes = RecordingStreamer()
     call = GenerationMixin.generate if raw else generate
     more = {"custom_generate": diffusion_generate} if raw else {}
     ids = call(network, LEFT[:1], max_new_tokens=12, streamer=notes, **more)
-    prompt, *tokens, end = notes.told
+    prompt, *tokens, end = notes.received
     assert prompt.tolist() == [list(PROMPTS[0])] and end is None
     assert torch.cat(tokens).tolist() == ids[0, 5:].tolist()
 

@@ -1,4 +1,4 @@
-"""Deltas through the real loop: together they are the results, whoever decodes, edits, grows or shares a batch."""
+"""Deltas through the real loop: together they are the results, for policies that edit and rows that grow or share."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ STRATEGIES = [
     Strategy(WINO(0.3, 0.3), SlidingBlock(6), NoCache(), WARM),
     Strategy(Saber(), Pipeline(8, add=0.2), NoCache(), WARM),
 ]
-TALKS = [
+SETUPS = [
     ("bidirectional", "byte-level", False),
     ("bidirectional", "word-piece", True),
     ("block-causal", "byte-fallback", True),
@@ -71,13 +71,13 @@ TALKS = [
 MADE = {name: make() for name, make in TOKENIZERS.items()}
 
 
-def talking(geometry: str, name: str | None) -> Any:
+def tiny_with_tokenizer(geometry: str, name: str | None) -> Any:
     """A tiny model with a tokenizer."""
     return replace(tiny_model(geometry), tokenizer=None if name is None else MADE[name])
 
 
-def joined(deltas: list[Delta]) -> None:
-    """Texts and ids of each request, put together, are those of its result; nothing comes behind the last delta."""
+def assert_deltas_make_results(deltas: list[Delta]) -> None:
+    """Check that the texts and ids of each request make its result, and that nothing comes behind the last delta."""
     for place in {delta.request for delta in deltas}:
         *parts, last = (delta for delta in deltas if delta.request == place)
         assert last.done and last.result is not None and not any(part.done for part in parts)
@@ -86,29 +86,29 @@ def joined(deltas: list[Delta]) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: f"{type(s.policy).__name__}-{s.scheduler}")
-@pytest.mark.parametrize(("geometry", "name", "strings"), TALKS)
+@pytest.mark.parametrize(("geometry", "name", "strings"), SETUPS)
 def test_deltas_make_the_results(strategy: Strategy, geometry: str, name: str | None, strings: bool) -> None:
     if strings:
         strategy = replace(strategy, stopping=Stopping(strings=STRINGS[str(name)]))
-    deltas = list(dllm.stream(talking(geometry, name), REQUESTS, strategy, batch_size=3))
+    deltas = list(dllm.stream(tiny_with_tokenizer(geometry, name), REQUESTS, strategy, batch_size=3))
     assert {delta.request for delta in deltas} == set(range(len(REQUESTS)))
-    joined(deltas)
+    assert_deltas_make_results(deltas)
     assert [d.result.output_ids for d in sorted((d for d in deltas if d.done), key=lambda d: d.request)] == [
-        r.output_ids for r in dllm.decode(talking(geometry, name), REQUESTS, strategy, batch_size=3)
+        r.output_ids for r in dllm.decode(tiny_with_tokenizer(geometry, name), REQUESTS, strategy, batch_size=3)
     ]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: f"{type(s.policy).__name__}-{s.scheduler}")
-def test_what_is_told_never_changes_on_the_canvas(strategy: Strategy) -> None:
-    tiny = talking("bidirectional", None)
+def test_what_is_sent_never_changes_on_the_canvas(strategy: Strategy) -> None:
+    tiny = tiny_with_tokenizer("bidirectional", None)
     deltas = Deltas(tiny, REQUESTS[:3], strategy)
-    told: dict[int, list[int]] = {}
+    sent: dict[int, list[int]] = {}
     early = 0
     for step in dllm.steps(tiny, REQUESTS[:3], strategy):
         for delta in deltas.add(step):
-            told.setdefault(delta.request, []).extend(delta.ids)
+            sent.setdefault(delta.request, []).extend(delta.ids)
             early += not delta.done and bool(delta.ids)
-        for place, ids in told.items():
+        for place, ids in sent.items():
             start = len(REQUESTS[place].prompt)
             assert step.canvas.tokens[place, start : start + len(ids)].tolist() == ids
     blocks = isinstance(strategy.scheduler, Blocks)
@@ -116,9 +116,9 @@ def test_what_is_told_never_changes_on_the_canvas(strategy: Strategy) -> None:
 
 
 def test_drafts_show_the_rest() -> None:
-    tiny = talking("block-causal", "byte-fallback")
+    tiny = tiny_with_tokenizer("block-causal", "byte-fallback")
     deltas = list(dllm.stream(tiny, REQUESTS[:3], STRATEGIES[0], drafts=True))
-    joined(deltas)
+    assert_deltas_make_results(deltas)
     for delta in deltas:
         assert delta.draft is not None and delta.pending is not None
         assert delta.draft.count("░") == delta.pending.count(None)
@@ -128,13 +128,13 @@ def test_drafts_show_the_rest() -> None:
 
 def test_a_plain_causal_model_streams_too(autoregressive: Any) -> None:
     deltas = list(dllm.stream(autoregressive, [(3, 4, 5), (7, 8)], max_new_tokens=5, batch_size=1))
-    joined(deltas)
+    assert_deltas_make_results(deltas)
     assert [r.output_ids for r in dllm.decode(autoregressive, [(3, 4, 5), (7, 8)], max_new_tokens=5)] == [
         d.result.output_ids for d in deltas if d.result is not None
     ]
 
 
 def test_no_prompts_no_deltas_and_misfits_are_refused(autoregressive: Any) -> None:
-    assert list(dllm.stream(talking("bidirectional", None), [])) == []
+    assert list(dllm.stream(tiny_with_tokenizer("bidirectional", None), [])) == []
     with pytest.raises(dllm.ConfigError, match="does not fit"):
         list(dllm.stream(autoregressive, [(1, 2)], STRATEGIES[0]))

@@ -1,4 +1,4 @@
-"""What is handed out of a growing text is never taken back, and nothing is missing at the end."""
+"""The final part of a growing text is never taken back, and nothing is missing at the end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_pieces_make_the_text(name: str, stops: bool, chunks: list[list[int]]) -
     tail, stopped = stop.cut(0, [token for chunk in chunks for token in chunk])
     text = stop.text(tail)
     assert ids == tail and growing.ended == stopped
-    assert text is not None and text.startswith(growing.text), "what was said stands"
+    assert text is not None and text.startswith(growing.text), "final text never changes"
     assert not growing.ended or growing.text == text
 
 

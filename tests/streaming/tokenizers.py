@@ -59,4 +59,4 @@ TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "word-piece": word_piece,
 }
 STRINGS = {"byte-level": (" a b", "€.", "éb"), "byte-fallback": ("b日", "a a"), "word-piece": ("it's", "m do", ".,")}
-"""Stop strings that these tokenizers may say in several ways."""
+"""Stop strings that these tokenizers can write with several sequences of tokens."""

@@ -1,4 +1,4 @@
-"""Rows of a sweep's table, made up."""
+"""Invented rows of a sweep's table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STRATEGY = "Strategy(policy=Threshold(tau=0.9), scheduler=Blocks(), cache=Prefix
 
 @pytest.fixture
 def row() -> Callable[..., dict[str, Any]]:
-    """`row(name, right, tpf)`: a cell that answers so many of its hundred questions."""
+    """Function `row(name, right, tpf)` that makes a cell with `right` right answers to its hundred questions."""
 
     def make(name: str, right: int, tpf: float = 1.0, *, total: int = 100, **more: Any) -> dict[str, Any]:
         low, high = wilson_interval(right, total)
@@ -33,7 +33,7 @@ def row() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def keep(tmp_path: Path) -> Callable[[dict[str, Any], set[int]], None]:
-    """`keep(row, right)`: the file of a cell's samples, of which `right` are right."""
+    """Function `keep(row, right)` that writes the file of a cell's samples, of which those in `right` are right."""
     (tmp_path / "samples").mkdir()
 
     def put(row: dict[str, Any], right: set[int]) -> None:

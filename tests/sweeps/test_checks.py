@@ -1,12 +1,11 @@
-"""What counts as right."""
+"""Rules that decide whether an answer is right."""
 
 from __future__ import annotations
 
 import pytest
 
 from dllm.errors import ConfigError
-from dllm.sweeps.answer_checks import CHECKS, find_check, infer_check_name
-from dllm.sweeps.answer_checks import check_answer as demand
+from dllm.sweeps.answer_checks import CHECKS, check_answer, find_check, infer_check_name
 
 
 @pytest.mark.parametrize(
@@ -42,8 +41,8 @@ def test_the_usual_check_goes_by_the_answer() -> None:
 
 def test_an_answer_that_nothing_could_match_is_refused() -> None:
     with pytest.raises(ConfigError, match="holds no number"):
-        demand("number", "Paris")
+        check_answer("number", "Paris")
     with pytest.raises(ConfigError, match="no regular expression"):
-        demand("regex", "(")
+        check_answer("regex", "(")
     with pytest.raises(ConfigError, match="did you mean 'regex'"):
         find_check("regexp")

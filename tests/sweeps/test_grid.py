@@ -1,4 +1,4 @@
-"""A sweep's file: lists make a grid, and what does not belong is refused before any work."""
+"""The file of a sweep: lists make a grid, and unknown fields are refused before any work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_lists_make_a_grid() -> None:
     ]  # fmt: skip
 
 
-def test_a_name_is_kept_and_what_varies_is_said() -> None:
+def test_a_label_is_the_name_and_what_varies() -> None:
     assert cells(strategies=[{"name": "ours", "policy": "factor", "f": [1, 2]}, {"name": "theirs", "k": 1}]) == [
         "ours f=1.0", "ours f=2.0", "theirs",
     ]  # fmt: skip
@@ -62,7 +62,7 @@ def test_a_strategy_can_be_for_one_model_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"strategys": []}, "strategys: no field of a sweep (did you mean 'strategies'?); it has models, prompts"),
         ({}, "strategies: not given"),
@@ -86,10 +86,10 @@ def test_a_strategy_can_be_for_one_model_only() -> None:
         ({"strategies": [{}], "models": [{"dtype": "float32"}]}, "no model; say model: NAME"),
     ],
 )
-def test_what_does_not_belong_is_refused(given: dict[str, object], said: str) -> None:
+def test_what_does_not_belong_is_refused(given: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make_sweep(BASE | given).check()
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_all_cells_are_checked_before_any_work(tmp_path: Path) -> None:
@@ -101,10 +101,10 @@ def test_all_cells_are_checked_before_any_work(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError) as caught:
         read_sweep(file).check()
-    said = str(caught.value)
+    message = str(caught.value)
     culprits = ("--k does not belong to threshold", "did you mean 'threshold'", "none.jsonl: No such file", "nowhere")
     for culprit in culprits:
-        assert culprit in said
+        assert culprit in message
     file.write_text("a: [")
     with pytest.raises(ConfigError, match="broken YAML"):
         read_sweep(file)

@@ -1,4 +1,4 @@
-"""How sure a share is."""
+"""Uncertainty of a share, against published values and the normal approximation."""
 
 from __future__ import annotations
 

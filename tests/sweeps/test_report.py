@@ -1,4 +1,4 @@
-"""The page of a sweep: one file, escaped, with what its table says."""
+"""The page of a sweep: one file, escaped, with the content of its table."""
 
 from __future__ import annotations
 

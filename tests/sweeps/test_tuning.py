@@ -1,4 +1,4 @@
-"""The fastest strategy that keeps accuracy, and how sure that is."""
+"""Choice of the fastest strategy that keeps accuracy, and the certainty of that choice."""
 
 from __future__ import annotations
 

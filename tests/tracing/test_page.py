@@ -1,4 +1,4 @@
-"""The page of a trace in a real browser: it replays, by slider, keys and clicks, and asks nobody for anything."""
+"""The page of a trace in a real browser: it replays, by slider, keys and clicks, and loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -11,32 +11,34 @@ from typing import Any
 import pytest
 
 import dllm
-from dllm import trace
-from tests.streaming.test_deltas import REQUESTS, talking
+from dllm import tracing
+from tests.streaming.test_deltas import REQUESTS, tiny_with_tokenizer
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Any]:
-    """The page, opened from disk on a phone in dark mode; what goes wrong on it is in `page.wrong`."""
+    """The page, opened from disk on a phone in dark mode; errors and outside requests are collected in `page.wrong`."""
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
     certain = dllm.Strategy(dllm.TopK(k=2), dllm.Blocks(8), dllm.NoCache())
-    trace.record_trace(tmp_path / "run.jsonl", talking("bidirectional", "byte-level"), REQUESTS[:2], certain, top=3)
+    tracing.record_trace(
+        tmp_path / "run.jsonl", tiny_with_tokenizer("bidirectional", "byte-level"), REQUESTS[:2], certain, top=3
+    )
     (tmp_path / "run.html").write_text(
-        trace.render_trace_page(trace.read_trace(tmp_path / "run.jsonl")), encoding="utf-8"
+        tracing.render_trace_page(tracing.read_trace(tmp_path / "run.jsonl")), encoding="utf-8"
     )
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        found = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
-        found.wrong = []
-        found.on("pageerror", lambda error: found.wrong.append(str(error)))
-        found.on("console", lambda told: told.type == "error" and found.wrong.append(told.text))
-        found.on("request", lambda asked: asked.url.startswith("file:") or found.wrong.append(asked.url))
-        found.goto((tmp_path / "run.html").as_uri())
-        yield found
+        opened = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+        opened.wrong = []
+        opened.on("pageerror", lambda error: opened.wrong.append(str(error)))
+        opened.on("console", lambda message: message.type == "error" and opened.wrong.append(message.text))
+        opened.on("request", lambda request: request.url.startswith("file:") or opened.wrong.append(request.url))
+        opened.goto((tmp_path / "run.html").as_uri())
+        yield opened
         browser.close()
 
 
