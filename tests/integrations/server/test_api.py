@@ -185,11 +185,11 @@ def test_many_at_once_each_with_its_own(here: Site, embedded: Any) -> None:
             return found.choices[0].message.content
         return "".join([chunk.choices[0].delta.content or "" async for chunk in found])
 
-    async def all_() -> list[str]:
+    async def gather_all() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{here.url}/v1", api_key="none", max_retries=0) as client:
             return await asyncio.gather(*(one(client, i) for i in range(16)))
 
-    for i, text in enumerate(asyncio.run(all_())):
+    for i, text in enumerate(asyncio.run(gather_all())):
         length = 16 + 8 * (i % 3)
         strategy = Options(**kinds[i % 4], temperature=0.8).strategy(embedded, length)
         assert text == dllm.decode(embedded, QUESTIONS[i % 3], strategy, max_new_tokens=length, seed=i)[0].text, i

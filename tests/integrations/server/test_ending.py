@@ -111,7 +111,7 @@ def test_while_it_ends_it_refuses(embedded: Any) -> None:
         body = {"prompt": QUESTIONS[0], "max_tokens": 30, "policy": "top-k", "k": 1}
         with ThreadPoolExecutor(1) as pool, model.gate.held():
             served = pool.submit(http.post, "/v1/completions", json=body)
-            until(lambda: found.engine.seated == 1)
+            until(lambda: found.engine.active_count == 1)
             found.server.stop()
             refused = http.post("/v1/completions", json=body)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")

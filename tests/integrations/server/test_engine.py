@@ -76,7 +76,7 @@ def test_who_came_first_is_not_passed_by_others_for_ever() -> None:
         order: list[str] = []
         for name, group in (("first", first), ("rare", [rare]), ("later", later)):
             for caller in group:
-                caller.ticket.tell = lambda news, n=name: order.append(n) if news.last else None  # type: ignore[misc]
+                caller.ticket.on_update = lambda news, n=name: order.append(n) if news.last else None  # type: ignore[misc]
         engine.submit([caller.ticket for caller in [*first, rare, *later]])
         engine.start()
         until(lambda: len(order) == 41)
@@ -120,13 +120,19 @@ def test_nothing_is_kept_for_ever() -> None:
     def measure(news: AnswerUpdate) -> None:
         if news.result is not None:
             (run,) = engine.runs.values()
-            known = run.deltas.here, run.deltas.collector.found, run.deltas.texts, run.deltas.told, run.deltas.bound
+            known = (
+                run.deltas.live_requests,
+                run.deltas.collector.found,
+                run.deltas.texts,
+                run.deltas.told,
+                run.deltas.bound,
+            )
             sizes.append(max(len(table) for table in known))
 
     with running(tiny_model("block-causal")) as engine:
         asked = callers([(1 + i % 20, 4) for i in range(60)])
         for caller in asked:
-            caller.ticket.tell = measure
+            caller.ticket.on_update = measure
         engine.submit([caller.ticket for caller in asked])
         engine.start()
         until(lambda: engine.idle)
@@ -153,7 +159,7 @@ def test_an_engine_that_closes_says_so() -> None:
     with ThreadPoolExecutor(1) as pool, engine.model.gate.held():
         engine.submit([caller.ticket for caller in asked])
         engine.start()
-        until(lambda: engine.seated == 1)
+        until(lambda: engine.active_count == 1)
         pool.submit(engine.close)
         until(lambda: engine.closed)
     assert not engine.thread.is_alive()

@@ -36,11 +36,11 @@ def test_who_hangs_up_gives_back_the_row(small: Site, stream: bool) -> None:
         with socket.create_connection((where.host, where.port), timeout=60) as line:
             head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             line.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-            until(lambda: engine.seated == 1)
+            until(lambda: engine.active_count == 1)
             if stream:
                 assert line.recv(1000).startswith(b"HTTP/1.1 200")
-        (ticket,) = next(iter(engine.runs.values())).seated.values()
-        until(lambda: ticket.left)
+        (ticket,) = next(iter(engine.runs.values())).active.values()
+        until(lambda: ticket.abandoned)
         before = engine.steps
     small.settle()
     assert engine.steps - before <= 1, "the row is free at the next step"
@@ -50,12 +50,12 @@ def test_who_waits_may_leave_too(small: Site) -> None:
     engine, before = small.engine, left(small)
     with small.http() as http, engine.model.gate.held():
         with http.stream("POST", PATH, json=LONG | {"n": 2, "stream": True}):
-            until(lambda: engine.seated == 2)
+            until(lambda: engine.active_count == 2)
             with http.stream("POST", PATH, json=LONG | {"n": 3, "stream": True}):
                 until(lambda: len(engine.waiting) == 3)
             until(lambda: not engine.waiting)
             assert left(small) - before == 3
-            assert engine.seated == 2
+            assert engine.active_count == 2
         until(lambda: left(small) - before == 5)
     small.settle()
 
@@ -71,12 +71,12 @@ def test_others_do_not_notice(small: Site) -> None:
         alone = ask()
         with engine.model.gate.held():
             with http.stream("POST", PATH, json=body | {"stream": True}):
-                until(lambda: engine.seated == 1)
+                until(lambda: engine.active_count == 1)
                 answer = pool.submit(ask)
                 until(lambda: len(engine.waiting) == 1)
-                until(lambda: engine.model.gate.allow(1) or engine.seated == 2)
-                (ticket, _) = next(iter(engine.runs.values())).seated.values()
-            until(lambda: ticket.left)
+                until(lambda: engine.model.gate.allow(1) or engine.active_count == 2)
+                (ticket, _) = next(iter(engine.runs.values())).active.values()
+            until(lambda: ticket.abandoned)
         assert answer.result() == alone
     small.settle()
 
@@ -102,7 +102,7 @@ async def gather() -> tuple[list[tuple[int, AnswerUpdate]], list[tuple[int, Answ
     for index, text in ((1, "a"), (0, "x"), (1, "b")):
         box.put(index, AnswerUpdate(text, draft=text.upper()))
     first = await box.fetch()
-    box.teller(1)(AnswerUpdate("c", error=ValueError("bad")))
+    box.make_callback(1)(AnswerUpdate("c", error=ValueError("bad")))
     return first, await box.fetch()
 
 
@@ -117,12 +117,12 @@ def test_what_was_not_fetched_is_one_piece() -> None:
 def test_what_was_told_is_not_told_again() -> None:
     heard: list[str] = []
     ticket = Ticket(Request((1,)), None, 128, lambda news: heard.append(news.text))  # type: ignore[arg-type]
-    ticket.say(AnswerUpdate("one "))
-    ticket.say(AnswerUpdate("two "))
+    ticket.deliver(AnswerUpdate("one "))
+    ticket.deliver(AnswerUpdate("two "))
     ticket.restart()
-    ticket.say(AnswerUpdate("one t"))
-    ticket.say(AnswerUpdate("wo three"))
+    ticket.deliver(AnswerUpdate("one t"))
+    ticket.deliver(AnswerUpdate("wo three"))
     assert heard == ["one ", "two ", "three"]
     ticket.restart()
     with pytest.raises(ArithmeticError, match="differently"):
-        ticket.say(AnswerUpdate("one two four"))
+        ticket.deliver(AnswerUpdate("one two four"))

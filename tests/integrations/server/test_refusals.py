@@ -130,7 +130,7 @@ def test_too_many_at_once(small: Site) -> None:
     with small.http() as http:
         with ThreadPoolExecutor(5) as pool, engine.model.gate.held():
             served = [pool.submit(call) for _ in range(5)]
-            until(lambda: engine.seated + len(engine.waiting) == 5)
+            until(lambda: engine.active_count + len(engine.waiting) == 5)
             assert [call() for _ in range(3)] == [(429, "1")] * 3
         assert [found.result() for found in served] == [(200, None)] * 5
         found = http.post(PATH, json={"prompt": QUESTIONS[0], "n": 6})
