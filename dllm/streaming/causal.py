@@ -70,7 +70,7 @@ def stream_causal_deltas(
     nothing = ("", ()) if drafts else (None, None)
     first = 0
     for batch in split_into_batches(requests, batch_size):
-        for heard in _stream_batch_tokens(model, batch, plan, first):
+        for heard in stream_batch_tokens(model, batch, plan, first):
             if isinstance(heard, Result):
                 told = growing[first]
                 yield Delta.last(first, heard, told.text, len(told.tail), drafts)
@@ -80,7 +80,7 @@ def stream_causal_deltas(
                 yield Delta(heard[0], text, tuple(new), False, None, *nothing)
 
 
-def _stream_batch_tokens(
+def stream_batch_tokens(
     model: Any, batch: Sequence[Request], plan: Autoregressive, first: int
 ) -> Iterator[tuple[int, int] | Result]:
     """The tokens (request, token) of a batch that begins with the request `first`, then its results."""

@@ -74,6 +74,6 @@ async def run_while_connected(receive: Receive, work: Coroutine[Any, Any, T]) ->
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
-    """Read messages until the one that says that the client disconnected."""
+    """Read messages until the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

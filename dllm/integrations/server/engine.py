@@ -86,9 +86,9 @@ class ServerEngine:
             self.changed.notify_all()
 
     def _count_free_rows(self) -> int:
-        """Return the rows that tickets of any one strategy are sure to get at the next step.
+        """Return the free rows, which tickets may take without waiting.
 
-        With several runs there are none: the rows of a run that is no longer given tickets stay empty until it ends.
+        With several runs none are counted, since a ticket can only take rows of the run of its own strategy.
         """
         return max(0, self.rows - self.active_count) if len(self.runs) <= 1 else 0
 

@@ -1,4 +1,4 @@
-"""Frames say what the stream of steps says, and recording changes no answer."""
+"""Frames agree with the stream of steps, and recording changes no answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ POLICIES = ("threshold", "factor", "wino", "top-k(k=2)", "saber")
 def test_a_recorded_answer_is_the_plain_one(library, policy, top):
     name, _, rest = policy.partition("(")
     parts = {"policy": (name, tuple(rest.strip("k=)") if rest else "" for _ in range(bool(rest))))}
-    run = finished(library.begin(AnswerSettings("embedded", parts=parts, max_new_tokens="48", top=top), QUESTION))
+    run = finished(
+        library.start_answer(AnswerSettings("embedded", parts=parts, max_new_tokens="48", top=top), QUESTION)
+    )
     model = library.model("embedded")
     request = Request(encode_prompt(model, QUESTION), 48, seed=0)
     plain = decode(model, request, Options(policy=policy).strategy(model, 48))[0]
@@ -36,13 +38,13 @@ def test_a_recorded_answer_is_the_plain_one(library, policy, top):
 
 
 def test_what_is_new_was_pending_and_was_guessed(library):
-    run = finished(library.begin(AnswerSettings("embedded", max_new_tokens="48"), QUESTION))
+    run = finished(library.start_answer(AnswerSettings("embedded", max_new_tokens="48"), QUESTION))
     pending = set(range(48))
     for frame in run.frames:
         assert frame.new <= pending
         assert frame.new <= set(frame.guesses)
         assert all(frame.tokens[i] == frame.guesses[i].token for i in frame.new)
-        assert all(frame.sure[i] == frame.guesses[i].confidence for i in frame.new)
+        assert all(frame.confidences[i] == frame.guesses[i].confidence for i in frame.new)
         assert all(guess.top[0][1] >= guess.top[-1][1] for guess in frame.guesses.values())
         pending -= frame.new
     seconds = [frame.seconds for frame in run.frames]
@@ -50,18 +52,18 @@ def test_what_is_new_was_pending_and_was_guessed(library):
 
 
 def test_columns_that_move_are_followed(library):
-    """A scheduler of variable length changes how many columns there are."""
+    """Record a scheduler of variable length, which changes how many columns there are."""
     parts = {"scheduler": ("variable", ("16",))}
     run = finished(
-        library.begin(AnswerSettings("embedded", recipe="daedal", parts=parts, max_new_tokens="64"), QUESTION)
+        library.start_answer(AnswerSettings("embedded", recipe="daedal", parts=parts, max_new_tokens="64"), QUESTION)
     )
     if run.state is RunStatus.FAILED:
         pytest.skip(run.error)
-    assert all(len(frame.sure) == len(frame.tokens) for frame in run.frames)
+    assert all(len(frame.confidences) == len(frame.tokens) for frame in run.frames)
 
 
-def test_a_causal_model_is_told_token_by_token(library):
-    run = finished(library.begin(AnswerSettings(CAUSAL, max_new_tokens="12", stop="never"), QUESTION))
+def test_a_causal_model_has_a_frame_for_each_token(library):
+    run = finished(library.start_answer(AnswerSettings(CAUSAL, max_new_tokens="12", stop="never"), QUESTION))
     assert run.state is RunStatus.DONE, run.error
     assert [frame.decided for frame in run.frames] == list(range(1, len(run.frames) + 1))
     assert tuple(run.frames[-1].tokens[: len(run.result.output_ids)]) == run.result.output_ids
@@ -73,7 +75,9 @@ def test_a_causal_model_is_told_token_by_token(library):
 
 @pytest.mark.parametrize("label", ["embedded", CAUSAL])
 def test_a_run_can_be_stopped(library, label):
-    run = library.begin(AnswerSettings(label, parts={"policy": ("top-k", ("1",))}, max_new_tokens="256"), QUESTION)
+    run = library.start_answer(
+        AnswerSettings(label, parts={"policy": ("top-k", ("1",))}, max_new_tokens="256"), QUESTION
+    )
     while not run.frames:
         assert run.state is not RunStatus.FAILED, run.error
     run.stop()
@@ -83,8 +87,8 @@ def test_a_run_can_be_stopped(library, label):
     assert measure_run(run).tokens == run.frames[-1].decided or run.state is RunStatus.DONE
 
 
-def test_a_watcher_sees_every_frame_in_slow_motion_and_the_last_one_always(library):
-    run = library.begin(AnswerSettings("embedded", max_new_tokens="32"), QUESTION)
+def test_watching_shows_every_frame_in_slow_motion_and_the_last_one_always(library):
+    run = library.start_answer(AnswerSettings("embedded", max_new_tokens="32"), QUESTION)
     assert list(run.watch(pause=0.001))[-1] == len(run.frames)
     shown = [n for n in run.watch(pause=0.001) if n]
     assert sorted(set(shown)) == list(range(1, len(run.frames) + 1))
