@@ -114,7 +114,7 @@ class ServerEngine:
 
     @property
     def idle(self) -> bool:
-        """Whether no ticket waits or is decoded."""
+        """True while no ticket waits or is decoded."""
         with self.changed:
             return not self.waiting and not self.runs
 

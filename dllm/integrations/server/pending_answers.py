@@ -29,7 +29,7 @@ class AnswerUpdate(NamedTuple):
 
     @property
     def last(self) -> bool:
-        """Whether no further update follows."""
+        """True in the last update of an answer."""
         return self.result is not None or self.error is not None
 
     def merge(self, later: AnswerUpdate) -> AnswerUpdate:

@@ -63,7 +63,7 @@ class AnswerRun:
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """True once it is done, stopped or failed."""
         return self.state in (RunStatus.DONE, RunStatus.STOPPED, RunStatus.FAILED)
 
     def start(self, work: Callable[[AnswerRun], None]) -> AnswerRun:

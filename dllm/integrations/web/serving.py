@@ -15,7 +15,7 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; worker-src 'self' blob:; "
     "frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
 )
-"""What a browser may fetch for the page: only what this server has. Gradio's own scripts are inline."""
+"""Content that a browser may load for the page: only this server's. Gradio's own scripts are inline."""
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
+import torch
 
 from dllm.api import decode
 from dllm.compose.options import Options
+from dllm.engine.autoregressive import Autoregressive
+from dllm.integrations.web.causal import generate_with_frames
 from dllm.integrations.web.controls import AnswerSettings
 from dllm.integrations.web.figures_html import measure_run
 from dllm.integrations.web.runs import RunStatus
 from dllm.prompts import encode_prompt
 from dllm.requests import Request
+from dllm.strategy import Sampling
 from tests.integrations.web.conftest import CAUSAL, finished
 
 QUESTION = [{"role": "user", "content": "Tom has 3 apples and buys 4 more. How many apples has Tom?"}]
@@ -71,6 +77,27 @@ def test_a_causal_model_has_a_frame_for_each_token(library):
     for frame in run.frames:
         (guess,) = frame.guesses.values()
         assert guess.top[0][0] == guess.token and 0 < guess.confidence <= 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_a_causal_frame_has_the_probabilities_of_the_model(library, temperature):
+    """Compare with one forward over the whole text; sampling changes the tokens, not the probabilities shown."""
+    model, frames = library.model(CAUSAL), []
+    request, plan = Request((1, 2, 3), 12, stop_ids=(), seed=4), Autoregressive(Sampling(temperature))
+    result = generate_with_frames(model, request, plan, 2, frames.append, lambda: False)
+    with torch.inference_mode():
+        logits = model.network(torch.tensor([[*request.prompt, *result.output_ids]])).logits[0, 2:-1]
+    expected = logits.float().softmax(-1)[range(12), list(result.output_ids)]
+    assert [*frames[-1].confidences] == pytest.approx(expected.tolist(), rel=1e-4)
+    assert [frame.guesses[i].token for i, frame in enumerate(frames)] == list(result.output_ids)
+
+
+def test_a_causal_answer_ends_with_the_frame_at_which_it_is_stopped(library):
+    model, frames, threads = library.model(CAUSAL), [], set(threading.enumerate())
+    request = Request((1, 2, 3), 200, stop_ids=())
+    assert generate_with_frames(model, request, Autoregressive(), 1, frames.append, lambda: len(frames) == 3) is None
+    assert len(frames) == 3
+    assert set(threading.enumerate()) <= threads
 
 
 @pytest.mark.parametrize("label", ["embedded", CAUSAL])
