@@ -29,7 +29,7 @@ class StrategyPanel:
             of a race share those.
 
     Attributes:
-        fields: Controls of their own, by the field of `AnswerSettings`.
+        fields: Controls that belong to no kind of part, by the field of `AnswerSettings`.
         pickers: Control that chooses the part, by kind.
         helps: Block that explains the chosen part, by kind.
         knobs: Text boxes for the fields of the chosen part, by kind. There are as many as the part with the most
