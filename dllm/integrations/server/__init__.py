@@ -1,1 +1,1 @@
-"""A server that other programs call: the API that their tools speak, and rows that do not wait (extra `serve`)."""
+"""HTTP server with OpenAI's API, in which rows do not wait for each other (needs `pip install 'dllm[serve]'`)."""

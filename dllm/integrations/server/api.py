@@ -1,4 +1,4 @@
-"""The app: routes, who may call them, and what is counted of it."""
+"""The ASGI application: its routes, who may call them, and the counting of calls."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ from dllm.integrations.server.responses import CallAnswer, EventStreamResponse
 from dllm.integrations.server.schemas import CallBody, ChatCompletionBody, CompletionBody, parse_body
 from dllm.version import VERSION
 
-OPEN = ("/health",)
-"""Paths that need no key."""
+KEYLESS_PATHS = ("/health",)
+"""Paths that may be called without the API key."""
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How a server is set up.
+    """Settings of a server.
 
-    name    by which calls name the model
-    key     that calls have to bring; None: anybody may call
-    hosts   by which calls may name the server, so that no page of the web can reach it under a name of its own; None:
-            any
-    recipe  of calls that name none
+    Attributes:
+        name: Name of the model in calls and replies.
+        limits: How much a caller may ask for.
+        key: API key that calls must present; None: anybody may call.
+        hosts: Names by which calls may address the server, so that no page of the web can reach it under a name of the
+            page's own (DNS rebinding); None: any.
+        recipe: Recipe of calls that name none.
     """
 
     name: str
@@ -48,77 +50,82 @@ class ServerSettings:
 
 
 def make_app(engine: ServerEngine, setting: ServerSettings) -> FastAPI:
-    """The app around an engine, which it starts and stops."""
+    """Make the application around an engine; its life span starts and closes the engine."""
     metrics = ServerMetrics(engine)
-    began = int(time.time())
+    created = int(time.time())
 
     @asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
         yield
         await run_in_threadpool(engine.close)
 
-    app = FastAPI(title="dllm", version=VERSION, lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="dllm", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_AccessMiddleware, setting=setting, metrics=metrics)
     install_error_handlers(app)
 
-    async def answer(request: Request, kind: type[CallBody], form: ReplyFormat) -> Response:
+    async def answer_call(request: Request, kind: type[CallBody], form: ReplyFormat) -> Response:
         raw = await read_body(request, setting.limits)
-        body: Any = parse_body(kind, raw)
+        body = parse_body(kind, raw)
         if body.model not in (None, setting.name):
             raise ApiError(404, f"model {body.model!r}: here is {setting.name!r}", "model", "model_not_found")
         _check_stream_fields(body)
+        # Templates, tokenizers and constraints take long enough to hold up every other call in the event loop.
         call = await run_in_threadpool(prepare_call, engine.model, body, setting.limits, setting.recipe)
-        found = CallAnswer(engine, metrics, ReplyBuilder(form, setting.name, call))
+        answer = CallAnswer(engine, metrics, ReplyBuilder(form, setting.name, call))
         if body.stream:
-            return EventStreamResponse(found, bool(body.stream_options and body.stream_options.include_usage))
-        return await found.whole(request.receive)
+            return EventStreamResponse(answer, bool(body.stream_options and body.stream_options.include_usage))
+        return await answer.respond_whole(request.receive)
 
     @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:
-        return await answer(request, ChatCompletionBody, CHAT)
+    async def create_chat_completion(request: Request) -> Response:
+        return await answer_call(request, ChatCompletionBody, CHAT)
 
     @app.post("/v1/completions")
-    async def complete(request: Request) -> Response:
-        return await answer(request, CompletionBody, TEXT)
+    async def create_completion(request: Request) -> Response:
+        return await answer_call(request, CompletionBody, TEXT)
 
-    def card() -> dict[str, Any]:
+    def describe_model() -> dict[str, Any]:
         columns = min(setting.limits.columns or engine.model.max_columns, engine.model.max_columns)
-        about = {"family": getattr(engine.model, "family", None), "max_columns": columns}
-        return {"id": setting.name, "object": "model", "created": began, "owned_by": "dllm", "dllm": about}
+        details = {"family": getattr(engine.model, "family", None), "max_columns": columns}
+        return {"id": setting.name, "object": "model", "created": created, "owned_by": "dllm", "dllm": details}
 
     @app.get("/v1/models")
-    async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [card()]})
+    async def list_models() -> Response:
+        return JSONResponse({"object": "list", "data": [describe_model()]})
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> Response:
+    async def retrieve_model(name: str) -> Response:
         if name != setting.name:
             raise ApiError(404, f"model {name!r}: here is {setting.name!r}", "model", "model_not_found")
-        return JSONResponse(card())
+        return JSONResponse(describe_model())
 
     @app.get("/health")
-    async def health() -> Response:
+    async def report_health() -> Response:
         if not engine.thread.is_alive():
             return JSONResponse({"status": "stopped"}, 503)
         return JSONResponse({"status": "draining"}, 503) if engine.draining else JSONResponse({"status": "ok"})
 
     @app.get("/metrics")
-    async def figures() -> Response:
-        return Response(metrics.text(), media_type=metrics.kind)
+    async def report_metrics() -> Response:
+        return Response(metrics.text(), media_type=metrics.content_type)
 
     return app
 
 
 def _check_stream_fields(body: CallBody) -> None:
-    """Raise ApiError for what only a stream can do."""
-    for name in ("stream_options", "drafts"):
-        if getattr(body, name) and not body.stream:
+    """Refuse fields that have a meaning in a stream only.
+
+    Raises:
+        ApiError: The call has such a field and does not ask for a stream.
+    """
+    for name, value in (("stream_options", body.stream_options), ("drafts", body.drafts)):
+        if value and not body.stream:
             raise ApiError(400, f"{name} needs stream=true", name)
 
 
 class _AccessMiddleware:
-    """Lets in who may call, and counts all calls."""
+    """Middleware that refuses calls without access, and counts all calls."""
 
     def __init__(self, app: ASGIApp, setting: ServerSettings, metrics: ServerMetrics) -> None:
         self.app, self.setting, self.metrics = app, setting, metrics
@@ -128,25 +135,28 @@ class _AccessMiddleware:
             await self.app(scope, receive, send)
             return
 
-        async def counted(message: Message) -> None:
+        async def count_and_send(message: Message) -> None:
             if message["type"] == "http.response.start":
+                # The route's pattern, not the path: arbitrary paths would make arbitrarily many time series.
                 route = scope.get("route")
                 self.metrics.calls.labels(getattr(route, "path", "other"), str(message["status"])).inc()
             await send(message)
 
-        error = self.refuse(scope["path"], Headers(scope=scope))
-        await (self.app if error is None else error.response())(scope, receive, counted)
+        error = self._find_refusal(scope["path"], Headers(scope=scope))
+        await (self.app if error is None else error.response())(scope, receive, count_and_send)
 
-    def refuse(self, path: str, headers: Headers) -> ApiError | None:
-        """Why a call is not let in."""
+    def _find_refusal(self, path: str, headers: Headers) -> ApiError | None:
+        """Return the reason to refuse a call, or None."""
         host = headers.get("host", "").rpartition("@")[2]
+        # The port is cut off; an IPv6 address holds colons too, and ends with its bracket.
         name = host[: host.rfind("]") + 1] or host.partition(":")[0]
         if self.setting.hosts is not None and name.lower() not in self.setting.hosts:
             return ApiError(421, f"host {host!r} is not served here: name it with --allowed-host")
-        if self.setting.key is None or path in OPEN:
+        if self.setting.key is None or path in KEYLESS_PATHS:
             return None
         scheme, _, key = headers.get("authorization", "").partition(" ")
+        # The comparison takes equally long for every key of one length, so that its time reveals no part of the key.
         if scheme.lower() == "bearer" and hmac.compare_digest(key.encode(), self.setting.key.encode()):
             return None
-        said = "wrong API key" if key else "no API key: send the header Authorization: Bearer KEY"
-        return ApiError(401, said, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        message = "wrong API key" if key else "no API key: send the header Authorization: Bearer KEY"
+        return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

@@ -1,4 +1,4 @@
-"""From the body of a call to what is decoded: requests with seeds, a strategy, and room for both."""
+"""From the body of a call to what the engine decodes: requests with seeds, a strategy and a canvas width."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ from dllm.requests import Request
 from dllm.strategy import Strategy
 
 NARROWEST = 128
-"""Columns of the narrowest canvas; wider ones are twice as wide each, so that few kinds of run are needed."""
+"""Columns of the narrowest canvas. Each wider one has twice as many, so that calls of similar length share a run."""
 
 
 @dataclass(frozen=True)
 class ApiCall:
-    """What one call asks for.
+    """A call that can be decoded.
 
-    prompts   token ids of each
-    requests  all answers: `n` for the first prompt, `n` for the second, …
-    seed      of the first answer
-    width     columns of the canvas
+    Attributes:
+        prompts: Token ids of each prompt.
+        requests: One for each answer: `n` for the first prompt, `n` for the second, …
+        strategy: How all of them are decoded.
+        seed: Seed of the first answer.
+        width: Columns of the canvas.
+        drafts: Whether the caller also gets provisional text.
     """
 
     prompts: Sequence[tuple[int, ...]]
@@ -43,17 +46,25 @@ class ApiCall:
     width: int
     drafts: bool
 
-    def tickets(self, mailbox: Mailbox) -> list[Ticket]:
+    def make_tickets(self, mailbox: Mailbox) -> list[Ticket]:
+        """Return a ticket for each answer; its updates go to a mailbox."""
         return [
-            Ticket(request, self.strategy, self.width, mailbox.teller(i), self.drafts)
+            Ticket(request, self.strategy, self.width, mailbox.make_callback(i), self.drafts)
             for i, request in enumerate(self.requests)
         ]
 
 
-def prepare_call(model: Any, body: Any, limits: ServerLimits, recipe: str | None = None) -> ApiCall:
-    """What a body asks of a model. Raises ApiError where it cannot be done as asked, before any forward.
+def prepare_call(model: Any, body: CallBody, limits: ServerLimits, recipe: str | None = None) -> ApiCall:
+    """Turn the body of a call into a call that can be decoded.
 
-    recipe  that or the strategy of calls that name none; None: that of the model's family
+    Args:
+        model: The model that decodes it.
+        body: The body.
+        limits: How much a caller may ask for.
+        recipe: Recipe or strategy of calls that name none; None: that of the model's family.
+
+    Raises:
+        ApiError: The call cannot be decoded as asked. This is found before any forward.
     """
     try:
         prompts = _read_prompts(model, body)
@@ -71,25 +82,34 @@ def prepare_call(model: Any, body: Any, limits: ServerLimits, recipe: str | None
             request = Request(prompt, length, seed=seed + i)
             request.check(fitted, model.vocabulary)
             _check_parts_accept(fitted, request, strategy)
-        return ApiCall(
-            prompts, requests, strategy, seed, _choose_canvas_width(fitted, requests), bool(body.stream and body.drafts)
-        )
+        width = _choose_canvas_width(fitted, requests)
+        return ApiCall(prompts, requests, strategy, seed, width, bool(body.stream and body.drafts))
     except DllmError as error:
         raise ApiError.of(error) from None
 
 
 def _check_parts_accept(model: Any, request: Request, strategy: Strategy) -> None:
-    """Let every part have a look at the request, as each may refuse it. Raises ConfigError or RequestError."""
+    """Prepare a batch of the request alone, since each part may refuse a request when its state is made.
+
+    Raises:
+        ConfigError: A part cannot work with this model or length.
+        RequestError: A part cannot work with this request.
+    """
     with torch.inference_mode():
         Batch.open(model, [request], strategy, 0, None).start()
 
 
-def _read_prompts(model: Any, body: Any) -> list[tuple[int, ...]]:
-    """Token ids of a body's prompts. Raises RequestError."""
+def _read_prompts(model: Any, body: CallBody) -> list[tuple[int, ...]]:
+    """Return the token ids of a body's prompts.
+
+    Raises:
+        RequestError: A prompt is empty or cannot be tokenized.
+    """
     if isinstance(body, ChatCompletionBody):
         return [tokenize_prompt(model, [_convert_message(m) for m in body.messages], chat=True)]
     assert isinstance(body, CompletionBody)
     given: Any = body.prompt
+    # A list of integers is one prompt in tokens; every other list that is not empty holds several prompts.
     several = isinstance(given, list) and bool(given) and not isinstance(given[0], int)
     return [
         tokenize_prompt(model, tuple(prompt) if isinstance(prompt, list) else prompt, chat=False)
@@ -98,31 +118,39 @@ def _read_prompts(model: Any, body: Any) -> list[tuple[int, ...]]:
 
 
 def _convert_message(message: Any) -> dict[str, str]:
-    """A message as templates take it."""
+    """Return a message in the form that chat templates take."""
     text = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
     return {"role": "system" if message.role == "developer" else message.role, "content": text}
 
 
 def _read_answer_length(body: CallBody, limits: ServerLimits) -> int:
-    """New tokens of each answer."""
-    newer = getattr(body, "max_completion_tokens", None)
+    """Return the number of new tokens of each answer.
+
+    Raises:
+        ApiError: The old and the new name of the field have different values.
+    """
+    newer: int | None = body.max_completion_tokens if isinstance(body, ChatCompletionBody) else None
     if newer is not None and body.max_tokens is not None and newer != body.max_tokens:
         raise ApiError(400, "max_tokens and max_completion_tokens differ: give one of them", "max_completion_tokens")
     return newer or body.max_tokens or limits.new_tokens
 
 
 def _check_columns(model: Any, prompts: Sequence[tuple[int, ...]], length: int, limits: ServerLimits) -> None:
-    """Raise ApiError for what is longer than the server allows; the model's own context is checked elsewhere."""
+    """Refuse prompts and answers that are together longer than the server allows or the model can take.
+
+    Raises:
+        ApiError: The longest prompt and its answer do not fit.
+    """
     most = min(limits.columns or model.max_columns, model.max_columns)
     longest = max(map(len, prompts))
     if longest + length > most:
-        said = f"a prompt of {longest} tokens and {length} new ones are {longest + length}, but at most {most} fit"
+        sizes = f"a prompt of {longest} tokens and {length} new ones are {longest + length}, but at most {most} fit"
         code = "context_length_exceeded"
-        raise ApiError(400, f"{said}: shorten the prompt or lower max_tokens", "max_tokens", code)
+        raise ApiError(400, f"{sizes}: shorten the prompt or lower max_tokens", "max_tokens", code)
 
 
 def _choose_canvas_width(model: Any, requests: Sequence[Request]) -> int:
-    """Columns of a canvas for a call."""
+    """Return the columns of the narrowest canvas that holds the requests."""
     needed = int(model.geometry.extent(torch.tensor([request.limit for request in requests])).max())
     width = NARROWEST
     while width < needed:
@@ -130,31 +158,46 @@ def _choose_canvas_width(model: Any, requests: Sequence[Request]) -> int:
     return width
 
 
-def _read_options(body: Any, limits: ServerLimits, recipe: str | None) -> Options:
-    """How a body wants its answers decoded."""
-    given = {name: getattr(body, name) for name in (*OPTIONS, *STANDARD) if getattr(body, name) not in (None, ())}
+def _read_options(body: CallBody, limits: ServerLimits, recipe: str | None) -> Options:
+    """Return the decoding options of a body.
+
+    Raises:
+        ApiError: Two fields contradict each other, or one of them is beyond the limits.
+    """
+    values = dict(body)
+    given = {name: values[name] for name in (*OPTIONS, *STANDARD) if values[name] not in (None, ())}
     for alias, name in ALIASES.items():
-        value = getattr(body, alias)
-        if value is not None and name in given:
+        if values[alias] is None:
+            continue
+        if name in given:
             raise ApiError(400, f"{alias} and {name} are the same: give one of them", alias)
-        given |= {} if value is None else {name: value}
-    if body.strategy is not None and body.recipe is not None:
+        given[name] = values[alias]
+    if values["strategy"] is not None and values["recipe"] is not None:
         raise ApiError(400, "recipe and strategy: give one of them; each sets every part", "strategy")
-    given.setdefault("recipe", recipe if body.strategy is None else body.strategy)
+    given.setdefault("recipe", recipe if values["strategy"] is None else values["strategy"])
     given["stop"] = _read_stop_strings(body.stop, limits)
     given["processor"] = (*given.get("processor", ()), *_build_constraint(body.response_format))
     return Options(**given)
 
 
 def _read_stop_strings(stop: str | list[str] | None, limits: ServerLimits) -> tuple[str, ...]:
-    found = tuple([stop] if isinstance(stop, str) else stop or ())
-    if len(found) > limits.stops:
-        raise ApiError(400, f"{len(found)} stop strings: at most {limits.stops}", "stop")
-    return found
+    """Return the stop strings of a call.
+
+    Raises:
+        ApiError: There are more than the limits allow.
+    """
+    strings = tuple([stop] if isinstance(stop, str) else stop or ())
+    if len(strings) > limits.stops:
+        raise ApiError(400, f"{len(strings)} stop strings: at most {limits.stops}", "stop")
+    return strings
 
 
 def _build_constraint(form: Any) -> list[str]:
-    """The processor that holds an answer to a schema, as a text."""
+    """Return the expression of the processor that makes an answer satisfy a JSON schema; none for plain text.
+
+    Raises:
+        ApiError: The schema is missing.
+    """
     if form is None or form.type == "text":
         return []
     schema = (form.json_schema or {}).get("schema")

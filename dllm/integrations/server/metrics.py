@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""Counters of a server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ TPF = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 class ServerMetrics:
-    """Counters of one server, in a registry of its own. Words and units as in `dllm.metrics`."""
+    """Counters of one server, in a registry of its own. Words and units are those of `dllm.metrics`.
 
-    kind = CONTENT_TYPE_LATEST
+    Attributes:
+        content_type: Content type of `text()`.
+    """
+
+    content_type = CONTENT_TYPE_LATEST
 
     def __init__(self, engine: ServerEngine) -> None:
+        # The global registry of prometheus_client refuses a second server in one process.
         own = self.registry = CollectorRegistry()
         self.calls = Counter("dllm_calls", "calls answered", ["path", "status"], registry=own)
         self.answers = Counter("dllm_answers", "answers by how they ended", ["end"], registry=own)
@@ -33,27 +38,34 @@ class ServerMetrics:
         self.first = Histogram("dllm_first_text_seconds", "until the first final text", buckets=SECONDS, registry=own)
         self.whole = Histogram("dllm_answer_seconds", "until an answer was whole", buckets=SECONDS, registry=own)
         self.tpf = Histogram("dllm_tokens_per_forward", "TPF of an answer", buckets=TPF, registry=own)
-        for name, said, read in (
+        for name, meaning, read_value in (
             ("dllm_waiting", "answers that wait for a row", lambda: len(engine.waiting)),
-            ("dllm_rows", "rows that are taken", lambda: engine.seated),
+            ("dllm_rows", "rows that are taken", lambda: engine.active_count),
             ("dllm_runs", "strategies that are decoded", lambda: len(engine.runs)),
             ("dllm_steps", "steps of all runs so far", lambda: engine.steps),
         ):
-            Gauge(name, said, registry=own).set_function(read)
+            Gauge(name, meaning, registry=own).set_function(read_value)
 
-    def note(self, ticket: Ticket, news: AnswerUpdate, first: bool) -> None:
-        """What an answer's news add; `first`: none came before."""
-        waited = time.perf_counter() - ticket.came
-        if first and (news.text or news.result):
-            self.first.observe(waited)
-        if news.error is not None:
+    def record_update(self, ticket: Ticket, update: AnswerUpdate, first: bool) -> None:
+        """Count an update of an answer.
+
+        Args:
+            ticket: The answer's ticket.
+            update: The update.
+            first: Whether the answer had no text and no end before it.
+        """
+        seconds = time.perf_counter() - ticket.submitted_at
+        if first and (update.text or update.result):
+            self.first.observe(seconds)
+        if update.error is not None:
             self.answers.labels("error").inc()
-        if news.result is not None:
-            self.count(news.result, waited)
+        if update.result is not None:
+            self._record_result(update.result, seconds)
 
-    def count(self, result: Result, waited: float) -> None:
+    def _record_result(self, result: Result, seconds: float) -> None:
+        """Count an answer that was whole after so many seconds."""
         self.answers.labels("stop" if result.stopped else "length").inc()
-        self.whole.observe(waited)
+        self.whole.observe(seconds)
         self.prompt.inc(len(result.prompt_ids))
         self.tokens.inc(len(result.output_ids))
         self.forwards.inc(result.nfe)
@@ -62,9 +74,10 @@ class ServerMetrics:
         self.certified.inc(result.certified)
         self.tpf.observe(result.tokens_per_forward)
 
-    def left(self, tickets: int) -> None:
-        """Answers that nobody waited for to the end."""
+    def record_abandoned(self, tickets: int) -> None:
+        """Count answers whose caller did not wait for their end."""
         self.answers.labels("left").inc(tickets)
 
     def text(self) -> bytes:
+        """Return all counters in Prometheus's text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""One answer that somebody waits for, and what is told of it."""
+"""An answer that a caller waits for, and the updates that the caller gets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from dllm.strategy import Strategy
 
 
 class AnswerUpdate(NamedTuple):
-    """What became of an answer since it was last told.
+    """The change of an answer since its previous update.
 
-    text    that is final now and was not before
-    draft   the text behind it as it stands, if asked for
-    result  the whole, at the end
-    error   at the end, what went wrong instead
+    Attributes:
+        text: Text that is final now and was not before.
+        draft: Provisional text behind the final text, if the ticket asked for drafts.
+        result: The whole result, in the last update of an answer that succeeded.
+        error: The reason, in the last update of an answer that failed.
     """
 
     text: str = ""
@@ -28,52 +29,59 @@ class AnswerUpdate(NamedTuple):
 
     @property
     def last(self) -> bool:
+        """True in the last update of an answer."""
         return self.result is not None or self.error is not None
 
-    def then(self, later: AnswerUpdate) -> AnswerUpdate:
-        """Both as one: nothing of the text is lost, and of drafts only the newest matters."""
+    def merge(self, later: AnswerUpdate) -> AnswerUpdate:
+        """Return this update and a later one as one, with the text of both and the newer draft."""
         return later._replace(text=self.text + later.text)
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A request, and who is told of its answer.
+    """A request that waits for its answer or is being decoded, and the function that receives the answer.
 
-    strategy  how it is decoded
-    width     columns of the canvas on which it is written
-    tell      called with news by the engine's thread; must not block
-    drafts    also tell what is not final yet
-    came      when it began to wait, seconds of `time.perf_counter`
-    left      nobody waits for it any more; set by anyone at any time
-    told      text that was told
-    again     what of it is still to be said again by a run that replaces one that broke
+    Attributes:
+        strategy: How it is decoded.
+        width: Columns of the canvas on which it is decoded.
+        on_update: Function that the engine's thread calls with every update; it must not block.
+        drafts: Whether updates also hold provisional text.
+        submitted_at: Time at which it began to wait, in seconds of `time.perf_counter`.
+        abandoned: Whether the caller no longer waits for it. Any thread may set it at any time.
+        delivered: Text that the caller has.
+        to_repeat: Text that the caller has and that a run which replaces a failed one has not decoded again yet.
     """
 
     request: Request
     strategy: Strategy
     width: int
-    tell: Callable[[AnswerUpdate], None]
+    on_update: Callable[[AnswerUpdate], None]
     drafts: bool = False
-    came: float = field(default_factory=time.perf_counter)
-    left: bool = False
-    told: str = ""
-    again: str = ""
+    submitted_at: float = field(default_factory=time.perf_counter)
+    abandoned: bool = False
+    delivered: str = ""
+    to_repeat: str = ""
 
     @property
     def key(self) -> tuple[str, int]:
-        """What tickets have in common that share a run."""
+        """The strategy and the width, which tickets must have in common to share a run."""
         return repr(self.strategy), self.width
 
     def restart(self) -> None:
-        """Decode from the beginning; what was told is not told again."""
-        self.again = self.told
+        """Prepare for decoding from the beginning; text that was delivered is not delivered again."""
+        self.to_repeat = self.delivered
 
-    def say(self, news: AnswerUpdate) -> None:
-        """Tell, unless it was told already. Raises ArithmeticError where a second run says something else."""
-        said, new = news.text[: len(self.again)], news.text[len(self.again) :]
-        if not self.again.startswith(said) or (news.result is not None and said != self.again):
+    def deliver(self, update: AnswerUpdate) -> None:
+        """Pass an update on, without the text that the caller already has.
+
+        Raises:
+            ArithmeticError: A run that replaces a failed one decoded another text than the failed run.
+        """
+        repeated, new = update.text[: len(self.to_repeat)], update.text[len(self.to_repeat) :]
+        # An answer that ends before it has repeated everything differs too, though what it repeated was the same.
+        if not self.to_repeat.startswith(repeated) or (update.result is not None and repeated != self.to_repeat):
             raise ArithmeticError("decoded once more, the answer came out differently")
-        self.again = self.again[len(said) :]
-        self.told += new
-        if new or news.last or news.draft is not None:
-            self.tell(news._replace(text=new))
+        self.to_repeat = self.to_repeat[len(repeated) :]
+        self.delivered += new
+        if new or update.last or update.draft is not None:
+            self.on_update(update._replace(text=new))

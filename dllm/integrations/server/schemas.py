@@ -1,4 +1,4 @@
-"""The bodies of calls: what OpenAI's API has, and every option of a strategy under its own name."""
+"""The bodies of calls: the fields of OpenAI's API, and every decoding option under its own name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dllm.integrations.server.error_responses import ApiError
 from dllm.registry import suggest_name
 
 STANDARD = ("temperature", "top_p", "top_k", "stop", "stop_ids")
-"""Options that are fields of a call anyway."""
+"""Decoding options that are fields of the API too."""
 
 ALIASES = {
     "threshold": "tau",
@@ -22,7 +22,7 @@ ALIASES = {
     "sub_block_length": "sub_block_size",
     "stop_token_ids": "stop_ids",
 }
-"""Names by which other systems know our options."""
+"""Names that other systems have for our options."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
@@ -48,36 +48,41 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "verbosity": (None,),
     "web_search_options": (None,),
 }
-"""What the API has and we have not: only values that change nothing are taken."""
+"""Fields of the API that are not supported, with the values that are accepted because they change nothing."""
 
 LABELS = ("user", "safety_identifier", "prompt_cache_key")
-"""Fields by which a caller names things for itself; no answer depends on them."""
+"""Fields that callers label their calls with; no answer depends on them."""
 
 Seed = Annotated[int, Field(gt=-(2**62), lt=2**62)]
 
 
 class _StrictModel(BaseModel):
-    """An object without unknown fields, whose values are of the types they should be."""
+    """An object without unknown fields, whose values are not converted from other types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class _StreamOptions(_StrictModel):
-    """`include_usage`: one more chunk, with the figures of the whole call. The other must be false."""
+    """Options of a stream.
+
+    Attributes:
+        include_usage: Whether one more chunk comes at the end, with the figures of the whole call.
+        include_obfuscation: Whether chunks are padded; that is not supported.
+    """
 
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
 class _MessagePart(_StrictModel):
-    """A piece of a message."""
+    """A part of a message's content."""
 
     type: Literal["text"]
     text: str
 
 
 class _ChatMessage(_StrictModel):
-    """One turn of a conversation. What templates call `system` newer clients call `developer`."""
+    """A message of a conversation. The role `developer` is the newer name of `system`."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[_MessagePart]
@@ -89,17 +94,18 @@ class _ChatMessage(_StrictModel):
 
 
 class _ResponseFormat(_StrictModel):
-    """`text`, or `json_schema` with a schema that the answer keeps to."""
+    """The form of an answer: `text`, or `json_schema` with a schema that the answer satisfies."""
 
     type: Literal["text", "json_schema"]
     json_schema: dict[str, Any] | None = None
 
 
 class CallBody(_StrictModel):
-    """What both kinds of call have.
+    """The fields that both kinds of call have.
 
-    seed    of the first answer; answer i draws from seed + i. None: a random one, which the response tells
-    drafts  with `stream`: events of type `draft` besides, with the text behind what is final as it stands
+    Attributes:
+        seed: Seed of the first answer; answer i draws from seed + i. None: a random one, which the reply contains.
+        drafts: Whether a stream also has events of type `draft`, with the provisional text behind the final text.
     """
 
     model: str | None = None
@@ -118,9 +124,11 @@ class CallBody(_StrictModel):
 
 
 def _make_optional_fields(names: tuple[str, ...], kind: Any) -> dict[str, Any]:
+    """Return definitions of fields with one type that are None by default, as `create_model` takes them."""
     return {name: (kind, None) for name in names}
 
 
+# The fields follow `Options`, so that a new decoding option can be used in calls at once.
 OPTIONS = {f.name: get_type_hints(Options)[f.name] for f in fields(Options) if f.name not in STANDARD}
 EXTRA: dict[str, Any] = {name: (hint | None, None) for name, hint in OPTIONS.items()}
 EXTRA |= {name: (OPTIONS.get(own, tuple[int, ...]) | None, None) for name, own in ALIASES.items()}
@@ -133,13 +141,13 @@ Base = create_model("Base", __base__=CallBody, **EXTRA)
 
 
 class CompletionBody(Base):  # type: ignore[valid-type,misc]
-    """`/v1/completions`: text or token ids to go on from, one prompt or several."""
+    """The body of `/v1/completions`: one prompt or several, each as text or token ids."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
 
 
 class ChatCompletionBody(Base):  # type: ignore[valid-type,misc]
-    """`/v1/chat/completions`: a conversation to answer."""
+    """The body of `/v1/chat/completions`: a conversation to answer."""
 
     messages: list[_ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -149,13 +157,18 @@ Body = TypeVar("Body", bound=CallBody)
 
 
 def parse_body(kind: type[Body], raw: bytes) -> Body:
-    """The body of a call. Raises ApiError for what is malformed, misspelt, or not supported."""
+    """Parse the body of a call.
+
+    Raises:
+        ApiError: The body is malformed, or a field is unknown, of the wrong type or not supported.
+    """
     try:
         body = kind.model_validate_json(raw)
     except ValidationError as error:
         raise _explain_validation_error(kind, error) from None
+    values = dict(body)
     for name, neutral in NEUTRAL.items():
-        value = getattr(body, name)
+        value = values[name]
         if value not in neutral:
             shown = " or ".join(repr(x) for x in neutral if x is not None) or "null"
             raise ApiError(
@@ -165,9 +178,11 @@ def parse_body(kind: type[Body], raw: bytes) -> Body:
 
 
 def _explain_validation_error(kind: type[CallBody], error: ValidationError) -> ApiError:
-    """The first of the things that are wrong, in words."""
-    found = error.errors(include_url=False, include_context=False)
-    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
+    """Return the error for the first problem of a body."""
+    problems = error.errors(include_url=False, include_context=False)
+    # A misspelt field often causes other problems, such as a missing one; its name is the most useful to point out.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    # Pydantic puts the tried members of a union into the place, which are no names that the caller wrote.
     place = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "str", "function-")))
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")

@@ -1,1 +1,1 @@
-"""The page of `dllm app`: conversation, live denoising, replay and races, drawn from the stream of steps (Gradio)."""
+"""The page of `dllm app`: conversation, live denoising, replay and races (needs `pip install 'dllm[web]'`)."""

@@ -1,8 +1,7 @@
-"""A frame as a canvas in HTML: one cell a column, coloured by how sure the model was or by when it decided."""
+"""A frame as a canvas in HTML: one cell for each column, coloured by the confidence or the step of its decision."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dllm.integrations.web.escaping import escape_html
@@ -11,18 +10,19 @@ from dllm.integrations.web.token_text import TokenDisplay
 
 COLOURS = ("confidence", "step", "none")
 LEVELS = 10
-"""Shades of a colour scale; `style.css` has as many."""
+"""Shades of a colour scale; `style.css` has a class for each."""
 FAR = 64
-"""Pending columns behind the window that are drawn; the rest is told as a number."""
+"""Pending columns behind the window that are drawn; of the others only the number is shown."""
 
 
 @dataclass(frozen=True)
 class CanvasView:
-    """How a canvas is drawn.
+    """Settings of how a canvas is drawn.
 
-    colour  one of `COLOURS`
-    drafts  show the model's candidate in columns that it looked at and did not decide
-    steps   forwards of the whole run, for the scale of steps; None: as many as there were so far
+    Attributes:
+        colour: One of `COLOURS`.
+        drafts: Whether columns that were predicted and not decided show their candidate.
+        steps: Forwards of the whole run, which end the colour scale of steps; None: those so far.
     """
 
     colour: str = "confidence"
@@ -31,28 +31,27 @@ class CanvasView:
 
 
 def render_canvas(
-    frame: AnswerFrame | None, words: TokenDisplay, view: CanvasView, stops: frozenset[int] = frozenset()
+    frame: AnswerFrame | None, display: TokenDisplay, view: CanvasView, stops: frozenset[int] = frozenset()
 ) -> str:
-    """The cells of an answer; what lies behind its first end token is left out."""
+    """Render an answer as cells; columns behind its first end token are left out."""
     if frame is None:
         return '<p class="dllm-cells dllm-empty">…</p>'
-    cells = [*map(str, _render_cells(frame, words, view, stops))]
-    return f'<p class="dllm-cells">{"".join(cells)}</p>'
+    return f'<p class="dllm-cells">{"".join(_render_cells(frame, display, view, stops))}</p>'
 
 
-def _render_cells(frame: AnswerFrame, words: TokenDisplay, view: CanvasView, stops: frozenset[int]) -> list[str]:
-    """The cells that are worth drawing."""
-    held = zip(frame.tokens, frame.pending, strict=True)
-    pieces = words.pieces([None if pending else token for token, pending in held])
+def _render_cells(frame: AnswerFrame, display: TokenDisplay, view: CanvasView, stops: frozenset[int]) -> list[str]:
+    """Render the columns up to the end, without those that are pending far behind the window."""
+    columns = zip(frame.tokens, frame.pending, strict=True)
+    pieces = display.pieces([None if pending else token for token, pending in columns])
     end = _find_first_end(frame, stops)
     last = max(frame.window[1], _find_last_decided(frame)) + FAR
-    cells = [_render_cell(frame, column, pieces[column], words, view) for column in range(min(end, last))]
+    cells = [_render_cell(frame, column, pieces[column], display, view) for column in range(min(end, last))]
     rest = sum(frame.pending[last:end])
     return [*cells, f'<span class="dllm-rest">+{rest} pending</span>'] if rest > 0 else cells
 
 
 def _find_first_end(frame: AnswerFrame, stops: frozenset[int]) -> int:
-    """One behind the first decided end token that nothing pending precedes."""
+    """Return the column behind the first decided end token that nothing pending precedes."""
     for column, (token, pending) in enumerate(zip(frame.tokens, frame.pending, strict=True)):
         if pending or not frame.when[column]:
             break
@@ -62,22 +61,25 @@ def _find_first_end(frame: AnswerFrame, stops: frozenset[int]) -> int:
 
 
 def _find_last_decided(frame: AnswerFrame) -> int:
+    """Return the column behind the last decided one."""
     return max((column + 1 for column, when in enumerate(frame.when) if when), default=0)
 
 
-def _render_cell(frame: AnswerFrame, column: int, piece: str | None, words: TokenDisplay, view: CanvasView) -> str:
-    """One column."""
+def _render_cell(frame: AnswerFrame, column: int, piece: str | None, display: TokenDisplay, view: CanvasView) -> str:
+    """Render one column."""
+    # A row that ended closes its other columns without a decision: they are not pending, and hold no token.
     if piece is None or (not frame.when[column] and not frame.pending[column]):
-        return _render_undecided_cell(frame, column, words, view)
+        return _render_undecided_cell(frame, column, display, view)
     kinds = ["dllm-cell", _choose_colour_class(frame, column, view)]
     kinds += ["dllm-new"] if column in frame.new else []
-    text = render_piece(piece, words, frame.tokens[column])
+    text = render_piece(piece, display, frame.tokens[column])
     break_after = "<br>" if piece.endswith("\n") else ""
-    return f'<span class="{" ".join(filter(None, kinds))}" title="{_describe_decided_column(frame, column)}">{text}</span>{break_after}'
+    classes, title = " ".join(filter(None, kinds)), _describe_decided_column(frame, column)
+    return f'<span class="{classes}" title="{title}">{text}</span>{break_after}'
 
 
-def _render_undecided_cell(frame: AnswerFrame, column: int, words: TokenDisplay, view: CanvasView) -> str:
-    """A column that holds nothing yet, or nothing any more."""
+def _render_undecided_cell(frame: AnswerFrame, column: int, display: TokenDisplay, view: CanvasView) -> str:
+    """Render a pending column; one that was closed without a decision is not drawn."""
     if not frame.pending[column]:
         return ""
     guess = frame.guesses.get(column)
@@ -86,42 +88,43 @@ def _render_undecided_cell(frame: AnswerFrame, column: int, words: TokenDisplay,
     kinds += ["dllm-revoked"] if column in frame.revoked else []
     if guess is None or not view.drafts:
         return f'<span class="{" ".join(kinds)}" title="position {column}: pending">·</span>'
-    said = f"position {column}: pending, candidate at {guess.confidence:.3f}"
-    text = render_piece(words.piece(guess.token), words, guess.token)
-    return f'<span class="{" ".join(kinds)} dllm-draft" title="{said}">{text}</span>'
+    title = f"position {column}: pending, candidate at {guess.confidence:.3f}"
+    text = render_piece(display.piece(guess.token), display, guess.token)
+    return f'<span class="{" ".join(kinds)} dllm-draft" title="{title}">{text}</span>'
 
 
-def render_piece(piece: str, words: TokenDisplay, token: int) -> str:
-    """A piece of text in which blanks at the end, line ends and special tokens can be seen."""
-    if token in words.special:
+def render_piece(piece: str, display: TokenDisplay, token: int) -> str:
+    """Render a piece of text with visible line ends; a special token gets its name without the brackets."""
+    if token in display.special:
         return f'<span class="dllm-special">{escape_html(piece.strip("<|>") or piece)}</span>'
     return escape_html(piece).replace("\n", '<span class="dllm-line"></span>')
 
 
 def _describe_decided_column(frame: AnswerFrame, column: int) -> str:
-    """What is known of a decided column, for a pointer that rests on it."""
-    sure = f", confidence {frame.sure[column]:.3f}" if frame.sure[column] else ""
-    return f"position {column}: forward {frame.when[column]}{sure}"
+    """Return the tooltip of a decided column."""
+    confidence = f", confidence {frame.confidences[column]:.3f}" if frame.confidences[column] else ""
+    return f"position {column}: forward {frame.when[column]}{confidence}"
 
 
 def _choose_colour_class(frame: AnswerFrame, column: int, view: CanvasView) -> str:
-    """The class of a decided column's colour."""
+    """Return the class of a decided column's colour, "" for none."""
     if view.colour == "confidence":
-        return f"dllm-c{compute_colour_level(frame.sure[column], 0.0, 1.0)}" if frame.sure[column] else ""
+        confidence = frame.confidences[column]
+        return f"dllm-c{compute_colour_level(confidence, 0.0, 1.0)}" if confidence else ""
     if view.colour == "step":
         return f"dllm-c{compute_colour_level(frame.when[column], 1, max(2, view.steps or frame.nfe))}"
     return ""
 
 
 def compute_colour_level(value: float, low: float, high: float) -> int:
-    """Which of the shades a value between two ends has."""
+    """Return the shade, from 0, of a value between two ends; values beyond an end have its shade."""
     return max(0, min(LEVELS - 1, int((value - low) / (high - low) * LEVELS)))
 
 
 def render_legend(view: CanvasView) -> str:
-    """What the colours and the marks mean."""
+    """Render the meaning of the colours and marks."""
     swatches = "".join(f'<span class="dllm-swatch dllm-c{i}"></span>' for i in range(LEVELS))
-    ends: Sequence[str] = ("unsure, 0", "sure, 1") if view.colour == "confidence" else ("first forward", "last")
+    ends = ("unsure, 0", "sure, 1") if view.colour == "confidence" else ("first forward", "last")
     scale = f"<span>{ends[0]} {swatches} {ends[1]}</span>" if view.colour != "none" else ""
     marks = (
         '<span><span class="dllm-cell dllm-new">new</span> decided in this step</span>'

@@ -1,23 +1,21 @@
-"""A plain causal model's answer in frames: one a token, with what the model thought of it."""
+"""Frames of a plain causal model's answer: one for each token, with the probabilities that it was drawn from."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from queue import SimpleQueue
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dllm.engine.autoregressive import Autoregressive, generate_autoregressively
+from dllm.engine.autoregressive import Autoregressive
 from dllm.engine.results import Result
 from dllm.integrations.web.frames import AnswerFrame, ColumnGuess
 from dllm.requests import Request
-
-
-class _StoppedError(Exception):
-    """Nobody wants the rest."""
+from dllm.streaming.causal import stream_batch_tokens
 
 
 def generate_with_frames(
@@ -25,82 +23,91 @@ def generate_with_frames(
     request: Request,
     plan: Autoregressive,
     top: int,
-    tell: Callable[[AnswerFrame], None],
-    stopped: Callable[[], bool],
+    on_frame: Callable[[AnswerFrame], None],
+    should_stop: Callable[[], bool],
 ) -> Result | None:
-    """The result of a request, told frame by frame; None if it was stopped.
+    """Decode a request and pass on a frame for each token as it comes.
 
-    model  an `AutoregressiveModel`
+    Args:
+        model: An `AutoregressiveModel`.
+        request: The request.
+        plan: How it is decoded.
+        top: Likeliest tokens kept of each column; at least one is.
+        on_frame: Function that receives the frames.
+        should_stop: Function that is asked after each frame whether to end the answer there.
+
+    Returns:
+        The result, or None if the answer was ended before.
     """
-    listener = _GenerationListener(len(request.prompt), request.max_new_tokens, top, tell, stopped)
-    try:
-        found = generate_autoregressively(
-            replace(model, network=_ListenedNetwork(model.network, listener)), [request], plan
-        )
-    except _StoppedError:
-        return None
-    return found[0]
+    probabilities: SimpleQueue[Tensor] = SimpleQueue()
+    observed = replace(model, network=_ObservedNetwork(model.network, probabilities))
+    recorder = _CausalFrameRecorder(len(request.prompt), request.max_new_tokens, max(1, top))
+    # When this loop is left early, the generator is closed, and with it ends the thread that generates.
+    for item in stream_batch_tokens(observed, [request], plan, 0):
+        if isinstance(item, Result):
+            return item
+        # The probabilities of a token are put into their queue before the token is drawn, so this never waits.
+        on_frame(recorder.record(item[1], probabilities.get()))
+        if should_stop():
+            break
+    return None
 
 
-class _GenerationListener:
-    """What `generate` of `transformers` tells while it runs: as its first logits processor, and as its streamer."""
+class _CausalFrameRecorder:
+    """Makes the frames of one answer.
 
-    def __init__(
-        self, prompt: int, length: int, top: int, tell: Callable[[AnswerFrame], None], stopped: Callable[[], bool]
-    ) -> None:
-        self.prompt, self.length, self.top, self.tell, self.stopped = prompt, length, max(1, top), tell, stopped
+    Args:
+        prompt: Tokens of the prompt.
+        length: Columns of the answer.
+        top: Likeliest tokens kept of each column.
+    """
+
+    def __init__(self, prompt: int, length: int, top: int) -> None:
+        self.prompt, self.length, self.top = prompt, length, top
         self.tokens: list[int] = []
-        self.sure: list[float] = []
-        self.chances = torch.zeros(1)
+        self.confidences: list[float] = []
         self.start = time.perf_counter()
 
-    def __call__(self, _: Tensor, scores: Tensor) -> Tensor:
-        self.chances = scores[0].float().softmax(-1)
-        return scores
-
-    def put(self, value: Tensor) -> None:
-        """First the prompt (1, n), then a token (1,) at a time."""
-        if value.dim() > 1:
-            return
-        token, column = int(value[0]), len(self.tokens)
-        best = torch.topk(self.chances, min(self.top, len(self.chances)))
-        likely = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    def record(self, token: int, probabilities: Tensor) -> AnswerFrame:
+        """Return the frame in which a token was drawn from probabilities (v,)."""
+        best = torch.topk(probabilities, min(self.top, len(probabilities)))
+        likeliest = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        column = len(self.tokens)
         self.tokens.append(token)
-        self.sure.append(float(self.chances[token]))
+        self.confidences.append(float(probabilities[token]))
         count, rest = column + 1, self.length - column - 1
-        self.tell(
-            AnswerFrame(
-                number=column,
-                seconds=time.perf_counter() - self.start,
-                nfe=count,
-                queries=1 if column else self.prompt,
-                tokens=[*self.tokens, *[0] * rest],
-                pending=[False] * count + [True] * rest,
-                when=[*range(1, count + 1), *[0] * rest],
-                sure=[*self.sure, *[0.0] * rest],
-                new=frozenset([column]),
-                revoked=frozenset(),
-                window=(column, count),
-                guesses={column: ColumnGuess(token, self.sure[-1], likely)},
-            )
+        return AnswerFrame(
+            number=column,
+            seconds=time.perf_counter() - self.start,
+            nfe=count,
+            queries=1 if column else self.prompt,
+            tokens=[*self.tokens, *[0] * rest],
+            pending=[False] * count + [True] * rest,
+            when=[*range(1, count + 1), *[0] * rest],
+            confidences=[*self.confidences, *[0.0] * rest],
+            new=frozenset([column]),
+            revoked=frozenset(),
+            window=(column, count),
+            guesses={column: ColumnGuess(token, self.confidences[-1], likeliest)},
         )
-        if self.stopped():
-            raise _StoppedError
-
-    def end(self) -> None:
-        pass
 
 
-class _ListenedNetwork:
-    """A network that is the one it holds, but for a listener to what it generates."""
+class _ObservedNetwork:
+    """A network that behaves like another, and whose `generate` also puts each token's probabilities into a queue."""
 
-    def __init__(self, network: Any, listener: _GenerationListener) -> None:
-        self.network, self.listener = network, listener
+    def __init__(self, network: Any, probabilities: SimpleQueue[Tensor]) -> None:
+        self.network, self.probabilities = network, probabilities
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
 
-    def generate(self, *given: Any, **named: Any) -> Any:
-        chain = named["logits_processor"]
-        heard = {"logits_processor": type(chain)([self.listener, *chain]), "streamer": self.listener}
-        return self.network.generate(*given, **(named | heard))
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate with a logits processor in front of the others, which sees the logits as the model gave them."""
+        processors = kwargs["logits_processor"]
+        observed = type(processors)([self._observe, *processors])
+        return self.network.generate(*args, **(kwargs | {"logits_processor": observed}))
+
+    def _observe(self, _: Tensor, scores: Tensor) -> Tensor:
+        """Note the probabilities of a step from its logits (1, v), which are returned as they are."""
+        self.probabilities.put(scores[0].float().softmax(-1))
+        return scores

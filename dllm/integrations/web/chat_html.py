@@ -1,4 +1,4 @@
-"""A conversation in HTML, and what a session remembers of it."""
+"""A visitor's session, and a conversation in HTML."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ Message = dict[str, str]
 
 @dataclass
 class VisitorSession:
-    """What one visitor has: never shared, and nothing else of a visitor is kept.
+    """State of one visitor. It is never shared, and nothing else of a visitor is kept.
 
-    messages  the conversation so far, without the answer that is being written
-    run       the last answer; its question is the last message of the user
-    lanes     the last race
-    playing   counts the plays of the replay, so that a newer one ends an older
+    Attributes:
+        messages: The conversation so far, without the answer that is being written.
+        run: The last answer; its question is the last message of the user.
+        lanes: The answers of the last race.
+        playing: Number of times that the replay was started or stopped, so that a playback sees that it is outdated.
     """
 
     messages: list[Message] = field(default_factory=list)
@@ -27,31 +28,31 @@ class VisitorSession:
     playing: int = 0
 
     def stop(self) -> None:
-        """End what is being written."""
+        """Stop all answers that are being written."""
         for run in [self.run, *self.lanes]:
             if run is not None:
                 run.stop()
 
-    def ask(self, text: str) -> list[Message]:
-        """The conversation with a new question, and with the last answer if there is one."""
-        return [*self.history(), {"role": "user", "content": text}]
+    def add_question(self, text: str) -> list[Message]:
+        """Return the conversation with a new question, and with the last answer if there is one."""
+        return [*self._answered_messages(), {"role": "user", "content": text}]
 
-    def history(self) -> list[Message]:
-        """The conversation with the last answer; a question that got none is forgotten."""
-        answer = self.answer()
+    def _answered_messages(self) -> list[Message]:
+        """Return the conversation with the last answer; a last question that got none is left out."""
+        answer = self._last_answer()
         if answer is None:
             return self.messages[:-1]
         return [*self.messages, {"role": "assistant", "content": answer}]
 
-    def answer(self) -> str | None:
-        """The last answer's text; None where there is none."""
+    def _last_answer(self) -> str | None:
+        """Return the last answer's text, or None if it is not complete."""
         if self.run is None or self.run.state is not RunStatus.DONE or self.run.result is None:
             return None
         return self.run.result.text
 
 
 def render_conversation(messages: Sequence[Message]) -> str:
-    """Messages, oldest first."""
+    """Render messages, oldest first."""
     if not messages:
         return ""
     turns = "".join(_render_message(message) for message in messages)
@@ -59,6 +60,7 @@ def render_conversation(messages: Sequence[Message]) -> str:
 
 
 def _render_message(message: Message) -> str:
+    """Render one message with its author."""
     user = message["role"] == "user"
-    kind, who = ("user", "You") if user else ("model", "Model")
-    return f'<div class="dllm-turn dllm-{kind}"><b>{who}</b><p>{escape_html(message["content"])}</p></div>'
+    kind, author = ("user", "You") if user else ("model", "Model")
+    return f'<div class="dllm-turn dllm-{kind}"><b>{author}</b><p>{escape_html(message["content"])}</p></div>'

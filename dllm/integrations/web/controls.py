@@ -1,7 +1,8 @@
-"""What a page lets people set, read off the tables of parts; and from what they set to a job.
+"""The settings that a page offers, taken from the tables of parts, and the job that a choice of them makes.
 
-A part is chosen by name. Its fields are knobs that take text, the same as in `klass(tau=0.6, kl=0.02)` on the command
-line; an empty knob leaves the field's default. So a part that an installed package brings has its knobs too.
+A part is chosen by name. Each of its fields gets a text box, called a knob, which takes the same text as
+`klass(tau=0.6, kl=0.02)` on the command line; an empty knob leaves the field's default. So the parts of an installed
+package have their knobs too.
 """
 
 from __future__ import annotations
@@ -25,14 +26,20 @@ from dllm.registry import Registry
 AS_RECIPE = "as the recipe has it"
 OWN_RECIPE = "the model family's own"
 SET_APART = {"policy": (), "scheduler": ("size", "sub_block", "steps"), "cache": ()}
-"""Fields that have a control of their own."""
+"""Fields of parts that have a control of their own."""
 TABLES: dict[str, Registry[type]] = {"policy": POLICIES, "scheduler": SCHEDULERS, "cache": CACHES}
 MOST_RECORDED = 20
 FLAG = re.compile(r"--([a-z][a-z-]*)")
 
 
 class _PartField(NamedTuple):
-    """A field of a part: its name, its default as text ("" where it has none), and what it may be, in words."""
+    """A field of a part.
+
+    Attributes:
+        name: Its name.
+        default: Its default as text; "" where it has none.
+        takes: A description of the values that it takes.
+    """
 
     name: str
     default: str
@@ -40,24 +47,24 @@ class _PartField(NamedTuple):
 
 
 def list_recipes() -> list[str]:
-    """What can be chosen as a recipe."""
+    """Return the choices of a recipe."""
     return [OWN_RECIPE, *RECIPES]
 
 
 def list_parts(kind: str) -> list[str]:
-    """What can be chosen as a policy, a scheduler or a cache; parts that cannot be imported are left out."""
-    found = [AS_RECIPE]
+    """Return the choices of a policy, a scheduler or a cache; parts that cannot be imported are left out."""
+    importable = [AS_RECIPE]
     for name in TABLES[kind]:
         try:
             TABLES[kind].find(name)
         except ConfigError:
             continue
-        found.append(name)
-    return found
+        importable.append(name)
+    return importable
 
 
 def list_part_fields(kind: str, name: str | None) -> list[_PartField]:
-    """The fields of a part that a page shows; none for a part as the recipe has it."""
+    """Return the fields of a part that get a knob; none for a part as the recipe has it."""
     if name is None or name == AS_RECIPE:
         return []
     part = TABLES[kind].find(name)
@@ -70,24 +77,24 @@ def list_part_fields(kind: str, name: str | None) -> list[_PartField]:
 
 
 def describe_part(kind: str, name: str | None) -> str:
-    """The first sentence of what a part says of itself."""
+    """Return the first paragraph of a part's docstring."""
     if name is None or name == AS_RECIPE:
         return ""
     return " ".join((inspect.getdoc(TABLES[kind].find(name)) or "").split("\n\n")[0].split())
 
 
 def _format_default(parameter: Parameter) -> str:
-    """A field's default, as one would write it."""
+    """Return a field's default as an expression, with `Confidence()` shortened to `Confidence`."""
     return "" if parameter.default is Parameter.empty else re.sub(r"\(\)$", "", repr(parameter.default))
 
 
 def count_most_part_fields(kind: str) -> int:
-    """How many knobs the part with the most of them has."""
+    """Return the number of fields of the part that has the most."""
     return max(len(list_part_fields(kind, name)) for name in list_parts(kind))
 
 
 def build_part_expression(kind: str, name: str | None, values: Iterable[str | None]) -> str | None:
-    """The part with what its knobs say; None for a part as the recipe has it."""
+    """Return a part with the values of its knobs as an expression; None for a part as the recipe has it."""
     if name is None or name == AS_RECIPE:
         return None
     pairs = zip(list_part_fields(kind, name), values, strict=False)
@@ -97,10 +104,11 @@ def build_part_expression(kind: str, name: str | None, values: Iterable[str | No
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """All that was set for one answer, as the page's fields hold it: text, "" where a field is empty.
+    """The settings for one answer, as the page's controls hold them: as text, "" where a text box is empty.
 
-    parts  of each kind its name, and the text of its knobs in order
-    top    likeliest tokens to be recorded for each position
+    Attributes:
+        parts: For each kind of part its name, and the text of its knobs in order.
+        top: Likeliest tokens to record for each position.
     """
 
     model: str
@@ -119,7 +127,11 @@ class AnswerSettings:
     top: str = "5"
 
     def options(self) -> Options:
-        """As the command line's options. Raises ConfigError."""
+        """Return the decoding options, as the command line has them.
+
+        Raises:
+            ConfigError: A text is not the number that its option needs.
+        """
         chosen = {kind: build_part_expression(kind, *value) for kind, value in (self.parts or {}).items()}
         return Options(
             recipe=None if self.recipe in (None, "", OWN_RECIPE) else self.recipe,
@@ -137,7 +149,14 @@ class AnswerSettings:
         )
 
     def length(self, longest: int) -> int:
-        """New tokens. Raises ConfigError."""
+        """Return the number of new tokens.
+
+        Args:
+            longest: Most new tokens that the page allows.
+
+        Raises:
+            ConfigError: The length is missing, not a whole number, or not between 1 and `longest`.
+        """
         length = _parse_whole_number("length", self.max_new_tokens)
         if length is None:
             raise ConfigError("length: say how many tokens to write at most")
@@ -146,17 +165,26 @@ class AnswerSettings:
         return check_length(length)
 
     def recorded(self) -> int:
-        """How many likeliest tokens are kept. Raises ConfigError."""
+        """Return how many likeliest tokens are recorded for each position.
+
+        Raises:
+            ConfigError: The number is not a whole one from 0 to `MOST_RECORDED`.
+        """
         top = _parse_whole_number("candidates", self.top) or 0
         if not 0 <= top <= MOST_RECORDED:
             raise ConfigError(f"candidates {top}: from 0 to {MOST_RECORDED} are recorded for each position")
         return top
 
     def job(self, longest: int, causal: bool = False) -> Job:
-        """As a job. Raises ConfigError for values that no job can have.
+        """Return the job.
 
-        causal  for a plain causal model: what only a diffusion model has is left out rather than refused, so that one
-                can switch between models
+        Args:
+            longest: Most new tokens that the page allows.
+            causal: Whether the model is a plain causal one. Options that only a diffusion model has are then left out
+                rather than refused, so that a visitor can switch between models.
+
+        Raises:
+            ConfigError: A setting has a value that no job can have.
         """
         options, seed = self.options(), _parse_whole_number("seed", self.seed)
         if causal:
@@ -167,25 +195,33 @@ class AnswerSettings:
 
 
 def _split_field_lines(text: str | None) -> tuple[str, ...]:
-    """The lines of a field that are not empty."""
+    """Return the lines of a text that are not empty."""
     return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
 
 
 def _parse_number(name: str, text: str | float | None) -> float | None:
-    """A field that holds a number or nothing. Raises ConfigError."""
+    """Parse a text box that holds a finite number or nothing.
+
+    Raises:
+        ConfigError: It holds something else.
+    """
     if text is None or not str(text).strip():
         return None
     try:
-        found = float(str(text).strip())
+        number = float(str(text).strip())
     except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
+        number = math.nan
+    if not math.isfinite(number):
         raise ConfigError(f"{name} {text}: must be a number")
-    return found
+    return number
 
 
 def _parse_whole_number(name: str, text: str | float | None) -> int | None:
-    """A field that holds a whole number or nothing. Raises ConfigError."""
+    """Parse a text box that holds a whole number or nothing.
+
+    Raises:
+        ConfigError: It holds something else.
+    """
     if text is None or not str(text).strip():
         return None
     try:
@@ -195,5 +231,5 @@ def _parse_whole_number(name: str, text: str | float | None) -> int | None:
 
 
 def strip_option_dashes(error: DllmError | str) -> str:
-    """A message without the dashes of the command line's options, which a page does not have."""
-    return FLAG.sub(lambda found: found[1].replace("-", " "), " ".join(str(error).split()))
+    """Return a message in which the command line's options have no dashes, since a page has none: `top p`."""
+    return FLAG.sub(lambda flag: flag[1].replace("-", " "), " ".join(str(error).split()))

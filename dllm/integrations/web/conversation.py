@@ -1,4 +1,4 @@
-"""The first tab: a conversation, its last answer as a canvas that is watched while it denoises."""
+"""The first tab: a conversation whose last answer is shown as a canvas while it is denoised."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ LONGEST_PROMPT = 20_000
 class ConversationTab:
     """The tab; make it inside a `gr.Blocks`.
 
-    finished  an event: an answer has come to its end
+    Attributes:
+        panel: The controls of the strategy.
     """
 
     def __init__(self, library: ModelLibrary, session: gr.State) -> None:
@@ -53,14 +54,16 @@ class ConversationTab:
                 )  # fmt: skip
             with gr.Column(scale=2, min_width=320):
                 self.panel = StrategyPanel(library, AnswerSettings(library.labels[0]), "talk")
-        self.wire()
+        self._connect_events()
 
-    def wire(self) -> None:
+    def _connect_events(self) -> None:
+        """Connect the controls with the methods below."""
         screen = [self.history, self.canvas, self.note, self.figures, self.prompt]
-        asked = [self.prompt, self.session, self.colour, self.drafts, self.pause, *self.panel.inputs]
-        self.finished = gr.on([self.prompt.submit, self.send.click], self.answer, asked, screen, **QUIET)
+        settings = [self.prompt, self.session, self.colour, self.drafts, self.pause, *self.panel.inputs]
+        gr.on([self.prompt.submit, self.send.click], self.answer, settings, screen, **QUIET)
+        # Not queued: behind the answers that are being watched, it would come too late to stop one of them.
         self.stop.click(lambda session: session.stop(), self.session, queue=False, **QUIET)
-        self.clear.click(self.forget, self.session, screen, **QUIET)
+        self.clear.click(self.start_over, self.session, screen, **QUIET)
         gr.on(
             [self.colour.change, self.drafts.change], self.redraw, [self.session, self.colour, self.drafts],
             [self.canvas, self.legend], **QUIET,
@@ -69,52 +72,70 @@ class ConversationTab:
     def answer(
         self, text: str, session: VisitorSession, colour: str, drafts: bool, pause: float, *values: Any
     ) -> Iterator[tuple[Any, ...]]:
-        """Answer a prompt and draw it on the way."""
+        """Answer a prompt, and draw the answer while it is decoded.
+
+        Args:
+            text: The prompt.
+            session: The visitor's session.
+            colour: One of `COLOURS`.
+            drafts: Whether undecided positions show their candidate.
+            pause: Seconds for which each step is shown; 0: always the newest step.
+            *values: Values of `panel.inputs`.
+
+        Yields:
+            The conversation, the canvas, the state, the figures and the prompt's text box.
+        """
         try:
-            run = self.begin(text, session, values)
+            run = self._start_answer(text, session, values)
         except DllmError as error:
             yield gr.skip(), gr.skip(), render_failure(strip_option_dashes(error)), gr.skip(), gr.skip()
             return
         yield (
             render_conversation(session.messages),
-            self.draw(run, 0, colour, drafts),
+            self._draw(run, 0, colour, drafts),
             render_run_status(run),
             render_figures(run),
             "",
         )
         try:
             for shown in run.watch(pause or 0):
-                drawn = self.draw(run, shown, colour, drafts)
+                drawn = self._draw(run, shown, colour, drafts)
                 yield gr.skip(), drawn, render_run_status(run, shown), render_figures(run, shown), gr.skip()
         finally:
+            # Gradio closes this generator when the visitor leaves the page.
             run.stop()
 
-    def begin(self, text: str, session: VisitorSession, values: Any) -> AnswerRun:
-        """Start an answer. Raises ConfigError or RequestError."""
+    def _start_answer(self, text: str, session: VisitorSession, values: Any) -> AnswerRun:
+        """Start an answer and make it the session's last one.
+
+        Raises:
+            ConfigError: The settings cannot work; the session is unchanged.
+            RequestError: The prompt is empty.
+        """
         if not (text or "").strip():
             raise RequestError("the prompt is empty: write something first")
-        choice = self.panel.choice(values)
-        messages = session.ask(text.strip())
-        run = self.library.begin(choice, messages)
+        choice = self.panel.read_settings(values)
+        messages = session.add_question(text.strip())
+        run = self.library.start_answer(choice, messages)
         session.stop()
         session.messages, session.run = messages, run
         return run
 
-    def draw(self, run: AnswerRun, shown: int, colour: str, drafts: bool) -> str:
-        """The canvas after so many frames."""
+    def _draw(self, run: AnswerRun, shown: int, colour: str, drafts: bool) -> str:
+        """Render the canvas after so many frames."""
         if not shown:
             return render_canvas(None, TokenDisplay(None), CanvasView())
         view = CanvasView(colour, drafts, run.frames[-1].nfe if run.over else None)
-        return render_canvas(run.frames[shown - 1], run.words, view, run.stops)
+        return render_canvas(run.frames[shown - 1], run.display, view, run.stops)
 
     def redraw(self, session: VisitorSession, colour: str, drafts: bool) -> tuple[Any, str]:
-        """The last answer in other colours."""
+        """Draw the last answer in other colours."""
         run = session.run
-        drawn = gr.skip() if run is None or not run.frames else self.draw(run, len(run.frames), colour, drafts)
+        drawn = gr.skip() if run is None or not run.frames else self._draw(run, len(run.frames), colour, drafts)
         return drawn, render_legend(CanvasView(colour))
 
-    def forget(self, session: VisitorSession) -> tuple[Any, ...]:
-        """Begin a new conversation."""
+    def start_over(self, session: VisitorSession) -> tuple[Any, ...]:
+        """Start a new conversation."""
         session.stop()
         session.messages, session.run = [], None
         return "", render_canvas(None, TokenDisplay(None), CanvasView()), "", render_figures(None), gr.skip()

@@ -1,4 +1,4 @@
-"""The models that a page may use: those named when it was started, each loaded when it is first wanted."""
+"""The models that a page may use: those named when it was started, each loaded when it is first used."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ PLAIN = "this model has no chat template: it goes on with the prompt as plain te
 
 
 class NamedCheckpoint(NamedTuple):
-    """A checkpoint as it was asked for.
+    """A checkpoint as the command line names it.
 
-    name    a folder, a Hub id, or "embedded"
-    family  where its config.json does not tell
+    Attributes:
+        name: A folder, a Hub id, or "embedded".
+        family: Its family, where config.json does not tell.
     """
 
     name: str
@@ -30,25 +31,28 @@ class NamedCheckpoint(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> NamedCheckpoint:
-        """From `NAME` or `NAME=FAMILY`, as the command line takes it."""
+        """Read `NAME` or `NAME=FAMILY`."""
         name, _, family = text.partition("=")
         return cls(name, family or None)
 
     @property
     def label(self) -> str:
-        """What a page calls it: no folders of this machine."""
+        """Name of the checkpoint on a page, without folders of this machine."""
         short = Path(self.name).name if Path(self.name).is_dir() else self.name
         return f"{short} ({self.family})" if self.family else short
 
 
 class ModelLibrary:
-    """Models by their labels; one at a time is loaded or decodes.
+    """Models by their labels. Only one at a time is loaded or decodes.
 
-    named    what may be used, the first by default
-    loading  options of `dllm.load` for all of them
-    longest  most new tokens that a page may ask for
+    Args:
+        named: The checkpoints that may be used, the default one first. Their weights are not read yet.
+        loading: Options of `dllm.load` for all of them.
+        longest: Most new tokens that a page may ask for.
 
-    Raises ConfigError or CheckpointError where one of them is no checkpoint; no weights are read.
+    Raises:
+        ConfigError: Two checkpoints have the same label.
+        CheckpointError: One of them is no checkpoint.
     """
 
     def __init__(
@@ -56,72 +60,85 @@ class ModelLibrary:
     ) -> None:
         self.outlines: dict[str, ModelOutline] = {}
         self.named: dict[str, NamedCheckpoint] = {}
-        for one in named:
-            label = one.label
+        for checkpoint in named:
+            label = checkpoint.label
             if label in self.named:
                 raise ConfigError(f"{label!r} names two models: give each folder a name of its own")
-            self.named[label] = one
-            self.outlines[label] = ModelOutline.of(one.name, one.family)
+            self.named[label] = checkpoint
+            self.outlines[label] = ModelOutline.of(checkpoint.name, checkpoint.family)
         self.loading, self.longest = loading or {}, longest
         self.models: dict[str, Any] = {}
         self.turns = TurnQueue()
 
     @property
     def labels(self) -> list[str]:
+        """Labels of all models, the default one first."""
         return list(self.named)
 
-    def causal(self, label: str) -> bool:
-        """Whether it is a plain causal model, to which no strategy applies."""
+    def is_causal(self, label: str) -> bool:
+        """Return whether a model is a plain causal one, to which no strategy applies."""
         return self.outlines[label].family == "autoregressive"
 
     def outline(self, label: str) -> ModelOutline:
+        """Return what is known of a model without its weights.
+
+        Raises:
+            ConfigError: There is no such model.
+        """
         if label not in self.outlines:
             raise ConfigError(f"unknown model {label!r}: choose from {', '.join(self.labels)}")
         return self.outlines[label]
 
     def model(self, label: str) -> Any:
-        """The model, loaded if it was not, and run once so that no measured run pays for what comes first."""
+        """Return a model, which is loaded when it is used for the first time.
+
+        Raises:
+            ConfigError: There is no such model.
+            CheckpointError: Its weights cannot be read.
+        """
         self.outline(label)
         if label not in self.models:
-            one = self.named[label]
-            self.models[label] = load(one.name, family=one.family, **self.loading)
-            self.warm(self.models[label])
+            checkpoint = self.named[label]
+            self.models[label] = load(checkpoint.name, family=checkpoint.family, **self.loading)
+            # The first run of a model allocates and compiles, which no measured run should pay for.
+            decode(self.models[label], Request((0,), 4, stop_ids=(), seed=0))
         return self.models[label]
 
-    def warm(self, model: Any) -> None:
-        """Decode a few tokens of nothing."""
-        decode(model, Request((0,), 4, stop_ids=(), seed=0))
+    def describe_plan(self, choice: AnswerSettings) -> str:
+        """Return what would decode an answer, as text; no weights are needed.
 
-    def plan(self, choice: AnswerSettings) -> str:
-        """What a choice would run. Raises ConfigError where it cannot work; needs no weights."""
-        outline = self.outline(choice.model)
-        return repr(choice.job(self.longest, self.causal(choice.model)).plan(outline, choice.length(self.longest)))
-
-    def begin(self, choice: AnswerSettings, messages: Sequence[dict[str, str]]) -> AnswerRun:
-        """Start to answer the last of some messages, when it is its turn.
-
-        Raises ConfigError or RequestError for what can be seen to be wrong at once.
+        Raises:
+            ConfigError: The settings cannot work.
         """
-        self.plan(choice)
+        outline = self.outline(choice.model)
+        return repr(choice.job(self.longest, self.is_causal(choice.model)).plan(outline, choice.length(self.longest)))
+
+    def start_answer(self, choice: AnswerSettings, messages: Sequence[dict[str, str]]) -> AnswerRun:
+        """Start to answer the last of some messages as soon as it is its turn.
+
+        Raises:
+            ConfigError: The settings cannot work, as far as that is known without weights. Other errors end the run.
+        """
+        self.describe_plan(choice)
         top = choice.recorded()
-        job = choice.job(self.longest, self.causal(choice.model))
+        job = choice.job(self.longest, self.is_causal(choice.model))
 
         def work(run: AnswerRun) -> None:
-            with self.turns.turn(run.wait_for_turn) as come:
-                if come:
+            with self.turns.turn(run.wait_for_turn) as has_turn:
+                if has_turn:
                     model = self.model(choice.model)
                     task = job.task(model, PromptRow(1, 0, 0, _build_prompt(model, messages)))
-                    run.tell(hint="" if _has_chat_template(model) else PLAIN)
+                    run.update(hint="" if _has_chat_template(model) else PLAIN)
                     decode_and_record(run, model, task, top)
 
         return AnswerRun(choice.model, messages[-1]["content"]).start(work)
 
 
 def _has_chat_template(model: Any) -> bool:
-    """Whether a model knows of conversations."""
+    """Return whether a model's tokenizer has a template for conversations."""
     return bool(getattr(model.tokenizer, "chat_template", None))
 
 
 def _build_prompt(model: Any, messages: Sequence[dict[str, str]]) -> Any:
-    """What a model is asked: all messages if it has a chat template, else the last one as plain text."""
+    """Return all messages for a model with a chat template, and the last one as plain text for another."""
     return [dict(message) for message in messages] if _has_chat_template(model) else messages[-1]["content"]

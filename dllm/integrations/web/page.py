@@ -1,4 +1,4 @@
-"""The page: its tabs, its look, and what all of them share."""
+"""The page: its tabs, its appearance, and the session that all of them share."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ STYLE = Path(__file__).with_name("style.css")
 WATCHING = 32
 """Answers that may be watched at the same time; decoding itself is one at a time."""
 KEPT = 3600
-"""Seconds for which a session is remembered when nothing happens in it."""
+"""Seconds for which a session is kept when nothing happens in it."""
 
 
 def build_page(library: ModelLibrary) -> gr.Blocks:
-    """The page for some models."""
+    """Build the page for some models."""
+    blocks: gr.Blocks
     with gr.Blocks(title="dllm", analytics_enabled=False, fill_width=False) as blocks:
-        session = gr.State(VisitorSession(), time_to_live=KEPT, delete_callback=lambda left: left and left.stop())
+        # Gradio copies the state for each visitor. A session that is dropped may still have an answer in the queue.
+        session = gr.State(VisitorSession(), time_to_live=KEPT, delete_callback=lambda old: old and old.stop())
         make_html_block(
             '<header class="dllm-head"><h1>dllm</h1>'
             "<p>Watch a diffusion language model write: tokens are decided out of order, a few in each step.</p>"
@@ -42,7 +44,7 @@ def build_page(library: ModelLibrary) -> gr.Blocks:
 
 
 def build_appearance() -> dict[str, Any]:
-    """Theme and style: fonts of the visitor's own system, nothing from outside."""
+    """Build the theme and the style sheet, with the visitor's own fonts and nothing from outside."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "sans-serif"]
     mono = ["ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
     theme = gr.themes.Base(font=fonts, font_mono=mono).set(

@@ -1,4 +1,4 @@
-"""The controls of a strategy on a page: made from the tables, so that every part that is installed has its place."""
+"""The controls of a strategy on a page, made from the tables, so that every installed part can be chosen."""
 
 from __future__ import annotations
 
@@ -19,13 +19,22 @@ KINDS = tuple(controls.TABLES)
 
 
 class StrategyPanel:
-    """Controls that say how one answer is made; make it inside a `gr.Blocks`.
+    """Controls for how one answer is made; make it inside a `gr.Blocks`.
 
-    start  what they say at first
-    alone  with the length, the seed and what is recorded, which lanes of a race share
+    Args:
+        library: The models to choose from.
+        start: The settings at first.
+        name: Beginning of the HTML ids of the controls.
+        alone: Whether there are controls for the length, the seed and the number of recorded candidates too; the lanes
+            of a race share those.
 
-    inputs  all components whose values `choice` reads, in that order
-    plan    says what would run, or why nothing can
+    Attributes:
+        fields: Controls that belong to no kind of part, by the field of `AnswerSettings`.
+        pickers: Control that chooses the part, by kind.
+        helps: Block that explains the chosen part, by kind.
+        knobs: Text boxes for the fields of the chosen part, by kind. There are as many as the part with the most
+            fields needs, since Gradio cannot add controls later; the others are hidden.
+        plan: Block with the strategy that would run, or the reason why none can.
     """
 
     def __init__(self, library: ModelLibrary, start: AnswerSettings, name: str, alone: bool = True) -> None:
@@ -41,18 +50,18 @@ class StrategyPanel:
             label="Recipe: sets every part",
             elem_id=f"{name}-recipe",
         )
-        self.part("policy", "Policy: which positions to commit", start)
+        self._add_part("policy", "Policy: which positions to commit", start)
         with gr.Row():
-            self.number("block_size", "Block size", start.block_size, "as the recipe")
-            self.number("sub_block_size", "Sub-block size", start.sub_block_size, "as the recipe")
-        self.part("cache", "Cache: what to recompute", start)
-        self.sampling(start, alone)
-        self.more(start, alone)
-        self.plan = make_html_block(self.said(start), f"{name}-plan")
-        self.wire()
+            self._add_number("block_size", "Block size", start.block_size, "as the recipe")
+            self._add_number("sub_block_size", "Sub-block size", start.sub_block_size, "as the recipe")
+        self._add_part("cache", "Cache: what to recompute", start)
+        self._add_sampling(start, alone)
+        self._add_more(start, alone)
+        self.plan = make_html_block(self._render_plan(start), f"{name}-plan")
+        self._connect_events()
 
-    def part(self, kind: str, label: str, start: AnswerSettings) -> None:
-        """A part by its name, and room for the fields of whichever is chosen."""
+    def _add_part(self, kind: str, label: str, start: AnswerSettings) -> None:
+        """Add the controls for one kind of part."""
         name, values = (start.parts or {}).get(kind, (controls.AS_RECIPE, ()))
         self.pickers[kind] = gr.Dropdown(
             controls.list_parts(kind), value=name, label=label, elem_id=f"{self.name}-{kind}"
@@ -61,70 +70,78 @@ class StrategyPanel:
         with gr.Row():
             self.knobs[kind] = [
                 gr.Textbox(**shown, min_width=90, max_lines=1, elem_id=f"{self.name}-{kind}-{i}")
-                for i, shown in enumerate(self.turned(kind, name, values))
+                for i, shown in enumerate(self._describe_knobs(kind, name, values))
             ]
 
-    def turned(self, kind: str, name: str | None, values: Sequence[str] = ()) -> list[dict[str, Any]]:
-        """How the knobs of a kind look once a part is chosen."""
-        found = controls.list_part_fields(kind, name)
-        room = controls.count_most_part_fields(kind)
-        values = [*values, *[""] * (room - len(values))]
-        looks: list[dict[str, Any]] = [
-            {"label": knob.name, "placeholder": knob.default or "required", "visible": True, "value": value}
-            for knob, value in zip(found, values, strict=False)
+    def _describe_knobs(self, kind: str, name: str | None, values: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Return the properties of a kind's knobs when a part is chosen."""
+        fields = controls.list_part_fields(kind, name)
+        count = controls.count_most_part_fields(kind)
+        values = [*values, *[""] * (count - len(values))]
+        used: list[dict[str, Any]] = [
+            {"label": field.name, "placeholder": field.default or "required", "visible": True, "value": value}
+            for field, value in zip(fields, values, strict=False)
         ]
-        return looks + [{"label": kind, "visible": False, "value": ""}] * (room - len(found))
+        return used + [{"label": kind, "visible": False, "value": ""}] * (count - len(fields))
 
-    def number(self, field: str, label: str, value: str, empty: str = "") -> None:
-        """A field for a number; `empty` is what it means to leave it out."""
+    def _add_number(self, field: str, label: str, value: str, empty: str = "") -> None:
+        """Add a text box for a number; `empty` says what an empty box means."""
         self.fields[field] = gr.Textbox(
             value, label=label, placeholder=empty, min_width=110, max_lines=1, elem_id=f"{self.name}-{field}"
         )
 
-    def sampling(self, start: AnswerSettings, alone: bool) -> None:
+    def _add_sampling(self, start: AnswerSettings, alone: bool) -> None:
+        """Add the controls of sampling, and where the panel is alone of the length and the seed."""
         with gr.Row():
-            self.number("temperature", "Temperature", start.temperature, "as the recipe")
-            self.number("top_p", "Top-p", start.top_p, "as the recipe")
+            self._add_number("temperature", "Temperature", start.temperature, "as the recipe")
+            self._add_number("top_p", "Top-p", start.top_p, "as the recipe")
         if alone:
             with gr.Row():
-                self.number("max_new_tokens", "Length, tokens", start.max_new_tokens)
-                self.number("seed", "Seed", start.seed)
+                self._add_number("max_new_tokens", "Length, tokens", start.max_new_tokens)
+                self._add_number("seed", "Seed", start.seed)
 
-    def more(self, start: AnswerSettings, alone: bool) -> None:
+    def _add_more(self, start: AnswerSettings, alone: bool) -> None:
+        """Add the controls that are rarely used, which are folded away."""
         with gr.Accordion("More: scheduler, steps, processors, stop", open=False):
-            self.part("scheduler", "Scheduler: where to work", start)
+            self._add_part("scheduler", "Scheduler: where to work", start)
             with gr.Row():
-                self.number("steps", "Steps in total", start.steps, "as the recipe")
-                self.number("top_k", "Top-k", start.top_k, "as the recipe")
+                self._add_number("steps", "Steps in total", start.steps, "as the recipe")
+                self._add_number("top_k", "Top-k", start.top_k, "as the recipe")
             self.fields["processors"] = gr.Textbox(
                 start.processors, label="Processors, one a line", placeholder='regex("[0-9]+ apples")', lines=2
             )
             self.fields["stop"] = gr.Textbox(start.stop, label="Stop texts, one a line", lines=2)
             if alone:
-                self.number("top", "Candidates recorded for each position", start.top)
+                self._add_number("top", "Candidates recorded for each position", start.top)
 
-    def wire(self) -> None:
-        """Knobs follow their part, and the plan follows everything."""
+    def _connect_events(self) -> None:
+        """Update the knobs when their part changes, and the plan when anything changes."""
         for kind in KINDS:
             shown = [self.helps[kind], *self.knobs[kind]]
-            self.pickers[kind].input(self.turner(kind), self.pickers[kind], shown, **QUIET)
+            self.pickers[kind].input(self._make_part_handler(kind), self.pickers[kind], shown, **QUIET)
         gr.on(
             [component.change for component in self.inputs],
-            self.explain, self.inputs, self.plan, trigger_mode="always_last", **QUIET,
+            self.show_plan, self.inputs, self.plan, trigger_mode="always_last", **QUIET,
         )  # fmt: skip
 
-    def turner(self, kind: str) -> Callable[[str], list[Any]]:
-        return lambda name: [_render_part_help(kind, name), *(gr.update(**look) for look in self.turned(kind, name))]
+    def _make_part_handler(self, kind: str) -> Callable[[str], list[Any]]:
+        """Return a function from the name of a chosen part to the updates of its help and knobs."""
+
+        def update_knobs(name: str) -> list[Any]:
+            return [_render_part_help(kind, name), *(gr.update(**knob) for knob in self._describe_knobs(kind, name))]
+
+        return update_knobs
 
     @property
     def inputs(self) -> list[Any]:
-        found = [*self.fields.values()]
+        """All controls whose values `read_settings` takes, in that order."""
+        inputs = [*self.fields.values()]
         for kind in KINDS:
-            found += [self.pickers[kind], *self.knobs[kind]]
-        return found
+            inputs += [self.pickers[kind], *self.knobs[kind]]
+        return inputs
 
-    def choice(self, values: Sequence[Any], **shared: Any) -> AnswerSettings:
-        """What the controls say, from their values."""
+    def read_settings(self, values: Sequence[Any], **shared: Any) -> AnswerSettings:
+        """Return the settings from the values of `inputs`, and from settings for which the panel has no control."""
         named = dict(zip(self.fields, values, strict=False))
         rest = list(values[len(self.fields) :])
         parts = {}
@@ -134,21 +151,22 @@ class StrategyPanel:
             rest = rest[count + 1 :]
         return AnswerSettings(**(shared | named), parts=parts)
 
-    def explain(self, *values: Any) -> str:
-        """What would run, or why nothing can."""
-        return self.said(self.choice(values))
+    def show_plan(self, *values: Any) -> str:
+        """Render the strategy that would run with the values of `inputs`, or the reason why none can."""
+        return self._render_plan(self.read_settings(values))
 
-    def said(self, choice: AnswerSettings) -> str:
+    def _render_plan(self, choice: AnswerSettings) -> str:
+        """Render the strategy of some settings, or the reason why there is none."""
         try:
-            return f'<p class="dllm-plan">{escape_html(self.library.plan(choice))}</p>'
+            return f'<p class="dllm-plan">{escape_html(self.library.describe_plan(choice))}</p>'
         except DllmError as error:
             return render_failure(strip_option_dashes(error))
 
 
 def _render_part_help(kind: str, name: str | None) -> str:
-    """What a part does, and what its knobs may be."""
-    said = [
+    """Render what a part does, and the values that its fields take."""
+    lines = [
         controls.describe_part(kind, name),
-        *(f"{knob.name}: {knob.takes}" for knob in controls.list_part_fields(kind, name)),
+        *(f"{field.name}: {field.takes}" for field in controls.list_part_fields(kind, name)),
     ]
-    return "".join(f'<p class="dllm-help">{escape_html(line)}</p>' for line in said if line)
+    return "".join(f'<p class="dllm-help">{escape_html(line)}</p>' for line in lines if line)

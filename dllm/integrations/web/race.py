@@ -1,6 +1,6 @@
 """The third tab: two ways to answer the same prompt, side by side on one clock.
 
-Each lane decodes alone, one after the other, so that neither slows the other; then both are played together at the
+The lanes are decoded one after the other, so that neither slows the other down; then both are played together with the
 times that were measured.
 """
 
@@ -34,9 +34,9 @@ from dllm.integrations.web.token_text import TokenDisplay
 
 LANES = ("A", "B")
 RATE = 12
-"""Pictures a second."""
+"""Frames drawn a second."""
 SHOWN = 6.0
-"""Seconds over which a race is stretched that was quicker."""
+"""Seconds to which a shorter race is stretched."""
 PACES = ("stretched to 6 seconds", "as measured")
 
 
@@ -63,14 +63,15 @@ class RaceTab:
         self.figures: list[Any] = []
         with gr.Row():
             for name in LANES:
-                self.lane(name)
+                self._add_lane(name)
         with gr.Row():
             for name, start in zip(LANES, _choose_default_lanes(library), strict=True):
                 with gr.Column(min_width=320), gr.Accordion(f"Strategy of lane {name}", open=True):
                     self.panels.append(StrategyPanel(self.library, start, f"race-{name}", alone=False))
-        self.wire()
+        self._connect_events()
 
-    def lane(self, name: str) -> None:
+    def _add_lane(self, name: str) -> None:
+        """Add the canvas and the figures of a lane."""
         with gr.Column(min_width=320):
             make_html_block(f'<h2 class="dllm-lane">Lane {name}</h2>')
             self.canvases.append(
@@ -78,92 +79,116 @@ class RaceTab:
             )
             self.figures.append(make_html_block(render_figures(None), f"race-figures-{name}"))
 
-    def wire(self) -> None:
+    def _connect_events(self) -> None:
+        """Connect the controls with the methods below."""
         drawn = [self.clock, *self.canvases, *self.figures]
         settings = [component for panel in self.panels for component in panel.inputs]
-        asked = [self.prompt, self.length, self.seed, self.pace, self.colour, self.session, *settings]
-        gr.on([self.go.click, self.prompt.submit], self.run, asked, drawn, **QUIET)
+        values = [self.prompt, self.length, self.seed, self.pace, self.colour, self.session, *settings]
+        gr.on([self.go.click, self.prompt.submit], self.race, values, drawn, **QUIET)
+        # Not queued: behind the answers that are being watched, it would come too late to stop one of them.
         self.stop.click(lambda session: session.stop(), self.session, queue=False, **QUIET)
         self.colour.change(self.redraw, [self.session, self.colour], [*self.canvases, self.legend], **QUIET)
 
-    def run(
+    def race(
         self, text: str, length: str, seed: str, pace: str, colour: str, session: VisitorSession, *values: Any
     ) -> Iterator[tuple[Any, ...]]:
-        """Decode both lanes, then play them."""
+        """Decode both lanes, then play them.
+
+        Args:
+            text: The prompt.
+            length: New tokens, as text.
+            seed: The seed, as text.
+            pace: One of `PACES`.
+            colour: One of `COLOURS`.
+            session: The visitor's session.
+            *values: Values of the `inputs` of both panels.
+
+        Yields:
+            The clock, both canvases and both lists of figures.
+        """
         try:
-            runs = self.begin(text, length, seed, session, values)
+            runs = self._start_lanes(text, length, seed, session, values)
         except DllmError as error:
             yield render_failure(strip_option_dashes(error)), *[gr.skip()] * 4
             return
         try:
             while not all(run.over for run in runs):
-                yield render_note(_format_lane_progress(runs)), *self.draw(runs, [0, 0], colour)
+                yield render_note(_format_lane_progress(runs)), *self._draw(runs, [0, 0], colour)
                 time.sleep(2 / RATE)
             if any(run.state is not RunStatus.DONE for run in runs):
-                said = [render_run_status(run) for run in runs if run.state is not RunStatus.DONE]
-                yield "".join(said), *self.draw(runs, [len(run.frames) for run in runs], colour)
+                problems = [render_run_status(run) for run in runs if run.state is not RunStatus.DONE]
+                yield "".join(problems), *self._draw(runs, [len(run.frames) for run in runs], colour)
                 return
-            yield from self.play(runs, pace, colour)
+            yield from self._play(runs, pace, colour)
         finally:
+            # Gradio closes this generator when the visitor leaves the page.
             for run in runs:
                 run.stop()
 
-    def begin(
+    def _start_lanes(
         self, text: str, length: str, seed: str, session: VisitorSession, values: Sequence[Any]
     ) -> list[AnswerRun]:
-        """Start both lanes. Raises ConfigError or RequestError, which names the lane."""
+        """Start both lanes and make them the session's last race.
+
+        Raises:
+            ConfigError: The settings of a lane cannot work; the message names the lane.
+            RequestError: The prompt is empty.
+        """
         if not (text or "").strip():
             raise RequestError("the prompt is empty: write something first")
         shared = {"max_new_tokens": length, "seed": seed}
         each = len(self.panels[0].inputs)
         spans = [values[:each], values[each:]]
-        choices = [panel.choice(span, **shared) for panel, span in zip(self.panels, spans, strict=True)]
+        choices = [panel.read_settings(span, **shared) for panel, span in zip(self.panels, spans, strict=True)]
         for name, choice in zip(LANES, choices, strict=True):
             try:
-                self.library.plan(choice)
+                self.library.describe_plan(choice)
             except DllmError as error:
                 raise ConfigError(f"lane {name}: {error}") from None
         session.stop()
-        asked = [{"role": "user", "content": text.strip()}]
-        session.lanes = [self.library.begin(choice, asked) for choice in choices]
+        messages = [{"role": "user", "content": text.strip()}]
+        session.lanes = [self.library.start_answer(choice, messages) for choice in choices]
         return session.lanes
 
-    def play(self, runs: Sequence[AnswerRun], pace: str, colour: str) -> Iterator[tuple[Any, ...]]:
-        """Both lanes on one clock."""
+    def _play(self, runs: Sequence[AnswerRun], pace: str, colour: str) -> Iterator[tuple[Any, ...]]:
+        """Draw both lanes at the same moments of one clock, and then the result."""
         times = [[frame.seconds for frame in run.frames] for run in runs]
         end = max(each[-1] for each in times)
         slower = max(1.0, SHOWN / end) if pace == PACES[0] and end else 1.0
         start = time.monotonic()
-        while (now := (time.monotonic() - start) / slower) < end and not any(run.asked_to_stop for run in runs):
+        while (now := (time.monotonic() - start) / slower) < end and not any(run.stop_requested for run in runs):
             shown = [bisect_right(each, now) for each in times]
-            said = f"{format_seconds(now)} of {format_seconds(end)}" + (
+            clock = f"{format_seconds(now)} of {format_seconds(end)}" + (
                 f", shown {slower:.0f} times slower" if slower > 1 else ""
             )
-            yield render_note(said), *self.draw(runs, shown, colour)
+            yield render_note(clock), *self._draw(runs, shown, colour)
             time.sleep(1 / RATE)
-        yield render_race_result(runs[0], runs[1]), *self.draw(runs, [len(run.frames) for run in runs], colour)
+        yield render_race_result(runs[0], runs[1]), *self._draw(runs, [len(run.frames) for run in runs], colour)
 
-    def draw(self, runs: Sequence[AnswerRun], shown: Sequence[int], colour: str) -> list[str]:
-        """Both canvases and both lists of figures after so many frames of each."""
+    def _draw(self, runs: Sequence[AnswerRun], shown: Sequence[int], colour: str) -> list[str]:
+        """Render both canvases and both lists of figures after so many frames of each."""
         canvases, lists = [], []
         for run, count in zip(runs, shown, strict=True):
             view = CanvasView(colour, steps=run.frames[-1].nfe if run.over and run.frames else None)
-            canvases.append(render_canvas(run.frames[count - 1] if count else None, run.words, view, run.stops))
+            canvases.append(render_canvas(run.frames[count - 1] if count else None, run.display, view, run.stops))
             lists.append(render_figures(run, count))
         return [*canvases, *lists]
 
     def redraw(self, session: VisitorSession, colour: str) -> tuple[Any, ...]:
-        """The last race in other colours."""
+        """Draw the last race in other colours."""
         if not session.lanes:
             return gr.skip(), gr.skip(), render_legend(CanvasView(colour))
         shown = [len(run.frames) for run in session.lanes]
-        return *self.draw(session.lanes, shown, colour)[:2], render_legend(CanvasView(colour))
+        return *self._draw(session.lanes, shown, colour)[:2], render_legend(CanvasView(colour))
 
 
 def _choose_default_lanes(library: ModelLibrary) -> tuple[AnswerSettings, AnswerSettings]:
-    """The lanes at first: the model's own recipe against one token at a time, by a causal model if there is one."""
-    diffusion = [label for label in library.labels if not library.causal(label)] or library.labels
-    causal = [label for label in library.labels if library.causal(label)]
+    """Return the settings at first: the model's own recipe against one token at a time.
+
+    If there is a causal model, it is the second lane.
+    """
+    diffusion = [label for label in library.labels if not library.is_causal(label)] or library.labels
+    causal = [label for label in library.labels if library.is_causal(label)]
     if causal:
         return AnswerSettings(diffusion[0]), AnswerSettings(causal[0])
     one = ("top-k", ("1", "", "", "left-to-right"))
@@ -171,9 +196,9 @@ def _choose_default_lanes(library: ModelLibrary) -> tuple[AnswerSettings, Answer
 
 
 def _format_lane_progress(runs: Sequence[AnswerRun]) -> str:
-    """How far the lanes have come while they are decoded."""
-    said = []
+    """Return how many tokens each lane has, while the lanes are decoded."""
+    states = []
     for name, run in zip(LANES, runs, strict=True):
         done = run.frames[-1].decided if run.frames else 0
-        said.append(f"lane {name}: {run.state.value}" + (f", {done} tokens" if done else ""))
-    return "each lane decodes alone, then both are played. " + "; ".join(said)
+        states.append(f"lane {name}: {run.state.value}" + (f", {done} tokens" if done else ""))
+    return "each lane decodes alone, then both are played. " + "; ".join(states)

@@ -1,4 +1,4 @@
-"""How a race ended, in one sentence."""
+"""The outcome of a race in words."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dllm.integrations.web.runs import AnswerRun
 
 
 def render_race_result(a: AnswerRun, b: AnswerRun) -> str:
-    """Who was done first and by how much, and whether the answers are the same."""
+    """Render which lane was faster and by what ratio, and whether the answers are the same."""
     assert a.result is not None and b.result is not None
     times = a.result.seconds, b.result.seconds
     first, ratio = ("A", times[1] / times[0]) if times[0] <= times[1] else ("B", times[0] / times[1])
+    durations = f"{format_seconds(times[0])} for A, {format_seconds(times[1])} for B"
     forwards = f"{a.result.nfe} forwards for A, {b.result.nfe} for B"
-    said = f"Lane {first} was {ratio:.2f} times as fast: {format_seconds(times[0])} for A, {format_seconds(times[1])} for B; {forwards}."
-    return f'<p class="dllm-verdict" role="status">{escape_html(f"{said} {_compare_answers(a, b)}")}</p>'
+    outcome = f"Lane {first} was {ratio:.2f} times as fast: {durations}; {forwards}. {_compare_answers(a, b)}"
+    return f'<p class="dllm-verdict" role="status">{escape_html(outcome)}</p>'
 
 
 def _compare_answers(a: AnswerRun, b: AnswerRun) -> str:
-    """Where two answers part."""
+    """Return a sentence about the first position at which two answers differ."""
     assert a.result is not None and b.result is not None
     if a.model != b.model:
         return "The models differ, so their tokens are not compared."

@@ -1,4 +1,4 @@
-"""One answer on its way: decoded in a thread of its own at full speed, watched by pages at theirs."""
+"""A recorded answer: decoded at full speed in a thread of its own, and watched by pages at their own speed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("dllm.app")
 
 
 class RunStatus(Enum):
-    """How far a run has come."""
+    """State of a run."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -35,90 +35,106 @@ class RunStatus(Enum):
 class AnswerRun:
     """A recorded answer.
 
-    frames  one a step, so far
-    state   see `State`
-    before  how many others are to be served first, while it waits
-    error   why it failed, for people
-    hint    what people should know of an answer that did not fail
-    result  once it is done
-    model   what the page calls the model
-    words   how its tokens are shown
-    stops   its end tokens
-    plan    what ran, as text
+    Attributes:
+        model: The page's name of the model.
+        prompt: The question.
+        plan: The strategy or plan that decodes, as text.
+        display: Pieces of text for its tokens.
+        stops: Its end tokens.
+        frames: One frame for each step so far.
+        state: State of the run.
+        ahead: Number of runs that are served first, while it waits.
+        error: Why it failed, for people.
+        hint: A remark for people on an answer that did not fail.
+        result: The result, once it is done.
+        stop_requested: Whether it ends after the current step.
+        changed: Condition that announces changes of the other attributes.
     """
 
     def __init__(self, model: str = "", prompt: str = "") -> None:
         self.model, self.prompt, self.plan = model, prompt, ""
-        self.words = TokenDisplay(None)
+        self.display = TokenDisplay(None)
         self.stops: frozenset[int] = frozenset()
         self.frames: list[AnswerFrame] = []
-        self.state, self.before, self.error, self.hint = RunStatus.WAITING, 0, "", ""
+        self.state, self.ahead, self.error, self.hint = RunStatus.WAITING, 0, "", ""
         self.result: Result | None = None
-        self.asked_to_stop = False
+        self.stop_requested = False
         self.changed = threading.Condition()
 
     @property
     def over(self) -> bool:
+        """True once it is done, stopped or failed."""
         return self.state in (RunStatus.DONE, RunStatus.STOPPED, RunStatus.FAILED)
 
-    @property
-    def edges(self) -> tuple[AnswerFrame | None, AnswerFrame | None]:
-        """The last frame but one, and the last."""
-        frames = self.frames[-2:]
-        return (frames[0] if len(frames) == 2 else None, frames[-1] if frames else None)
-
     def start(self, work: Callable[[AnswerRun], None]) -> AnswerRun:
-        """Do the work in a thread; it calls `tell` for each frame, and sees to it that `asked_to_stop` ends it."""
-        threading.Thread(target=self.carry_out, args=(work,), name="dllm run", daemon=True).start()
+        """Do the work of the run in a thread.
+
+        Args:
+            work: Function that calls `add_frame` for each frame, sets `result` at the end, and returns without a
+                result soon after `stop_requested` is set.
+
+        Returns:
+            The run itself.
+        """
+        threading.Thread(target=self._do_work, args=(work,), name="dllm run", daemon=True).start()
         return self
 
-    def carry_out(self, work: Callable[[AnswerRun], None]) -> None:
+    def _do_work(self, work: Callable[[AnswerRun], None]) -> None:
+        """Do the work and set the state in which it ended."""
         try:
             work(self)
-            self.tell(state=RunStatus.STOPPED if self.result is None else RunStatus.DONE)
+            self.update(state=RunStatus.STOPPED if self.result is None else RunStatus.DONE)
         except DllmError as error:
-            self.tell(state=RunStatus.FAILED, error=str(error))
+            self.update(state=RunStatus.FAILED, error=str(error))
         except Exception as error:
             log.exception("a run failed")
-            self.tell(state=RunStatus.FAILED, error=_explain_error(error))
+            self.update(state=RunStatus.FAILED, error=_explain_error(error))
 
     def stop(self) -> None:
-        """End it after the step on which it works."""
-        self.asked_to_stop = True
+        """End it after the current step."""
+        self.stop_requested = True
 
-    def tell(self, frame: AnswerFrame | None = None, **news: Any) -> None:
-        """Change what the run says of itself and wake those who watch."""
+    def add_frame(self, frame: AnswerFrame) -> None:
+        """Add the frame of a step and wake those who watch."""
         with self.changed:
-            if frame is not None:
-                self.frames.append(frame)
-            for name, value in news.items():
+            self.frames.append(frame)
+            self.changed.notify_all()
+
+    def update(self, **values: Any) -> None:
+        """Set some attributes together and wake those who watch."""
+        with self.changed:
+            for name, value in values.items():
                 setattr(self, name, value)
             self.changed.notify_all()
 
-    def wait_for_turn(self, before: int) -> bool:
-        """What `Turns` asks of those who wait."""
-        self.tell(before=before)
-        return not self.asked_to_stop
+    def wait_for_turn(self, ahead: int) -> bool:
+        """Note how many runs are ahead, and return whether to wait on (see `TurnQueue.turn`)."""
+        self.update(ahead=ahead)
+        return not self.stop_requested
 
     def watch(self, pause: float = 0.0, rate: float = 12.0) -> Iterator[int]:
-        """How many frames to show, again and again until all are shown and the run is over.
+        """Yield how many frames to show, until all are shown and the run is over.
 
-        pause  seconds for each frame; 0: always the newest, at most `rate` times a second
+        Args:
+            pause: Seconds for each frame; 0: always the newest frame.
+            rate: Most frames shown in a second where `pause` is 0.
         """
         shown = 0
         while True:
             with self.changed:
                 if not self.over and (pause == 0 or shown >= len(self.frames)):
+                    # The timeouts keep the number of runs ahead on the page current while there is no frame yet.
                     self.changed.wait(1 / rate if self.frames else 0.3)
-                found, over = len(self.frames), self.over
+                # Both are read under the lock: a run that is over gets no frame after the last one that is counted.
+                count, over = len(self.frames), self.over
             if pause:
-                shown = min(shown + 1, found)
+                shown = min(shown + 1, count)
                 yield shown
-                if over and shown >= found:
+                if over and shown >= count:
                     return
                 time.sleep(pause)
             else:
-                shown = found
+                shown = count
                 yield shown
                 if over:
                     return
@@ -126,32 +142,39 @@ class AnswerRun:
 
 
 def _explain_error(error: Exception) -> str:
-    """An error of which nobody thought, in words for people."""
+    """Return a message for people about an error that is none of the library's own."""
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
         return "out of memory: ask for fewer tokens, or start the app with a smaller --dtype"
     return f"something went wrong inside ({type(error).__name__}); the server's log has the details"
 
 
 def decode_and_record(run: AnswerRun, model: Any, task: DecodeTask, top: int) -> None:
-    """Decode a task and record it: the work of a run.
+    """Decode a task and record it; the work of a run.
 
-    top  how many of each column's likeliest tokens are kept, see `Camera`
+    Args:
+        run: The run.
+        model: The model that decodes.
+        task: The task.
+        top: Likeliest tokens kept of each column (see `FrameRecorder`).
     """
-    run.tell(
+    run.update(
         state=RunStatus.RUNNING,
-        words=TokenDisplay(model.tokenizer),
+        display=TokenDisplay(model.tokenizer),
         stops=frozenset(model.stop_ids if task.request.stop_ids is None else task.request.stop_ids),
         plan=repr(task.plan),
     )
     if isinstance(task.plan, Autoregressive):
-        run.result = generate_with_frames(model, task.request, task.plan, top, run.tell, lambda: run.asked_to_stop)
+        run.result = generate_with_frames(
+            model, task.request, task.plan, top, run.add_frame, lambda: run.stop_requested
+        )
         return
     strategy = request_probabilities(task.plan) if top else task.plan
-    camera, collector = FrameRecorder(top), Collector(model, [task.request], strategy)
+    recorder, collector = FrameRecorder(top), Collector(model, [task.request], strategy)
     start = time.perf_counter()
     for step in steps(model, [task.request], strategy):
+        # The collector first: it waits for the device, so that the frame's time is that of a finished step.
         collector.add(step)
-        run.tell(camera.shoot(step, time.perf_counter() - start))
-        if run.asked_to_stop:
+        run.add_frame(recorder.record(step, time.perf_counter() - start))
+        if run.stop_requested:
             return
     run.result = collector.results()[0]

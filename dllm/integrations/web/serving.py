@@ -1,4 +1,4 @@
-"""The page on a port: an ASGI application that refers to nothing outside itself, and a server for it."""
+"""The page as an ASGI application that refers to nothing outside itself, and a server for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from dllm.errors import ConfigError
+from dllm.integrations.sockets import bind_socket
 from dllm.integrations.web.model_library import ModelLibrary
 
 POLICY = (
@@ -15,7 +15,7 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; worker-src 'self' blob:; "
     "frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
 )
-"""What a browser may fetch for the page: only what this server has. Gradio's own scripts are inline."""
+"""Content that a browser may load for the page: only this server's. Gradio's own scripts are inline."""
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -26,23 +26,23 @@ Send = Callable[[Any], Awaitable[None]]
 
 
 class _ContentPolicyMiddleware:
-    """An application whose answers tell browsers to fetch nothing from elsewhere."""
+    """Middleware that adds `HEADERS` to every response."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
-        async def closed(message: Any) -> None:
+        async def add_headers_and_send(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *HEADERS]
             await send(message)
 
-        await self.app(scope, receive, closed)
+        await self.app(scope, receive, add_headers_and_send)
 
 
 def _build_application(library: ModelLibrary) -> Any:
-    """The page as an ASGI application."""
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    """Build the page as an ASGI application."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
     import gradio as gr
     from fastapi import FastAPI
 
@@ -57,21 +57,20 @@ def _build_application(library: ModelLibrary) -> Any:
 
 
 def open_listening_socket(host: str, port: int) -> socket.socket:
-    """A socket on which visitors may knock already; port 0 takes any that is free. Raises ConfigError."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
-        found.listen(128)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"--host {host} --port {port}: {reason}; choose another, or --port 0 for any") from None
-    return found
+    """Open a socket on which browsers may connect already; their requests wait until the page is built.
+
+    Args:
+        host: Address to listen at.
+        port: The port; 0: any that is free.
+
+    Raises:
+        ConfigError: The address cannot be used.
+    """
+    return bind_socket(host, port, listen=True)
 
 
-def make_web_server(library: ModelLibrary, found: socket.socket) -> Any:
-    """A server that is ready to `run(sockets=[found])`; it ends on SIGINT and SIGTERM."""
+def make_web_server(library: ModelLibrary, bound: socket.socket) -> Any:
+    """Make a server that is ready to `run(sockets=[bound])`; it ends on SIGINT and SIGTERM."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -80,8 +79,8 @@ def make_web_server(library: ModelLibrary, found: socket.socket) -> Any:
     return uvicorn.Server(config)
 
 
-def format_address(found: socket.socket) -> str:
-    """Where a browser finds a bound socket."""
-    host, port = found.getsockname()[:2]
+def format_address(bound: socket.socket) -> str:
+    """Return the URL of a bound socket."""
+    host, port = bound.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{port}"

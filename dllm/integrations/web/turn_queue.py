@@ -1,4 +1,4 @@
-"""Taking turns: one decodes at a time, in the order in which they came, and each can see how many are before it."""
+"""A queue in which callers take turns, one at a time and in order, and see how many are ahead of them."""
 
 from __future__ import annotations
 
@@ -7,36 +7,47 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PATIENCE = 0.2
-"""Seconds between two looks at whether one who waits has given up."""
+"""Seconds between two questions whether a caller that waits has given up."""
 
 
 class TurnQueue:
-    """A queue before something that serves one at a time."""
+    """A queue for something that serves one caller at a time.
+
+    Attributes:
+        changed: Condition that guards the queue and announces its changes.
+        queue: One ticket for each caller; the first has its turn.
+    """
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.queue: list[object] = []
 
     @contextmanager
-    def turn(self, waiting: Callable[[int], bool]) -> Iterator[bool]:
-        """Wait for one's turn, and keep it while inside; False: gave up before it came.
+    def turn(self, keep_waiting: Callable[[int], bool]) -> Iterator[bool]:
+        """Wait for a turn and hold it within the block.
 
-        waiting  is told again and again how many are before, and says whether to go on waiting
+        Args:
+            keep_waiting: Function that is called again and again with the number of callers ahead, and returns whether
+                to wait on. It must not block.
+
+        Yields:
+            Whether the turn came; False after the caller gave up.
         """
         ticket = object()
         with self.changed:
             self.queue.append(ticket)
         try:
-            yield self.wait(ticket, waiting)
+            yield self._wait_for_turn(ticket, keep_waiting)
         finally:
             with self.changed:
                 self.queue.remove(ticket)
                 self.changed.notify_all()
 
-    def wait(self, ticket: object, waiting: Callable[[int], bool]) -> bool:
+    def _wait_for_turn(self, ticket: object, keep_waiting: Callable[[int], bool]) -> bool:
+        """Wait until a ticket is the first and return True; return False as soon as its caller gives up."""
         with self.changed:
-            while before := self.queue.index(ticket):
-                if not waiting(before):
+            while ahead := self.queue.index(ticket):
+                if not keep_waiting(ahead):
                     return False
                 self.changed.wait(PATIENCE)
         return True

@@ -1,4 +1,4 @@
-"""Servers on loopback, in a thread of the tests' own process, and models that can be held, or break."""
+"""Servers on loopback in a thread of the tests' own process, and models that can be paused or made to fail."""
 
 from __future__ import annotations
 
@@ -35,7 +35,14 @@ QUESTIONS = [
 
 @dataclass
 class Site:
-    """A server that runs."""
+    """A running server.
+
+    Attributes:
+        url: Its address.
+        engine: Its engine.
+        server: The server itself.
+        thread: The thread that it runs in.
+    """
 
     url: str
     engine: ServerEngine
@@ -43,29 +50,32 @@ class Site:
     thread: threading.Thread
 
     def client(self, **more: Any) -> openai.OpenAI:
+        """Return an OpenAI client for it."""
         return openai.OpenAI(**{"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0} | more)
 
     def http(self, **more: Any) -> httpx.Client:
+        """Return an HTTP client for it."""
         return httpx.Client(base_url=self.url, timeout=120, **more)
 
     def settle(self) -> None:
-        """Wait until nothing is decoded."""
+        """Wait until nothing is decoded any more."""
         until(lambda: self.engine.idle)
 
 
 @contextmanager
 def site(model: Any, rows: int = 4, runs: int = 2, **given: Any) -> Iterator[Site]:
-    """A server for a model; `given` are fields of Setting and Limits."""
-    own = {name: given.pop(name) for name in list(given) if name in ServerLimits.__dataclass_fields__}
-    limits = ServerLimits(**own)
+    """Run a server for a model; `given` are fields of `ServerSettings` and `ServerLimits`."""
+    limits = ServerLimits(
+        **{name: given.pop(name) for name in list(given) if name in ServerLimits.__dataclass_fields__}
+    )
     engine = ServerEngine(model, rows, runs, limits.waiting)
-    found = bind_socket("127.0.0.1", 0)
+    bound = bind_socket("127.0.0.1", 0)
     server = make_server(engine, ServerSettings("tiny", limits, **given), "warning")
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [found]}, daemon=True)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
     until(lambda: server.started)
     try:
-        yield Site(f"http://127.0.0.1:{found.getsockname()[1]}", engine, server, thread)
+        yield Site(f"http://127.0.0.1:{bound.getsockname()[1]}", engine, server, thread)
     finally:
         server.should_exit = True
         thread.join(60)
@@ -73,25 +83,27 @@ def site(model: Any, rows: int = 4, runs: int = 2, **given: Any) -> Iterator[Sit
 
 
 class Gate:
-    """Where forwards wait, so that what happens meanwhile happens within a step, however fast the machine is."""
+    """A gate that forwards wait at, so that a test can act within a step, however fast the machine is."""
 
     def __init__(self) -> None:
         self.allowed = math.inf
         self.changed = threading.Condition()
 
     def allow(self, forwards: float) -> None:
+        """Let so many forwards pass from now on."""
         with self.changed:
             self.allowed = forwards
             self.changed.notify_all()
 
     def wait(self) -> None:
+        """Wait until one more forward may pass."""
         with self.changed:
             assert self.changed.wait_for(lambda: self.allowed > 0, 60), "held for a minute"
             self.allowed -= 1
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """No forward goes on, but for those that are allowed meanwhile."""
+        """Stop all forwards within the block, except those that `allow` lets pass."""
         self.allow(0)
         try:
             yield
@@ -99,12 +111,14 @@ class Gate:
             self.allow(math.inf)
 
 
-class Odd:
-    """A model that does all as another, but can be held, and breaks on some tokens.
+class FailingModel:
+    """A model that does everything like another, but can be paused and fails on some tokens.
 
-    poison  a row that holds this token in its query gets no numbers
-    bomb    a forward over this token raises
-    gate    where forwards wait while it is held
+    Args:
+        model: The other model.
+        poison: Token that makes all outputs of its row NaN.
+        bomb: Token whose forward raises `RuntimeError`.
+        gate: Gate that every forward passes.
     """
 
     def __init__(self, model: Any, poison: int = -1, bomb: int = -1, gate: Gate | None = None) -> None:
@@ -113,8 +127,8 @@ class Odd:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def with_block(self, size: int) -> Odd:
-        return Odd(self.model.with_block(size), self.poison, self.bomb, self.gate)
+    def with_block(self, size: int) -> FailingModel:
+        return FailingModel(self.model.with_block(size), self.poison, self.bomb, self.gate)
 
     def forward(self, query: Any, store: Any) -> Tensor:
         self.gate.wait()
@@ -131,13 +145,13 @@ def embedded() -> Any:
 
 @pytest.fixture(scope="package")
 def here(embedded: Any) -> Iterator[Site]:
-    """A server of the embedded model."""
+    """Run a server for the embedded model."""
     with site(embedded) as found:
         yield found
 
 
 @pytest.fixture(scope="package")
 def small(embedded: Any) -> Iterator[Site]:
-    """Likewise, with two rows, three that may wait, and a model that can be held."""
-    with site(Odd(embedded), rows=2, runs=1, waiting=3) as found:
+    """Run a server with two rows and room for three waiting answers, for a model that can be paused."""
+    with site(FailingModel(embedded), rows=2, runs=1, waiting=3) as found:
         yield found

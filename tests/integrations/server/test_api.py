@@ -1,4 +1,4 @@
-"""The real `openai` client against a server: what it answers is what `dllm.decode` says."""
+"""The real `openai` client against a server, whose answers are those of `dllm.decode`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tests.integrations.server.conftest import QUESTIONS, Site
 FAST = {"policy": "factor", "f": 1.0, "cache": "dual"}
 
 
-def said(question: str) -> list[Any]:
+def ask_as_user(question: str) -> list[Any]:
+    """Return a conversation of one question."""
     return [{"role": "user", "content": question}]
 
 
@@ -27,11 +28,11 @@ def test_models(here: Site) -> None:
     with pytest.raises(openai.NotFoundError, match="here is 'tiny'"):
         client.models.retrieve("gpt-5")
     with pytest.raises(openai.NotFoundError, match="here is 'tiny'"):
-        client.chat.completions.create(model="gpt-5", messages=said("Hi"))
+        client.chat.completions.create(model="gpt-5", messages=ask_as_user("Hi"))
 
 
 def test_chat_equals_decode(here: Site, embedded: Any) -> None:
-    answer = here.client().chat.completions.create(model="tiny", messages=said(QUESTIONS[0]), max_tokens=64)
+    answer = here.client().chat.completions.create(model="tiny", messages=ask_as_user(QUESTIONS[0]), max_tokens=64)
     (alone,) = dllm.decode(embedded, QUESTIONS[0], max_new_tokens=64)
     assert answer.choices[0].message.content == alone.text
     assert answer.choices[0].finish_reason == "stop"
@@ -46,12 +47,12 @@ def test_chat_equals_decode(here: Site, embedded: Any) -> None:
 def test_a_conversation_is_one_prompt(here: Site, embedded: Any) -> None:
     turns: list[Any] = [
         {"role": "developer", "content": "Add up."},
-        *said(QUESTIONS[2]),
+        *ask_as_user(QUESTIONS[2]),
         {"role": "assistant", "content": "7"},
         {"role": "user", "content": [{"type": "text", "text": "How many are "}, {"type": "text", "text": "5 and 2?"}]},
     ]
     answer = here.client().chat.completions.create(model="tiny", messages=turns, max_completion_tokens=24)
-    plain = [{"role": "system", "content": "Add up."}, *turns[1:3], *said("How many are 5 and 2?")]
+    plain = [{"role": "system", "content": "Add up."}, *turns[1:3], *ask_as_user("How many are 5 and 2?")]
     (alone,) = dllm.decode(embedded, plain, max_new_tokens=24)
     assert answer.choices[0].message.content == alone.text
 
@@ -71,7 +72,7 @@ def test_completions_sampled_by_seed(here: Site, embedded: Any) -> None:
     assert [choice.text for choice in again.choices] == [choice.text for choice in answer.choices]
 
 
-def test_a_seed_that_was_not_given_is_told(here: Site) -> None:
+def test_a_seed_that_was_not_given_is_in_the_reply(here: Site) -> None:
     options: dict[str, Any] = {"model": "tiny", "prompt": QUESTIONS[0], "temperature": 1.0, "max_tokens": 16}
     first: Any = here.client().completions.create(**options)
     again = here.client().completions.create(**options, seed=first.dllm["seed"])
@@ -79,12 +80,12 @@ def test_a_seed_that_was_not_given_is_told(here: Site) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_a_stream_says_the_same_in_pieces(here: Site, n: int) -> None:
+def test_a_stream_has_the_same_text_in_pieces(here: Site, n: int) -> None:
     options: dict[str, Any] = {"n": n, "seed": 1, "temperature": 0.7, "max_tokens": 40, "extra_body": FAST}
     ask = here.client().chat.completions.create
-    whole = ask(model="tiny", messages=said(QUESTIONS[1]), **options)
+    whole = ask(model="tiny", messages=ask_as_user(QUESTIONS[1]), **options)
     usage = {"include_usage": True}
-    chunks = list(ask(model="tiny", messages=said(QUESTIONS[1]), stream=True, stream_options=usage, **options))
+    chunks = list(ask(model="tiny", messages=ask_as_user(QUESTIONS[1]), stream=True, stream_options=usage, **options))
     *pieces, last = chunks
     assert last.choices == []
     assert last.usage and whole.usage
@@ -113,7 +114,7 @@ def test_a_completion_streams_too(here: Site) -> None:
 def test_stop_strings(here: Site, embedded: Any, stream: bool) -> None:
     (alone,) = dllm.decode(embedded, QUESTIONS[0], max_new_tokens=64)
     stop = (alone.text or "")[9:13]
-    options: dict[str, Any] = {"messages": said(QUESTIONS[0]), "max_tokens": 64, "stop": [stop, "never"]}
+    options: dict[str, Any] = {"messages": ask_as_user(QUESTIONS[0]), "max_tokens": 64, "stop": [stop, "never"]}
     found = here.client().chat.completions.create(model="tiny", stream=stream, **options)
     if stream:
         pieces = [chunk.choices[0] for chunk in found]
@@ -124,7 +125,7 @@ def test_stop_strings(here: Site, embedded: Any, stream: bool) -> None:
 
 
 def test_the_length_is_the_other_end(here: Site) -> None:
-    answer = here.client().chat.completions.create(model="tiny", messages=said(QUESTIONS[0]), max_tokens=3)
+    answer = here.client().chat.completions.create(model="tiny", messages=ask_as_user(QUESTIONS[0]), max_tokens=3)
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage and answer.usage.completion_tokens == 3
 
@@ -137,14 +138,16 @@ def test_a_strategy_for_each_call(here: Site, embedded: Any) -> None:
         ({"recipe": "fast_dllm", "threshold": 0.7, "block_length": 16}, Options("fast_dllm", tau=0.7, block_size=16)),
         ({"factor": 2, "policy": "factor"}, Options(policy="factor", f=2.0)),
     ):
-        answer = ask(model="tiny", messages=said(QUESTIONS[0]), max_tokens=32, extra_body=given)
+        answer = ask(model="tiny", messages=ask_as_user(QUESTIONS[0]), max_tokens=32, extra_body=given)
         strategy = options.strategy(embedded, 32)
         assert answer.dllm["strategy"] == repr(strategy)
         assert (
             answer.choices[0].message.content
             == dllm.decode(embedded, QUESTIONS[0], strategy, max_new_tokens=32)[0].text
         )
-        same = ask(model="tiny", messages=said(QUESTIONS[0]), max_tokens=32, extra_body={"strategy": repr(strategy)})
+        same = ask(
+            model="tiny", messages=ask_as_user(QUESTIONS[0]), max_tokens=32, extra_body={"strategy": repr(strategy)}
+        )
         assert same.dllm["strategy"] == repr(strategy)
 
 
@@ -153,10 +156,10 @@ def test_aliases_name_options() -> None:
     assert not set(ALIASES) & set(Options.__dataclass_fields__)
 
 
-def test_drafts_are_events_for_those_who_ask(here: Site) -> None:
-    """One token a step, since drafts that are not fetched before the next one are left out."""
+def test_drafts_are_events_for_callers_who_ask_for_them(here: Site) -> None:
+    """Decode one token a step, since a draft that is not fetched before the next one is left out."""
     ask: Any = here.client().chat.completions.create
-    options: dict[str, Any] = {"model": "tiny", "messages": said(QUESTIONS[0]), "max_tokens": 32, "stream": True}
+    options: dict[str, Any] = {"model": "tiny", "messages": ask_as_user(QUESTIONS[0]), "max_tokens": 32, "stream": True}
     chunks = list(ask(**options, extra_body={"drafts": True, "policy": "top-k", "k": 1}))
     drafts = [chunk.draft["text"] for chunk in chunks if chunk.object == "dllm.draft"]
     assert len(set(drafts)) > 1
@@ -169,27 +172,27 @@ def test_an_answer_keeps_to_a_schema(here: Site) -> None:
     form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": ["seven", "eight"]}}}
     ask: Any = here.client().chat.completions.create
     for _ in range(2):
-        answer = ask(model="tiny", messages=said(QUESTIONS[2]), response_format=form, max_tokens=24)
+        answer = ask(model="tiny", messages=ask_as_user(QUESTIONS[2]), response_format=form, max_tokens=24)
         assert answer.choices[0].message.content in ('"seven"', '"eight"')
 
 
 def test_many_at_once_each_with_its_own(here: Site, embedded: Any) -> None:
-    """More strategies than runs, more answers than rows, some of them streamed."""
+    """Send calls with more strategies than runs and more answers than rows, some of them streamed."""
     kinds: list[dict[str, Any]] = [{}, FAST, {"policy": "top-k", "k": 2}, {"recipe": "fast_dllm", "tau": 0.6}]
 
     async def one(client: openai.AsyncOpenAI, i: int) -> str:
         body: dict[str, Any] = kinds[i % 4] | {"temperature": 0.8}
-        options: dict[str, Any] = {"messages": said(QUESTIONS[i % 3]), "seed": i, "max_tokens": 16 + 8 * (i % 3)}
+        options: dict[str, Any] = {"messages": ask_as_user(QUESTIONS[i % 3]), "seed": i, "max_tokens": 16 + 8 * (i % 3)}
         found = await client.chat.completions.create(model="tiny", stream=i % 2 == 0, extra_body=body, **options)
         if i % 2:
             return found.choices[0].message.content
         return "".join([chunk.choices[0].delta.content or "" async for chunk in found])
 
-    async def all_() -> list[str]:
+    async def gather_all() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{here.url}/v1", api_key="none", max_retries=0) as client:
             return await asyncio.gather(*(one(client, i) for i in range(16)))
 
-    for i, text in enumerate(asyncio.run(all_())):
+    for i, text in enumerate(asyncio.run(gather_all())):
         length = 16 + 8 * (i % 3)
         strategy = Options(**kinds[i % 4], temperature=0.8).strategy(embedded, length)
         assert text == dllm.decode(embedded, QUESTIONS[i % 3], strategy, max_new_tokens=length, seed=i)[0].text, i
@@ -230,8 +233,10 @@ def test_many_at_once_each_with_its_own(here: Site, embedded: Any) -> None:
         ({"policy": "top-k", "steps": 5, "max_tokens": 64}, "must be a multiple of", None),
     ],
 )  # fmt: skip
-def test_what_cannot_be_done_is_said(here: Site, given: dict[str, Any], message: str, param: str | None) -> None:
-    body = {"messages": said("Hi"), "model": "tiny"} | given
+def test_calls_that_cannot_be_decoded_are_explained(
+    here: Site, given: dict[str, Any], message: str, param: str | None
+) -> None:
+    body = {"messages": ask_as_user("Hi"), "model": "tiny"} | given
     with pytest.raises(openai.BadRequestError, match=message) as caught:
         here.client().post("/chat/completions", body=body, cast_to=object)
     assert caught.value.type == "invalid_request_error"
@@ -240,7 +245,7 @@ def test_what_cannot_be_done_is_said(here: Site, given: dict[str, Any], message:
 
 def test_neutral_values_are_taken(here: Site) -> None:
     here.client().chat.completions.create(
-        model="tiny", messages=said("Hi"), max_tokens=2, logprobs=False, presence_penalty=0, frequency_penalty=0.0,
-        logit_bias={}, n=1, user="me", store=False, stream=False, tools=[], response_format={"type": "text"},
-        temperature=0, top_p=1,
+        model="tiny", messages=ask_as_user("Hi"), max_tokens=2, logprobs=False, presence_penalty=0,
+        frequency_penalty=0.0, logit_bias={}, n=1, user="me", store=False, stream=False, tools=[],
+        response_format={"type": "text"}, temperature=0, top_p=1,
     )  # fmt: skip

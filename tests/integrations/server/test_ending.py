@@ -1,4 +1,4 @@
-"""The command as a process: it is told to end in mid-stream, finishes what it has, and refuses what is new."""
+"""The command as a process: asked to end in mid-stream, it finishes the calls that it has and refuses new ones."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import dllm
-from tests.integrations.server.conftest import QUESTIONS, Odd, site
+from tests.integrations.server.conftest import QUESTIONS, FailingModel, site
 from tests.waiting import until
 
 
 def run(*args: str, **env: str) -> Result:
+    """Invoke `dllm serve` in this process."""
     from dllm.cli.main import app
 
     return CliRunner(env={"COLUMNS": "200"} | env).invoke(app, ["serve", *args])
 
 
 def test_weights_are_packed_where_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr("dllm.cli.serve.run_server", lambda model, loading, *rest: asked.append(loading))
+    received: list[dict[str, Any]] = []
+    monkeypatch.setattr("dllm.cli.serve.run_server", lambda model, loading, *rest: received.append(loading))
     assert run().exit_code == 0
-    assert [loading["pack"] for loading in asked] == [None]
+    assert [loading["pack"] for loading in received] == [None]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_weights_are_packed_where_that_helps(monkeypatch: pytest.MonkeyPatch) ->
         ((), {"DLLM_API_KEY": " "}, "--api-key (or DLLM_API_KEY) is empty"),
     ],
 )
-def test_misuse_is_said(args: tuple[str, ...], env: dict[str, str], message: str) -> None:
+def test_misuse_is_explained(args: tuple[str, ...], env: dict[str, str], message: str) -> None:
     found = run(*args, **env)
     assert found.exit_code == 2
     assert message in found.stderr
@@ -69,7 +70,7 @@ def test_a_port_that_is_taken() -> None:
     assert "in use" in found.stderr
 
 
-def test_told_to_end_it_finishes_what_it_has(embedded: Any) -> None:
+def test_asked_to_end_it_finishes_what_it_has(embedded: Any) -> None:
     (alone,) = dllm.decode(embedded, QUESTIONS[1], max_new_tokens=64)
     env = os.environ | {"OMP_NUM_THREADS": "1", "DLLM_API_KEY": "sesame"}
     command = [
@@ -106,12 +107,12 @@ def test_told_to_end_it_finishes_what_it_has(embedded: Any) -> None:
 
 
 def test_while_it_ends_it_refuses(embedded: Any) -> None:
-    model = Odd(embedded)
+    model = FailingModel(embedded)
     with site(model, rows=1) as found, found.http() as http:
         body = {"prompt": QUESTIONS[0], "max_tokens": 30, "policy": "top-k", "k": 1}
         with ThreadPoolExecutor(1) as pool, model.gate.held():
             served = pool.submit(http.post, "/v1/completions", json=body)
-            until(lambda: found.engine.seated == 1)
+            until(lambda: found.engine.active_count == 1)
             found.server.stop()
             refused = http.post("/v1/completions", json=body)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")

@@ -1,4 +1,4 @@
-"""The engine without a network: who gets a row, what breaks alone, and that nothing is kept for ever."""
+"""The engine without a network: the order of rows, the effect of errors, and that nothing is kept for ever."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import dllm
 from dllm import Request, Sampling, Strategy
 from dllm.integrations.server.engine import DrainingError, QueueFullError, ServerEngine
 from dllm.integrations.server.pending_answers import AnswerUpdate, Ticket
-from tests.integrations.server.conftest import Odd
+from tests.integrations.server.conftest import FailingModel
 from tests.tiny import tiny_model
 from tests.waiting import until
 
@@ -22,23 +22,25 @@ PLAIN = Strategy(dllm.TopK(k=1), dllm.Blocks(8), dllm.NoCache())
 
 
 class Caller:
-    """One ticket, and what it was told."""
+    """A ticket and the updates that it received."""
 
     def __init__(self, request: Request, strategy: Strategy = PLAIN) -> None:
-        self.heard: queue.Queue[AnswerUpdate] = queue.Queue()
-        self.ticket = Ticket(request, strategy, 64, self.heard.put)
+        self.updates: queue.Queue[AnswerUpdate] = queue.Queue()
+        self.ticket = Ticket(request, strategy, 64, self.updates.put)
 
     def result(self) -> Any:
+        """Wait for the end of the answer and return its result, or raise its error."""
         while True:
-            news = self.heard.get(timeout=60)
-            if news.error is not None:
-                raise news.error
-            if news.result is not None:
-                return news.result
+            update = self.updates.get(timeout=60)
+            if update.error is not None:
+                raise update.error
+            if update.result is not None:
+                return update.result
 
 
 @contextmanager
 def running(tiny: Any, **more: Any) -> Iterator[ServerEngine]:
+    """Make an engine and close it at the end."""
     engine = ServerEngine(tiny, **{"rows": 2, "runs": 1, "waiting": 500} | more)
     try:
         yield engine
@@ -47,6 +49,7 @@ def running(tiny: Any, **more: Any) -> Iterator[ServerEngine]:
 
 
 def callers(prompts: Sequence[tuple[int, ...]], *strategies: Strategy) -> list[Caller]:
+    """Return a caller for each prompt, with the strategies in turn."""
     strategies = strategies or (PLAIN,)
     return [Caller(Request(p, 5 + i % 4, seed=i), strategies[i % len(strategies)]) for i, p in enumerate(prompts)]
 
@@ -66,8 +69,8 @@ def test_strategies_take_turns_and_none_starves() -> None:
         assert len(engine.runs) == 0
 
 
-def test_who_came_first_is_not_passed_by_others_for_ever() -> None:
-    """While the first strategy gets ever new calls, one of another is served."""
+def test_the_first_in_the_queue_is_not_passed_by_others_for_ever() -> None:
+    """Serve a call of one strategy while new calls of another keep coming."""
     other = Strategy(dllm.Threshold(0.5), dllm.Blocks(8), dllm.NoCache())
     with running(tiny_model("bidirectional"), rows=1) as engine:
         first = callers([(3, 4)] * 20)
@@ -76,17 +79,17 @@ def test_who_came_first_is_not_passed_by_others_for_ever() -> None:
         order: list[str] = []
         for name, group in (("first", first), ("rare", [rare]), ("later", later)):
             for caller in group:
-                caller.ticket.tell = lambda news, n=name: order.append(n) if news.last else None  # type: ignore[misc]
+                caller.ticket.on_update = lambda update, n=name: order.append(n) if update.last else None  # type: ignore[misc]
         engine.submit([caller.ticket for caller in [*first, rare, *later]])
         engine.start()
         until(lambda: len(order) == 41)
         assert order == ["first"] * 20 + ["rare"] + ["later"] * 20
 
 
-def test_a_row_that_breaks_does_so_alone() -> None:
+def test_a_row_that_fails_does_so_alone() -> None:
     tiny = tiny_model("bidirectional")
     prompts = [(3, 4), (8, 7, 9), (5, 6, 11), (2, 2), (12, 7)]
-    with running(Odd(tiny, poison=7), rows=3) as engine:
+    with running(FailingModel(tiny, poison=7), rows=3) as engine:
         engine.start()
         asked = callers(prompts)
         engine.submit([caller.ticket for caller in asked])
@@ -101,7 +104,7 @@ def test_a_row_that_breaks_does_so_alone() -> None:
 
 
 def test_a_bug_fails_a_run_and_the_engine_goes_on() -> None:
-    with running(Odd(tiny_model("bidirectional"), bomb=31)) as engine:
+    with running(FailingModel(tiny_model("bidirectional"), bomb=31)) as engine:
         engine.start()
         asked = callers([(3, 4), (5, 6)])
         engine.submit([caller.ticket for caller in asked])
@@ -117,16 +120,22 @@ def test_a_bug_fails_a_run_and_the_engine_goes_on() -> None:
 def test_nothing_is_kept_for_ever() -> None:
     sizes = []
 
-    def measure(news: AnswerUpdate) -> None:
-        if news.result is not None:
+    def measure(update: AnswerUpdate) -> None:
+        if update.result is not None:
             (run,) = engine.runs.values()
-            known = run.deltas.here, run.deltas.collector.found, run.deltas.texts, run.deltas.told, run.deltas.bound
-            sizes.append(max(len(table) for table in known))
+            tables = (
+                run.deltas.live_requests,
+                run.deltas.collector.found,
+                run.deltas.texts,
+                run.deltas.told,
+                run.deltas.bound,
+            )
+            sizes.append(max(len(table) for table in tables))
 
     with running(tiny_model("block-causal")) as engine:
         asked = callers([(1 + i % 20, 4) for i in range(60)])
         for caller in asked:
-            caller.ticket.tell = measure
+            caller.ticket.on_update = measure
         engine.submit([caller.ticket for caller in asked])
         engine.start()
         until(lambda: engine.idle)
@@ -148,12 +157,12 @@ def test_an_engine_that_drains_takes_nothing_new() -> None:
 
 
 def test_an_engine_that_closes_says_so() -> None:
-    engine = ServerEngine(Odd(tiny_model("bidirectional")), rows=1)
+    engine = ServerEngine(FailingModel(tiny_model("bidirectional")), rows=1)
     asked = callers([(3, 4)] * 3)
     with ThreadPoolExecutor(1) as pool, engine.model.gate.held():
         engine.submit([caller.ticket for caller in asked])
         engine.start()
-        until(lambda: engine.seated == 1)
+        until(lambda: engine.active_count == 1)
         pool.submit(engine.close)
         until(lambda: engine.closed)
     assert not engine.thread.is_alive()

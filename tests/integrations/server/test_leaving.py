@@ -1,4 +1,4 @@
-"""Clients that go, and readers that are slow: rows are given back, and nobody else notices."""
+"""Clients that disconnect and readers that are slow: rows are given back, and other callers are not affected."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from tests.waiting import until
 
 PATH = "/v1/completions"
 LONG = {"prompt": QUESTIONS[1], "max_tokens": 400, "policy": "top-k", "k": 1, "stop_ids": [477]}
-"""Four hundred forwards, for nothing ends it."""
+"""A call of four hundred forwards, since no end token ends it."""
 
 
-def left(site: Site) -> float:
-    """Answers so far that nobody waited for to the end."""
+def count_abandoned(site: Site) -> float:
+    """Return how many answers were abandoned by their caller so far."""
     with site.http() as http:
-        said = http.get("/metrics").text.splitlines()
-    return sum(float(line.split()[1]) for line in said if line.startswith('dllm_answers_total{end="left"}'))
+        lines = http.get("/metrics").text.splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith('dllm_answers_total{end="left"}'))
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_hangs_up_gives_back_the_row(small: Site, stream: bool) -> None:
+def test_a_client_that_disconnects_gives_back_the_row(small: Site, stream: bool) -> None:
     where, engine = httpx.URL(small.url), small.engine
     body = json.dumps(LONG | {"stream": stream}).encode()
     with engine.model.gate.held():
         with socket.create_connection((where.host, where.port), timeout=60) as line:
             head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             line.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-            until(lambda: engine.seated == 1)
+            until(lambda: engine.active_count == 1)
             if stream:
                 assert line.recv(1000).startswith(b"HTTP/1.1 200")
-        (ticket,) = next(iter(engine.runs.values())).seated.values()
-        until(lambda: ticket.left)
+        (ticket,) = next(iter(engine.runs.values())).active.values()
+        until(lambda: ticket.abandoned)
         before = engine.steps
     small.settle()
     assert engine.steps - before <= 1, "the row is free at the next step"
 
 
-def test_who_waits_may_leave_too(small: Site) -> None:
-    engine, before = small.engine, left(small)
+def test_a_client_that_waits_may_disconnect_too(small: Site) -> None:
+    engine, before = small.engine, count_abandoned(small)
     with small.http() as http, engine.model.gate.held():
         with http.stream("POST", PATH, json=LONG | {"n": 2, "stream": True}):
-            until(lambda: engine.seated == 2)
+            until(lambda: engine.active_count == 2)
             with http.stream("POST", PATH, json=LONG | {"n": 3, "stream": True}):
                 until(lambda: len(engine.waiting) == 3)
             until(lambda: not engine.waiting)
-            assert left(small) - before == 3
-            assert engine.seated == 2
-        until(lambda: left(small) - before == 5)
+            assert count_abandoned(small) - before == 3
+            assert engine.active_count == 2
+        until(lambda: count_abandoned(small) - before == 5)
     small.settle()
 
 
-def test_others_do_not_notice(small: Site) -> None:
-    """Of two that share a batch one leaves in the middle."""
+def test_other_clients_do_not_notice(small: Site) -> None:
+    """Disconnect one of two clients that share a batch, in the middle of its answer."""
     engine, body = small.engine, LONG | {"max_tokens": 64}
 
     def ask() -> str:
@@ -71,12 +71,12 @@ def test_others_do_not_notice(small: Site) -> None:
         alone = ask()
         with engine.model.gate.held():
             with http.stream("POST", PATH, json=body | {"stream": True}):
-                until(lambda: engine.seated == 1)
+                until(lambda: engine.active_count == 1)
                 answer = pool.submit(ask)
                 until(lambda: len(engine.waiting) == 1)
-                until(lambda: engine.model.gate.allow(1) or engine.seated == 2)
-                (ticket, _) = next(iter(engine.runs.values())).seated.values()
-            until(lambda: ticket.left)
+                until(lambda: engine.model.gate.allow(1) or engine.active_count == 2)
+                (ticket, _) = next(iter(engine.runs.values())).active.values()
+            until(lambda: ticket.abandoned)
         assert answer.result() == alone
     small.settle()
 
@@ -97,32 +97,32 @@ def test_a_slow_reader_gets_everything(here: Site) -> None:
     assert texts == whole
 
 
-async def gather() -> tuple[list[tuple[int, AnswerUpdate]], list[tuple[int, AnswerUpdate]]]:
+async def fetch_twice() -> tuple[list[tuple[int, AnswerUpdate]], list[tuple[int, AnswerUpdate]]]:
     box = Mailbox()
     for index, text in ((1, "a"), (0, "x"), (1, "b")):
         box.put(index, AnswerUpdate(text, draft=text.upper()))
     first = await box.fetch()
-    box.teller(1)(AnswerUpdate("c", error=ValueError("bad")))
+    box.make_callback(1)(AnswerUpdate("c", error=ValueError("bad")))
     return first, await box.fetch()
 
 
 def test_what_was_not_fetched_is_one_piece() -> None:
     import asyncio
 
-    first, second = asyncio.run(gather())
+    first, second = asyncio.run(fetch_twice())
     assert first == [(0, AnswerUpdate("x", "X")), (1, AnswerUpdate("ab", "B"))]
-    assert [(i, news.text, str(news.error)) for i, news in second] == [(1, "c", "bad")]
+    assert [(i, update.text, str(update.error)) for i, update in second] == [(1, "c", "bad")]
 
 
-def test_what_was_told_is_not_told_again() -> None:
-    heard: list[str] = []
-    ticket = Ticket(Request((1,)), None, 128, lambda news: heard.append(news.text))  # type: ignore[arg-type]
-    ticket.say(AnswerUpdate("one "))
-    ticket.say(AnswerUpdate("two "))
+def test_text_that_was_delivered_is_not_delivered_again() -> None:
+    texts: list[str] = []
+    ticket = Ticket(Request((1,)), None, 128, lambda update: texts.append(update.text))  # type: ignore[arg-type]
+    ticket.deliver(AnswerUpdate("one "))
+    ticket.deliver(AnswerUpdate("two "))
     ticket.restart()
-    ticket.say(AnswerUpdate("one t"))
-    ticket.say(AnswerUpdate("wo three"))
-    assert heard == ["one ", "two ", "three"]
+    ticket.deliver(AnswerUpdate("one t"))
+    ticket.deliver(AnswerUpdate("wo three"))
+    assert texts == ["one ", "two ", "three"]
     ticket.restart()
     with pytest.raises(ArithmeticError, match="differently"):
-        ticket.say(AnswerUpdate("one two four"))
+        ticket.deliver(AnswerUpdate("one two four"))

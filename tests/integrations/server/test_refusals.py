@@ -1,4 +1,4 @@
-"""What a server does not let in: bodies it cannot read, calls beyond its limits, callers without a key."""
+"""Calls that a server refuses: unreadable bodies, calls beyond its limits, callers without a key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import openai
@@ -16,6 +18,7 @@ from dllm.errors import ConfigError
 from dllm.integrations.server.api import ServerSettings
 from dllm.integrations.server.engine import ServerEngine
 from dllm.integrations.server.limits import ServerLimits
+from dllm.models import AutoregressiveModel
 from tests.integrations.server.conftest import QUESTIONS, Site, site
 from tests.waiting import until
 
@@ -71,7 +74,7 @@ def test_a_page_of_the_web_cannot_call_a_local_server(embedded: Any) -> None:
 
 @pytest.fixture(scope="module")
 def tight(embedded: Any) -> Iterator[Site]:
-    """Small bodies, soon."""
+    """Run a server that accepts only small bodies that arrive soon, with a key."""
     with site(embedded, body=2000, patience=0.3, columns=100, key="sesame") as found:
         yield found
 
@@ -120,7 +123,7 @@ def test_a_key_opens(tight: Site) -> None:
 
 
 def test_too_many_at_once(small: Site) -> None:
-    """Two rows, and three may wait: of eight calls three are told to come later, and the others are served."""
+    """Send eight calls to two rows and three places in the queue: three get status 429, the others are served."""
     engine = small.engine
 
     def call() -> tuple[int, str | None]:
@@ -130,7 +133,7 @@ def test_too_many_at_once(small: Site) -> None:
     with small.http() as http:
         with ThreadPoolExecutor(5) as pool, engine.model.gate.held():
             served = [pool.submit(call) for _ in range(5)]
-            until(lambda: engine.seated + len(engine.waiting) == 5)
+            until(lambda: engine.active_count + len(engine.waiting) == 5)
             assert [call() for _ in range(3)] == [(429, "1")] * 3
         assert [found.result() for found in served] == [(200, None)] * 5
         found = http.post(PATH, json={"prompt": QUESTIONS[0], "n": 6})
@@ -139,11 +142,11 @@ def test_too_many_at_once(small: Site) -> None:
     small.settle()
 
 
-def test_what_cannot_be_set_up(embedded: Any) -> None:
+def test_settings_that_cannot_work(embedded: Any) -> None:
     with pytest.raises(ConfigError, match="Limits\\(body=0\\): must be a positive number"):
         ServerLimits(body=0)
     with pytest.raises(ConfigError, match="Engine\\(rows=0\\)"):
         ServerEngine(embedded, rows=0)
-    with pytest.raises(ConfigError, match="plain causal language model"):
-        ServerEngine(type("Causal", (), {"generate": None, "name": "gpt2"})())
+    with pytest.raises(ConfigError, match="gpt2 is a plain causal language model"):
+        ServerEngine(AutoregressiveModel(Mock(config=SimpleNamespace(vocab_size=4)), name="gpt2"))
     assert ServerSettings("a").limits.new_tokens == 128

@@ -17,16 +17,17 @@ CAUSAL = "tiny causal"
 
 @pytest.fixture(scope="session")
 def library() -> ModelLibrary:
-    found = ModelLibrary([NamedCheckpoint("embedded")], longest=256)
-    embedded = found.model("embedded")
-    found.models[CAUSAL] = causal(embedded.tokenizer)
-    found.named[CAUSAL] = NamedCheckpoint(CAUSAL)
-    found.outlines[CAUSAL] = ModelOutline("autoregressive", BlockCausal(1), 512)
-    return found
+    """Return a library with both models loaded."""
+    library = ModelLibrary([NamedCheckpoint("embedded")], longest=256)
+    embedded = library.model("embedded")
+    library.models[CAUSAL] = make_causal_model(embedded.tokenizer)
+    library.named[CAUSAL] = NamedCheckpoint(CAUSAL)
+    library.outlines[CAUSAL] = ModelOutline("autoregressive", BlockCausal(1), 512)
+    return library
 
 
-def causal(tokenizer) -> AutoregressiveModel:
-    """A random model over the embedded one's vocabulary."""
+def make_causal_model(tokenizer) -> AutoregressiveModel:
+    """Return a random model over the embedded one's vocabulary."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -38,6 +39,6 @@ def causal(tokenizer) -> AutoregressiveModel:
 
 
 def finished(run: AnswerRun) -> AnswerRun:
-    """The run, once it is over."""
+    """Wait until a run is over and return it."""
     until(lambda: run.over)
     return run

@@ -1,7 +1,7 @@
-"""The page in a real browser: everything that a visitor does, and that nothing is fetched from elsewhere.
+"""The page in a real browser: what a visitor does on it, and that nothing is fetched from elsewhere.
 
 Needs gradio, playwright and /usr/bin/chromium (or $CHROMIUM): pip install 'dllm[web]' playwright; apt install chromium.
-With $SCREENSHOTS a folder, pictures of every tab are put there.
+If $SCREENSHOTS is a folder, pictures of every tab are put there.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM}: a
 
 @pytest.fixture(scope="module")
 def home(library) -> Iterator[str]:
-    """Where the page is served."""
-    found = open_listening_socket("127.0.0.1", 0)
-    running = make_web_server(library, found)
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [found]}, daemon=True)
+    """Serve the page and return its address."""
+    bound = open_listening_socket("127.0.0.1", 0)
+    running = make_web_server(library, bound)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
-    yield format_address(found)
+    yield format_address(bound)
     running.should_exit = True
     thread.join(60)
-    found.close()
+    bound.close()
     assert not thread.is_alive(), "the server does not end"
 
 
@@ -53,47 +53,54 @@ def browser() -> Iterator[Any]:
 
 
 class Visit:
-    """One visitor's window, and what went wrong in it."""
+    """One visitor's window, with the addresses that it fetched and the errors in it."""
 
     def __init__(self, browser: Any, home: str, **look: Any) -> None:
         self.context = browser.new_context(**look)
         self.page = self.context.new_page()
         self.page.set_default_timeout(20_000)
         self.fetched: list[str] = []
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         self.page.on("request", lambda request: self.fetched.append(request.url))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.complaints.append(dialog.message))
-        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.errors.append(dialog.message))
+        self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
         self.page.goto(home)
         self.page.wait_for_selector("#talk-send")
 
     def ask(self, text: str) -> None:
+        """Type a prompt and send it."""
         self.field("#talk-prompt").fill(text)
         self.page.click("#talk-send")
 
     def field(self, where: str) -> Any:
+        """Return the input of a control."""
         return self.page.locator(f"{where} textarea, {where} input").first
 
     def tab(self, name: str) -> None:
+        """Open a tab."""
         self.page.get_by_role("tab", name=name).click()
 
     def picture(self, name: str) -> None:
+        """Save a screenshot if they are wanted."""
         if folder := os.environ.get("SCREENSHOTS"):
             self.page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
 
     def text(self, where: str) -> str:
+        """Return the visible text of an element."""
         return self.page.inner_text(where)
 
     def figure(self, where: str, name: str) -> str:
+        """Return a figure by its name."""
         return dict(re.findall(r"^(.+)\n(.+)$", self.text(where), re.MULTILINE))[name]
 
-    def answered(self) -> None:
+    def wait_for_answer(self) -> None:
+        """Wait until the answer is complete."""
         self.page.wait_for_selector("#talk-canvas .dllm-special")
         self.page.wait_for_selector("#talk-note .dllm-note", state="detached")
 
-    def wide(self) -> int:
-        """Columns of pixels by which the page is wider than the window."""
+    def excess_width(self) -> int:
+        """Return by how many pixels the page is wider than the window."""
         return self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
@@ -101,20 +108,20 @@ class Visit:
 def visit(browser, home) -> Iterator[Any]:
     made: list[Visit] = []
 
-    def come(**look: Any) -> Visit:
+    def open_window(**look: Any) -> Visit:
         made.append(Visit(browser, home, **(look or DESKTOP)))
         return made[-1]
 
-    yield come
+    yield open_window
     for each in made:
         each.context.close()
-        assert each.complaints == []
+        assert each.errors == []
         assert each.fetched and all(url.startswith((home, "data:", "blob:")) for url in each.fetched)
 
 
 @pytest.mark.parametrize(("name", "look"), [("desktop-light", DESKTOP), ("phone-dark", PHONE)])
 def test_a_visit(visit, name, look):
-    """A prompt is typed, denoising progresses, the replay is dragged, a race is run."""
+    """Type a prompt, watch the denoising, drag the replay, run a race."""
     one = visit(**look)
     one.field("#talk-pause").fill("0.2")
     one.ask("Tom has 3 apples and buys 4 more. How many apples has Tom?")
@@ -122,7 +129,7 @@ def test_a_visit(visit, name, look):
     seen: list[int] = []
     while not seen or seen[-1]:
         seen.append(one.page.locator("#talk-canvas .dllm-pending").count())
-    one.answered()
+    one.wait_for_answer()
     assert len(set(seen)) > 2, "denoising was not seen to progress"
     assert one.page.locator("#talk-canvas .dllm-pending").count() == 0
     assert int(one.figure("#talk-figures", "NFE")) > 1 and float(one.figure("#talk-figures", "TPF")) > 1
@@ -139,7 +146,7 @@ def test_a_visit(visit, name, look):
     assert one.page.locator("#replay-canvas .dllm-pending").count() < first
     assert one.page.locator("#replay-table .dllm-chosen").count() > 0
     one.picture(f"{name}-replay")
-    assert one.wide() <= 0
+    assert one.excess_width() <= 0
     one.tab("Race")
     if look is PHONE:
         one.page.click("#race-pace input")
@@ -150,11 +157,11 @@ def test_a_visit(visit, name, look):
     one.page.wait_for_selector("#race-clock .dllm-verdict")
     assert float(one.figure("#race-figures-B", "TPF")) == 1.0 < float(one.figure("#race-figures-A", "TPF"))
     one.picture(f"{name}-race")
-    assert one.wide() <= 0
+    assert one.excess_width() <= 0
 
 
 def test_parameters_errors_and_the_keyboard(visit):
-    """A policy's knobs appear, a wrong value is told and nothing runs, a right one is used; Enter sends."""
+    """Choose a policy, give one of its knobs a wrong value and then a right one, and send with Enter."""
     one = visit()
     one.page.click("#talk-policy input")
     one.page.get_by_role("option", name="klass", exact=True).click()
@@ -168,19 +175,19 @@ def test_parameters_errors_and_the_keyboard(visit):
     one.page.wait_for_selector("#talk-plan :text('KLASS(tau=0.9, kl=0.02')")
     one.field("#talk-prompt").focus()
     one.page.keyboard.press("Enter")
-    one.answered()
+    one.wait_for_answer()
     one.page.get_by_label("step", exact=True).first.check()
     one.page.wait_for_selector("#talk-legend :text('first forward')")
     one.ask("And <b>3</b> * 4 ${1+1} {{value}}?")
     one.page.wait_for_selector("#talk-history :text('<b>3</b> * 4 ${1+1} {{value}}?')")
-    one.answered()
+    one.wait_for_answer()
     assert one.page.locator("#talk-history .dllm-turn").count() == 3
     one.page.click("#talk-clear")
     one.page.wait_for_selector("#talk-history .dllm-turn", state="detached")
 
 
 def test_visitors_do_not_mix_and_stop_stops(visit):
-    """Two visitors at once; one stops a long answer."""
+    """Let two visitors ask at once, and one of them stop a long answer."""
     one, other = visit(), visit()
     one.field("#talk-max_new_tokens").fill("200")
     one.page.click("#talk-recipe input")
@@ -191,6 +198,6 @@ def test_visitors_do_not_mix_and_stop_stops(visit):
     one.page.wait_for_selector("#talk-canvas .dllm-new")
     one.page.click("#talk-stop")
     one.page.wait_for_selector("#talk-note :text('stop')")
-    other.answered()
+    other.wait_for_answer()
     assert "8 + 6" in other.text("#talk-history") and "1 + 1" not in other.text("body")
     assert "1 + 1" in one.text("#talk-history") and "8 + 6" not in one.text("body")

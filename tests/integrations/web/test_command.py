@@ -1,4 +1,4 @@
-"""`dllm app`: refuses what cannot work before it listens, and ends when it is told to."""
+"""`dllm app` refuses options that cannot work before it listens, and ends at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytest.importorskip("gradio", reason="the page needs gradio: pip install 'dllm[w
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--longest", "0"], "--longest 0: must be at least 1"),
         (["--model", "embedded", "--model", "embedded"], "names two models"),
@@ -29,10 +29,10 @@ pytest.importorskip("gradio", reason="the page needs gradio: pip install 'dllm[w
         (["--port", "99999"], "--port 99999"),
     ],
 )
-def test_what_cannot_work_is_refused(options, said):
+def test_what_cannot_work_is_refused(options, message):
     found = CliRunner().invoke(app, ["app", *options])
     assert found.exit_code == 2, found.output
-    assert said in " ".join(found.output.split())
+    assert message in " ".join(found.output.split())
 
 
 def test_weights_are_packed_where_that_helps(monkeypatch):
@@ -62,9 +62,9 @@ def test_it_serves_on_loopback_and_ends_at_ctrl_c(tmp_path: Path):
         home = re.search(r"http://127\.0\.0\.1:\d+", line)
         assert home, line
         with urllib.request.urlopen(home[0], timeout=60) as page:
-            said = page.read().decode()
+            html = page.read().decode()
             assert "connect-src 'self'" in page.headers["content-security-policy"]
-        assert "fonts.googleapis" not in said and "cdnjs" not in said
+        assert "fonts.googleapis" not in html and "cdnjs" not in html
         started.send_signal(signal.SIGINT)
         assert started.wait(60) == 0
     finally:

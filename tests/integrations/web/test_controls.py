@@ -1,4 +1,4 @@
-"""What can be set follows the tables of parts; what cannot work is said in plain words."""
+"""The controls follow the tables of parts, and settings that cannot work are explained in plain words."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_part_of_a_package_has_knobs(site):
 
 
 @pytest.mark.parametrize(
-    ("choice", "said"),
+    ("choice", "message"),
     [
         (AnswerSettings("embedded", parts={"policy": ("klass", ("oops",))}), "klass(tau=oops): must be a number"),
         (AnswerSettings("embedded", parts={"policy": ("threshold", ("-1",))}), "tau must be 0 or more"),
@@ -65,16 +65,20 @@ def test_a_part_of_a_package_has_knobs(site):
         (AnswerSettings("embedded", parts={"policy": ("nothing", ())}), "unknown policy"),
     ],
 )
-def test_what_cannot_work_is_said(library, choice, said):
+def test_settings_that_cannot_work_are_explained(library, choice, message):
     with pytest.raises(DllmError) as error:
-        library.begin(choice, [{"role": "user", "content": "x"}])
-    assert said in strip_option_dashes(error.value)
+        library.start_answer(choice, [{"role": "user", "content": "x"}])
+    assert message in strip_option_dashes(error.value)
     assert "--" not in strip_option_dashes(error.value)
 
 
 def test_a_prompt_that_does_not_fit_fails_its_run_and_no_other(library):
     from tests.integrations.web.conftest import finished
 
-    run = finished(library.begin(AnswerSettings("embedded"), [{"role": "user", "content": "many words " * 2000}]))
+    run = finished(
+        library.start_answer(AnswerSettings("embedded"), [{"role": "user", "content": "many words " * 2000}])
+    )
     assert "context" in run.error and run.result is None
-    assert finished(library.begin(AnswerSettings("embedded"), [{"role": "user", "content": "Compute 1 + 1."}])).result
+    assert finished(
+        library.start_answer(AnswerSettings("embedded"), [{"role": "user", "content": "Compute 1 + 1."}])
+    ).result
