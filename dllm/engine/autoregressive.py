@@ -1,4 +1,4 @@
-"""The baseline of every strategy: a plain causal model, one token a forward from left to right."""
+"""Autoregressive decoding: a plain causal model, one token a forward from left to right; the baseline of strategies."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import torch
-
 from dllm.engine.results import Result
-from dllm.engine.stop import Stopper
+from dllm.engine.stop import AnswerEnd, resolve_stop_ids
 from dllm.errors import RequestError
 from dllm.requests import Request
 from dllm.strategy import Sampling, Stopping
@@ -19,16 +17,24 @@ from dllm.strategy import Sampling, Stopping
 
 @dataclass(frozen=True)
 class Autoregressive:
-    """How a plain causal model decodes, through `generate` of `transformers`. The counterpart of a `Strategy`."""
+    """How a plain causal model decodes, through `generate` of `transformers`. The counterpart of a `Strategy`.
+
+    Attributes:
+        sampling: How a token is drawn.
+        stopping: What ends a row before its length is reached.
+    """
 
     sampling: Sampling = Sampling()
     stopping: Stopping = Stopping()
 
 
 def generate_autoregressively(model: Any, requests: Sequence[Request], plan: Autoregressive) -> list[Result]:
-    """Results of requests in order; those of equal length and end tokens run together.
+    """Decode requests with an `AutoregressiveModel`; those of equal length and end tokens run together.
 
-    model  an `AutoregressiveModel`. Every generated token counts as one forward.
+    Every generated token counts as one forward.
+
+    Raises:
+        RequestError: A request has holes.
     """
     refuse_holes(requests)
     found: list[Result] = []
@@ -44,10 +50,10 @@ def refuse_holes(requests: Sequence[Request]) -> None:
 
 
 def _generate_batch(model: Any, requests: Sequence[Request], plan: Autoregressive) -> Iterator[Result]:
-    """Results of requests of equal length and end tokens; a stop string cuts what was written."""
+    """Decode requests of equal length and end tokens; a stop string cuts what was written."""
     sampling, stopping = plan.sampling, plan.stopping
-    stops = next(ids for ids in (requests[0].stop_ids, stopping.ids, model.stop_ids) if ids is not None)
-    stopper = Stopper.of([stops] * len(requests), stopping, model.tokenizer, torch.device("cpu"))
+    ends = [AnswerEnd.of(model, request, stopping) for request in requests]
+    (stops,) = resolve_stop_ids(model, requests[:1], stopping)
     start = time.perf_counter()
     outputs = model.generate(
         [request.prompt for request in requests],
@@ -59,13 +65,13 @@ def _generate_batch(model: Any, requests: Sequence[Request], plan: Autoregressiv
         [request.seed or 0 for request in requests],
     )
     seconds = time.perf_counter() - start
-    for row, (request, output) in enumerate(zip(requests, outputs, strict=True)):
-        tokens, stopped = stopper.cut(row, output)
+    for end, request, output in zip(ends, requests, outputs, strict=True):
+        tokens, stopped = end.cut(output)
         n = len(tokens)
         yield Result(
             prompt_ids=tuple(request.prompt),
             output_ids=tuple(tokens),
-            text=stopper.text(tokens),
+            text=end.text(tokens),
             nfe=n,
             queries=len(request.prompt) + n - 1,
             parallel=0,

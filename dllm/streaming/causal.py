@@ -11,11 +11,9 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
-import torch
-
 from dllm.engine.autoregressive import Autoregressive, generate_autoregressively
 from dllm.engine.results import Result, split_into_batches
-from dllm.engine.stop import Stopper, resolve_stop_ids
+from dllm.engine.stop import AnswerEnd
 from dllm.requests import Request
 from dllm.streaming.delta import Delta, empty_draft
 from dllm.streaming.final_text import GrowingText
@@ -88,9 +86,7 @@ def stream_causal_deltas(
         batch_size: Requests decoded together; None: all.
         drafts: Whether deltas have drafts, which are empty here.
     """
-    ids = resolve_stop_ids(model, requests, plan.stopping)
-    stopper = Stopper.of(ids, plan.stopping, model.tokenizer, torch.device("cpu"))
-    texts = [GrowingText(stopper, place) for place in range(len(requests))]
+    texts = [GrowingText(AnswerEnd.of(model, request, plan.stopping)) for request in requests]
     first = 0
     for batch in split_into_batches(requests, batch_size):
         for item in stream_batch_tokens(model, batch, plan, first):

@@ -35,18 +35,27 @@ class Deltas:
 
     Attributes:
         collector: Results of the requests that are finished.
-        texts: Final text of each request that has a row, by its place.
-        told: Number of tokens that earlier deltas of a request contain, by its place.
-        bound: First column that is not final yet, by the request's place.
+        texts: Final text of each request that has a row, by its number.
+        sent: Number of tokens that earlier deltas of a request contain, by its number.
+        bound: First column that is not final yet, by the request's number.
     """
 
     def __init__(self, model: Any, requests: Sequence[Request], strategy: Strategy, drafts: bool = False) -> None:
         self.collector = Collector(model, requests, strategy)
-        self.requests, self.drafts = list(requests), drafts
-        self.edits = bool(getattr(strategy.policy, "edits", False))
+        self.drafts, self.edits = drafts, strategy.policy.edits
         self.texts: dict[int, GrowingText] = {}
-        self.told: dict[int, int] = {}
+        self.sent: dict[int, int] = {}
         self.bound: dict[int, int] = {}
+
+    def open(self, number: int, request: Request) -> None:
+        """Expect a request that comes while others are decoded."""
+        self.collector.open(number, request)
+
+    def close(self, number: int) -> None:
+        """Forget a request: nothing more is returned of it."""
+        self.collector.close(number)
+        for table in (self.texts, self.sent, self.bound):
+            table.pop(number, None)
 
     def add(self, step: Step) -> list[Delta]:
         """Return what a step made final; the last deltas of requests that it found finished come first."""
@@ -54,12 +63,12 @@ class Deltas:
         view = _HostCanvas.of(step, self.edits)
         busy = ((step.window.end > step.window.start) | step.window.commit).tolist()
         for row, place in enumerate(step.place.tolist()):
-            if not busy[row]:
+            if not busy[row] or place not in self.collector.requests:
                 continue
             text, ids = self.grow(place, row, view)
             if self.drafts:
                 growing = self.texts[place]
-                pending = () if growing.ended else view.draft(row, self.bound[place], growing.stops)
+                pending = () if growing.ended else view.draft(row, self.bound[place], growing.end.ids)
                 deltas.append(Delta(place, text, ids, draft=render_draft(growing, pending), pending=pending))
             elif text or ids:
                 deltas.append(Delta(place, text, ids))
@@ -67,17 +76,14 @@ class Deltas:
 
     def finish(self) -> list[Delta]:
         """Return the last deltas, when the stream of steps has ended."""
-        left = [place for place in range(len(self.requests)) if place not in self.collector.found]
-        if left:
-            self.collector.results()
-        return [self.last(place) for place in left]
+        return [self.last(place) for place in sorted(self.collector.finish_rows())]
 
     def grow(self, place: int, row: int, view: _HostCanvas) -> tuple[str, tuple[int, ...]]:
         """Return what a step made final in a row: its text, and those of its tokens that were not given."""
-        request = self.requests[place]
+        request = self.collector.requests[place]
         if place not in self.texts:
-            self.texts[place] = GrowingText(self.collector.stopper, place)
-            self.bound[place], self.told[place] = 0 if request.holes else request.start, 0
+            self.texts[place] = GrowingText(self.collector.ends[place])
+            self.bound[place], self.sent[place] = 0 if request.holes else request.start, 0
         first, bound = self.bound[place], view.bound[row]
         if bound <= first:
             return "", ()
@@ -85,13 +91,13 @@ class Deltas:
         before, tail = view.between(row, first, bound)
         text, ids = self.texts[place].grow([token for token, _ in before], tail)
         new = (*(token for token, given in before if not given), *ids)
-        self.told[place] += len(new)
+        self.sent[place] += len(new)
         return text, new
 
     def last(self, place: int) -> Delta:
         """Return the rest of a request whose result is known."""
         sent = self.texts[place].text if place in self.texts else ""
-        return Delta.of_result(place, self.collector.found[place], sent, self.told.get(place, 0), self.drafts)
+        return Delta.of_result(place, self.collector.found[place], sent, self.sent.get(place, 0), self.drafts)
 
 
 class _HostCanvas(NamedTuple):
@@ -138,7 +144,7 @@ class _HostCanvas(NamedTuple):
         before = zip(self.tokens[row, first:turn].tolist(), self.given[row, first:turn].tolist(), strict=True)
         return list(before), self.tokens[row, turn:bound].tolist()
 
-    def draft(self, row: int, first: int, stops: set[int]) -> tuple[int | None, ...]:
+    def draft(self, row: int, first: int, stops: frozenset[int]) -> tuple[int | None, ...]:
         """Return a row's tokens from the column `first` on, up to its first end token; None where pending."""
         span = slice(first, self.limit[row])
         draft: list[int | None] = []

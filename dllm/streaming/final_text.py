@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dllm.engine.stop import Stopper
+from dllm.engine.stop import AnswerEnd
 
 BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 """Name of a byte in a vocabulary with byte fallback; a run of them becomes text only as a whole."""
@@ -24,12 +24,10 @@ class GrowingText:
     """One answer as far as it is final; `grow` adds further final tokens.
 
     Args:
-        stopper: Rule for when the answer is finished and how its tokens become text.
-        place: Request, as the stopper counts them.
+        end: Where the answer ends, and how its tokens become text.
 
     Attributes:
-        stopper: The rule.
-        stops: End tokens of the request.
+        end: As above.
         before: Tokens that belong to the text and are not searched for an end: in a text with holes, those up to the
             last one given.
         tail: The other tokens, up to and including the first end.
@@ -37,10 +35,9 @@ class GrowingText:
         ended: Whether an end token or a stop string has come.
     """
 
-    def __init__(self, stopper: Stopper, place: int) -> None:
-        self.stopper = stopper
-        self.stops = set(stopper.ids[place].tolist())
-        self._is_transient = _make_transient_predicate(stopper.tokenizer)
+    def __init__(self, end: AnswerEnd) -> None:
+        self.end = end
+        self._is_transient = _make_transient_predicate(end.tokenizer)
         self.before: list[int] = []
         self.tail: list[int] = []
         self.text = ""
@@ -62,26 +59,26 @@ class GrowingText:
             if self.ended:
                 break
             self.tail.append(token)
-            self.ended = token in self.stops or self._has_stop_string()
+            self.ended = token in self.end.ids or self._has_stop_string()
         return self._take_new_text(), self.tail[known:]
 
     def _has_stop_string(self) -> bool:
         """Return whether the text of the tail contains a stop string."""
-        if not self.stopper.strings:
+        if not self.end.strings:
             return False
-        text = self.stopper.tokenizer.decode(self.tail, skip_special_tokens=True)
-        return any(string in text for string in self.stopper.strings)
+        text = self.end.tokenizer.decode(self.tail, skip_special_tokens=True)
+        return any(string in text for string in self.end.strings)
 
     def _take_new_text(self) -> str:
         """Return the text that is final and was not returned yet."""
-        final = (self.stopper.text(self.tail, self.before) or "") if self.ended else self._stable_text()
+        final = (self.end.text(self.tail, self.before) or "") if self.ended else self._stable_text()
         new = final[len(self.text) :]
         self.text += new
         return new
 
     def _stable_text(self) -> str:
         """Decode all tokens, without the end of the text that a further token may change."""
-        tokenizer = self.stopper.tokenizer
+        tokenizer = self.end.tokenizer
         if tokenizer is None:
             return ""
         ids = [*self.before, *self.tail]
@@ -90,7 +87,7 @@ class GrowingText:
         text: str = tokenizer.decode(ids, skip_special_tokens=True).rstrip(BROKEN)
         if getattr(tokenizer, "clean_up_tokenization_spaces", False):
             text = text[:-CLEANED]
-        return text[: len(text) - count_partial_stop(text, self.stopper.strings)]
+        return text[: len(text) - count_partial_stop(text, self.end.strings)]
 
 
 def count_partial_stop(text: str, strings: Sequence[str]) -> int:

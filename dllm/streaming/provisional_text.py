@@ -19,7 +19,7 @@ def render_draft(growing: GrowingText, pending: Sequence[int | None]) -> str:
         growing: The final part. The end of its text that is held back belongs to the draft.
         pending: Tokens behind the final ones; None for each that is pending.
     """
-    tokenizer = growing.stopper.tokenizer
+    tokenizer = growing.end.tokenizer
     if tokenizer is None or growing.ended:
         return ""
     known = [*growing.before, *growing.tail]

@@ -116,7 +116,7 @@ class Recorder:
         if self.collector is None or self.collector.last is None:
             return
         closed = ~self.collector.last.canvas.pending.cpu().any(1)
-        self.collector.finish([row for row in closed.nonzero().flatten().tolist() if self.collector.open(row)])
+        self.collector.finish_rows(closed)
         for place, result in self.collector.found.items():
             if place not in self._recorded_results:
                 self._write_result(place, result)

@@ -327,7 +327,7 @@ def test_the_recipe_is_static_decoding() -> None:
 
 
 def test_a_planned_cache_does_what_it_plans_and_nothing_else() -> None:
-    with pytest.raises(TypeError, match="Restless.step: a PlannedCache runs what it plans"):
+    with pytest.raises(TypeError, match=r"Restless\.step: a PlannedCache runs what it plans"):
 
         class Restless(DualCache):
             def step(self, *args: Any) -> Any:

@@ -52,7 +52,6 @@ class Script:
 def run(geometry: str, strategy: Strategy, script: Script, rows: int = 3) -> tuple[list[dllm.types.Step], Collector]:
     """All runs that the script needs: one ends when nobody waits, and whoever comes later gets another."""
     collector = Collector(tiny_model(geometry), REQUESTS, strategy)
-    collector.found[-1] = None  # type: ignore[assignment]
     stream = []
     while script.arrivals or script.queue:
         collector.last = None
@@ -62,7 +61,7 @@ def run(geometry: str, strategy: Strategy, script: Script, rows: int = 3) -> tup
             stream.append(step)
             script.tick()
         if collector.last is not None:
-            collector.finish([row for row in range(rows) if collector.open(row)])
+            collector.finish_rows()
     return stream, collector
 
 

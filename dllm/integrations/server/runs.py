@@ -2,67 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-
 from dllm.engine.loop import steps
-from dllm.engine.stop import Stopper, resolve_stop_ids
 from dllm.integrations.server.pending_answers import AnswerUpdate, Ticket
 from dllm.requests import Request
 from dllm.streaming import Delta, Deltas
 from dllm.types import Step
 
-ENDLESS = 2**40
-"""More requests than any run decodes."""
-NOBODY = -1
-"""Value of `Step.place` for a row that was never given to a request."""
-
 Admit = Callable[[tuple[str, int], int], list[Ticket]]
 """Function that takes the key of a run and a number, and returns so many tickets at most that get a row now."""
-
-
-class _LiveDeltas(Deltas):
-    """Deltas of requests that come and go; `forget` drops the state of requests that have gone.
-
-    Attributes:
-        live_requests: Requests by their number, in place of the complete list that `Deltas` is made with.
-    """
-
-    def __init__(self, model: Any, ticket: Ticket) -> None:
-        super().__init__(model, [], ticket.strategy)
-        stopping = ticket.strategy.stopping
-        one = Stopper.of(
-            resolve_stop_ids(model, [Request((0,))], stopping), stopping, model.tokenizer, torch.device("cpu")
-        )
-        # All requests of a run have the same end tokens, so one row of ids is viewed as a row for each request that
-        # will ever come; `expand` copies nothing.
-        self.collector.stopper = replace(one, ids=one.ids.expand(ENDLESS, -1))
-        self.live_requests: dict[int, Request] = {}
-        # A dictionary by number serves where a list by place is declared: both are only indexed.
-        self.requests = self.collector.requests = self.live_requests  # type: ignore[assignment]
-        self.ignore(NOBODY)
-
-    def ignore(self, number: int) -> None:
-        """Make no result of a request, by entering it as one whose result is known."""
-        self.collector.found[number] = None  # type: ignore[assignment]
-
-    def forget(self, numbers: Iterable[int]) -> None:
-        """Drop everything that is kept of some requests."""
-        tables: tuple[dict[int, Any], ...] = (
-            self.live_requests, self.collector.found, self.texts, self.told, self.bound,
-        )  # fmt: skip
-        for number in numbers:
-            for table in tables:
-                table.pop(number, None)
-
-    def finish_remaining(self) -> list[Delta]:
-        """Return the last deltas, when the stream of steps has ended."""
-        last = self.collector.last
-        rows = [] if last is None else [row for row in range(len(last.place)) if self.collector.open(row)]
-        return [self.last(number) for number in self.collector.finish(rows)]
 
 
 class ServerRun:
@@ -86,7 +36,7 @@ class ServerRun:
         self.admit = admit
         self.active: dict[int, Ticket] = {}
         self.next_number = 0
-        self.deltas = _LiveDeltas(model, ticket)
+        self.deltas = Deltas(model, [], ticket.strategy)
         self.stream: Iterator[Step] = steps(model, self, ticket.strategy, batch_size=rows)
 
     def take(self, most: int) -> list[tuple[int, Request]]:
@@ -94,7 +44,8 @@ class ServerRun:
         requests = []
         for ticket in self.admit(self.key, most):
             number, self.next_number = self.next_number, self.next_number + 1
-            self.active[number], self.deltas.live_requests[number] = ticket, ticket.request
+            self.active[number] = ticket
+            self.deltas.open(number, ticket.request)
             requests.append((number, ticket.request))
         return requests
 
@@ -102,7 +53,7 @@ class ServerRun:
         """Return the numbers of tickets that were abandoned, whose rows are free from now on."""
         abandoned = [number for number, ticket in self.active.items() if ticket.abandoned]
         for number in abandoned:
-            self.deltas.ignore(number)
+            self.deltas.close(number)
             del self.active[number]
         return abandoned
 
@@ -110,13 +61,8 @@ class ServerRun:
         """Make a step and deliver what it made final; return False when the run has ended."""
         self.deltas.drafts = any(ticket.drafts for ticket in self.active.values())
         step = next(self.stream, None)
-        for delta in self.deltas.finish_remaining() if step is None else self.deltas.add(step):
+        for delta in self.deltas.finish() if step is None else self.deltas.add(step):
             self._deliver(delta)
-        if step is not None:
-            # A finished request is kept while it is still in a row: the collector looks it up until the row is given
-            # to another, and would make its result a second time.
-            kept = {*step.place.tolist(), *self.active, NOBODY}
-            self.deltas.forget([number for number in self.deltas.collector.found if number not in kept])
         return step is not None
 
     def _deliver(self, delta: Delta) -> None:
@@ -125,6 +71,7 @@ class ServerRun:
         if ticket is None or ticket.abandoned:
             return
         if delta.done:
+            self.deltas.close(delta.request)
             del self.active[delta.request]
         try:
             ticket.deliver(AnswerUpdate(delta.text, delta.draft if ticket.drafts else None, delta.result))
@@ -132,6 +79,6 @@ class ServerRun:
             # The second decoding contradicts text that the caller has, so the answer fails. Its row is decoded to the
             # end without a reader, since `gone` reports active tickets only.
             self.active.pop(delta.request, None)
-            self.deltas.ignore(delta.request)
+            self.deltas.close(delta.request)
             ticket.abandoned = True
             ticket.on_update(AnswerUpdate(error=error))

@@ -124,10 +124,10 @@ def test_nothing_is_kept_for_ever() -> None:
         if update.result is not None:
             (run,) = engine.runs.values()
             tables = (
-                run.deltas.live_requests,
+                run.deltas.collector.requests,
                 run.deltas.collector.found,
                 run.deltas.texts,
-                run.deltas.told,
+                run.deltas.sent,
                 run.deltas.bound,
             )
             sizes.append(max(len(table) for table in tables))
