@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from dllm.policies.wrapper import PolicyWrapper
 from dllm.types import Canvas, Guess, Policy, State, Verdict, Window
 
 
+@runtime_checkable
 class Curve(Protocol):
     """How large a gap is asked for at a share (b,) in [0, 1] of the window decided."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from dllm.signals import Entropy, Noise
 from dllm.types import Guess, Probe, Signal, Window
 
 
+@runtime_checkable
 class Score(Protocol):
     """A number per slot, larger is earlier."""
 
