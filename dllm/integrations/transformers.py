@@ -42,9 +42,9 @@ from dllm.requests import Request
 
 __all__ = ["DiffusionGenerationConfig", "as_network", "diffusion_generate", "from_pretrained", "generate"]
 
-OURS = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
+SAMPLING_PROCESSORS = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
 """Processors that only repeat what the sampling of the strategy does already."""
-EXPECTED = (MaxLengthCriteria, EosTokenCriteria, StopStringCriteria)
+KNOWN_CRITERIA = (MaxLengthCriteria, EosTokenCriteria, StopStringCriteria)
 """Stopping criteria that `generate` of `transformers` makes from settings that decoding follows by itself."""
 
 
@@ -149,7 +149,7 @@ def diffusion_generate(
             f"{type(model).__name__}: not known which diffusion family this is; load it with "
             "dllm.integrations.transformers.from_pretrained, or pass as_network(dllm.load(…))"
         )
-    receiver = (
+    prompted = (
         streamer
         if isinstance(streamer, _PromptedStreamer)
         else _PromptedStreamer(streamer or _find_caller_streamer(), True)
@@ -160,7 +160,7 @@ def diffusion_generate(
     prompts = _remove_padding(input_ids, given.get("attention_mask"))
     settings = interpret_config(config, dllm_model, input_ids.shape[1])
     strategy = settings.options.strategy(dllm_model, settings.max_new_tokens)
-    if extra := tuple(p for p in logits_processor or () if not isinstance(p, OURS)):
+    if extra := tuple(p for p in logits_processor or () if not isinstance(p, SAMPLING_PROCESSORS)):
         sampling = strategy.sampling
         strategy = replace(strategy, sampling=replace(sampling, processors=(*sampling.processors, *extra)))
     seed = settings.seed
@@ -168,10 +168,10 @@ def diffusion_generate(
         seed = int(torch.randint(2**31, ())) if strategy.sampling.temperature > 0 else 0
     requests = [Request(prompt, settings.max_new_tokens, seed=seed + row) for row, prompt in enumerate(prompts)]
     guided = Guided(dllm_model, settings.guidance) if settings.guidance else dllm_model
-    if receiver.streamer is None:
+    if prompted.streamer is None:
         results = decode(guided, requests, strategy)
     else:
-        results = stream_to(receiver.streamer, guided, requests, strategy, prompts_told=receiver.has_prompt)
+        results = stream_to(prompted.streamer, guided, requests, strategy, prompts_told=prompted.has_prompt)
     pad = config.pad_token_id if isinstance(config.pad_token_id, int) else dllm_model.pad_id
     sequences = _append_answers(input_ids, results, pad)
     if getattr(config, "return_dict_in_generate", False):
@@ -194,7 +194,7 @@ def _find_caller_streamer() -> Any:
 
 def _check_stopping_criteria(criteria: StoppingCriteriaList | None) -> None:
     """Raise ConfigError for a stopping criterion that decoding could not follow."""
-    if strange := [c for c in criteria or () if not isinstance(c, EXPECTED)]:
+    if strange := [c for c in criteria or () if not isinstance(c, KNOWN_CRITERIA)]:
         raise ConfigError(
             f"{type(strange[0]).__name__}: text is not written from left to right, so that it cannot be asked after "
             "every token; use eos_token_id or stop_strings"

@@ -148,9 +148,9 @@ def _add_embedding_row(network: Any, index: int) -> None:
 
     Rows before it that are new as well get the same mean.
     """
-    held = network.get_input_embeddings().num_embeddings
-    network.resize_token_embeddings(max(index + 1, held), mean_resizing=False)
-    known = min(index, held)
+    rows = network.get_input_embeddings().num_embeddings
+    network.resize_token_embeddings(max(index + 1, rows), mean_resizing=False)
+    known = min(index, rows)
     for layer in (network.get_input_embeddings(), network.get_output_embeddings()):
         layer.weight[known : index + 1] = layer.weight[:known].float().mean(0).to(layer.weight.dtype)
 

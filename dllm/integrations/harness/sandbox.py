@@ -73,7 +73,7 @@ def run_program(program: str, limits: SandboxLimits = SandboxLimits()) -> str:
     """
     with tempfile.TemporaryDirectory(prefix="dllm-") as name:
         folder, token = Path(name), secrets.token_hex(16)
-        # The line behind the program writes a token that the program cannot know, which shows that it was reached.
+        # A line behind the program writes a random token, which shows that the program ran to its end.
         marker, errors, file = folder / "reached", folder / "stderr", folder / "program.py"
         file.write_text(f"{program}\nopen({str(marker)!r}, 'w').write({token!r})\n", encoding="utf-8", errors="replace")
         arguments = map(str, (limits.seconds, limits.memory, limits.size, file))

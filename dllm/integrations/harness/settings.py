@@ -39,7 +39,8 @@ class HarnessSettings:
         batch_size: Rows run together; no result depends on it.
         max_new_tokens: Most tokens of an answer, in place of the task's number; None: the task's number, or 256.
         seed: The sample of document i draws from seed + i.
-        likelihood: "sequential" or "bound" (`dllm.likelihood`); None: the first where attention is block-causal.
+        likelihood: "sequential" or "bound" (`dllm.likelihood`); None: sequential where attention is block-causal, else
+            bound.
         samples: Monte-Carlo samples of the bound.
         check_greedy: Also find out whether greedy decoding would write a continuation, which some tasks score.
         agreement: Decode every answer once more by sequential greedy decoding, and report how many are the same.
