@@ -25,7 +25,9 @@ def check_fields(value: Any) -> int:
         for name, hint in hints.items():
             field = getattr(value, name)
             if isinstance(field, Tensor):
-                assert isinstance(field, hint), f"{type(value).__name__}.{name}: {tuple(field.shape)} {field.dtype} is no {hint}"
+                assert isinstance(field, hint), (
+                    f"{type(value).__name__}.{name}: {tuple(field.shape)} {field.dtype} is no {hint}"
+                )
                 tensors += 1
     return tensors
 
