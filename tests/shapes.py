@@ -32,10 +32,25 @@ def check_fields(value: Any) -> int:
     return tensors
 
 
+def check_that_wrong_shapes_are_found() -> None:
+    """Call an annotated function with a mask of another width than the scores."""
+    import torch
+    from jaxtyping import TypeCheckError
+
+    from dllm.types import mask_scores
+
+    try:
+        mask_scores(torch.zeros(2, 3), torch.ones(2, 4, dtype=torch.bool))
+    except TypeCheckError:
+        return
+    raise AssertionError("a mask (2, 4) was taken for scores (2, 3): nothing is checked")
+
+
 def main() -> None:
     with install_import_hook(CHECKED, "tests.typechecker.check"):
         from dllm import Request, Sampling, steps
         from dllm.types import Canvas
+    check_that_wrong_shapes_are_found()
     from dataclasses import replace
 
     from tests.parts import CELLS
