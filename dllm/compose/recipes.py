@@ -393,7 +393,7 @@ def _adopt_recipe(entry: RegistryEntry, found: Any) -> Recipe:
     return replace(recipe, name=entry.name, make=make)
 
 
-RECIPES: Registry[Recipe] = Registry("recipe", "dllm.compose.recipes", BUILT_IN, _adopt_recipe)
+RECIPES: Registry[Recipe] = Registry("recipe", "dllm.recipes", BUILT_IN, _adopt_recipe)
 """Every recipe by name, with those of packages; the names of packages come last and change no default of ours."""
 
 
@@ -402,7 +402,7 @@ def default_recipe(family: str) -> Recipe:
     for recipe in BUILT_IN.values():
         if family in recipe.families:
             return recipe
-    brought = RECIPES.brought() if family else iter(())
+    brought = RECIPES.installed_members() if family else iter(())
     return next((r for r in brought if family in r.families), BUILT_IN["fast_dllm"])
 
 

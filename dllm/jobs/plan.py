@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -14,7 +15,7 @@ from dllm.engine.batch import Batch
 from dllm.engine.loop import match_block_size
 from dllm.errors import ConfigError, DllmError, RequestError
 from dllm.jobs.rows import PromptRow, RowProblem
-from dllm.models.checkpoint import read_checkpoint
+from dllm.models.checkpoint import CheckpointFiles, read_checkpoint
 from dllm.models.families import AUTOREGRESSIVE
 from dllm.models.guided import Guided
 from dllm.models.third_party import one_line, silence_transformers
@@ -38,7 +39,11 @@ class ModelOutline(NamedTuple):
     @classmethod
     def of(cls, name: str | Path, family: str | None = None) -> ModelOutline:
         """The outline of a checkpoint, of a named family if given. Raises CheckpointError where there is none."""
-        found = read_checkpoint(name, family=family)
+        return cls.of_files(read_checkpoint(name, family=family))
+
+    @classmethod
+    def of_files(cls, found: CheckpointFiles) -> ModelOutline:
+        """The outline of a checkpoint whose small files are read already."""
         return cls(found.family.name, found.family.geometry(found.config))
 
 
@@ -83,7 +88,15 @@ class Job:
         """How a row of that length is decoded: `steps` is a total, so lengths may differ in their strategy."""
         if model.family == AUTOREGRESSIVE.name:
             return self.baseline()
-        return self.options.strategy(model, max_new_tokens)
+        kind = model.family, model.geometry, max_new_tokens
+        if kind not in self._strategies:
+            self._strategies[kind] = self.options.strategy(model, max_new_tokens)
+        return self._strategies[kind]
+
+    @functools.cached_property
+    def _strategies(self) -> dict[tuple[str, Geometry, int], Strategy]:
+        """Strategies made so far, by all that they depend on: one for each length, and not one for each row."""
+        return {}
 
     def baseline(self) -> Autoregressive:
         """The plan for a plain causal model. Raises ConfigError for options that only a diffusion model has."""
