@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dllm.cli.live_display import LiveDisplay
+from .live_display import LiveDisplay
 
 
 class AnswerDisplay:

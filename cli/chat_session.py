@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from dllm.cli.chat_settings import ChatSettings
-from dllm.cli.error_messages import print_error, print_message
 from dllm.errors import DllmError
+
+from .chat_settings import ChatSettings
+from .error_messages import print_error, print_message
 
 HELP = """/set policy factor f=1.0   change the strategy or its fields: policy, scheduler, cache, tau, temperature, …
 /set max_new_tokens 64     most tokens of an answer; also seed and system; a value of none takes a setting back
@@ -115,10 +116,11 @@ class ChatSession:
 
     def answer(self, text: str) -> None:
         """Ask, and show the answer as it comes. What is not answered is not said."""
-        from dllm.cli.answer_display import AnswerDisplay
         from dllm.jobs.plan import tokenize_prompt
         from dllm.requests import Request
         from dllm.strategy import Strategy
+
+        from .answer_display import AnswerDisplay
 
         settings, plan = self.settings, self.plan(self.settings)
         system = [] if settings.system is None else [{"role": "system", "content": settings.system}]
@@ -144,7 +146,7 @@ class ChatSession:
 
     def figures(self, result: Any) -> None:
         """What an answer took."""
-        from dllm.cli.result_summary import summarize_results
+        from .result_summary import summarize_results
 
         line = summarize_results([result], result.seconds)
         if self.history.reused:

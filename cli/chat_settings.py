@@ -11,7 +11,7 @@ from dllm.errors import ConfigError
 if TYPE_CHECKING:
     from dllm.compose.options import Options
 
-OF_POLICY = ("tau", "f", "k", "score", "strict", "gamma", "h", "delta", "eps")
+OF_POLICY = ("tau", "f", "k", "score", "eps")
 OF_SCHEDULER = ("block_size", "sub_block_size", "steps")
 BELONG = {
     "policy": OF_POLICY,
@@ -52,6 +52,11 @@ class ChatSettings:
             return replace(self, system=None if value in NONE else value)
         kinds = {field.name: str(field.type) for field in fields(self.options)}
         if name not in kinds:
+            from dllm.compose.misplaced_fields import explain_misplaced_field
+
+            message = explain_misplaced_field(name, value, vars(self.options), "/set ")
+            if message is not None:
+                raise ConfigError(f"/set {message}")
             names = ", ".join((*kinds, "max_new_tokens", "seed", "system"))
             raise ConfigError(f"/set {name}: there is no such setting; there are {names}")
         empty: dict[str, Any] = {field.name: field.default for field in fields(self.options)}
@@ -96,10 +101,6 @@ def _parse_setting(name: str, value: str, kind: str) -> Any:
         return tuple(_parse_number(name, part, int) for part in value.split(",") if part)
     if "tuple[str" in kind:
         return (value,)
-    if "bool" in kind:
-        if value.lower() not in ("true", "yes", "on", "false", "no", "off"):
-            raise ConfigError(f"/set {name} {value}: say yes or no")
-        return value.lower() in ("true", "yes", "on")
     if "float" in kind or "int" in kind:
         return _parse_number(name, value, float if "float" in kind else int)
     return value

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from dllm.cli.error_messages import FAILED, INTERRUPTED, describe_os_error, print_error, print_message
-from dllm.errors import RequestError
+from dllm.errors import ConfigError, RequestError
+
+from .error_messages import FAILED, INTERRUPTED, describe_os_error, print_error, print_message
 
 if TYPE_CHECKING:
-    from dllm.cli.live_display import LiveDisplay
     from dllm.engine.results import Result
     from dllm.jobs import DecodeTask, Event, Job, JobEngine, Journal, PromptRow, RowProblem
     from dllm.trace import Recorder
+
+    from .live_display import LiveDisplay
 
 
 @dataclass
@@ -49,7 +51,7 @@ class JobOutput:
 
     def screen(self, tokenizer: Any, total: int, done: int, shows_rows: bool) -> LiveDisplay:
         """The live view: on stdout for a prompt, for many rows on stderr unless they appear on the same terminal."""
-        from dllm.cli.live_display import LiveDisplay
+        from .live_display import LiveDisplay
 
         console = Console(stderr=self.many)
         shown = console.is_terminal and not self.quiet
@@ -66,6 +68,25 @@ class TraceTarget:
 
     path: Path
     top: int = 0
+
+
+def check_trace_target(path: Path | None, top: int) -> TraceTarget | None:
+    """Return where a trace goes, if one is wanted.
+
+    Raises:
+        ConfigError: There is a file at that place already, or no folder for it.
+    """
+    if path is None:
+        if top:
+            raise ConfigError(f"--trace-top {top}: candidates are kept in a trace; give --trace FILE too")
+        return None
+    if top < 0:
+        raise ConfigError(f"--trace-top {top}: must be 0 (none) or more candidates")
+    if path.exists():
+        raise ConfigError(f"--trace {path} exists already: choose another name, or move the file away")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--trace {path}: there is no folder {path.parent}")
+    return TraceTarget(path, top)
 
 
 def run_job(
@@ -109,7 +130,7 @@ def run_job(
                 typer.echo(result.text)
                 seconds = result.seconds
         if desk.results and not desk.quiet:
-            from dllm.cli.result_summary import summarize_results
+            from .result_summary import summarize_results
 
             print_message(summarize_results(desk.results, seconds))
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dllm.cli.error_messages import report_errors
+from .error_messages import report_errors
 
 WIDE = 250
 """Columns of a listing that no terminal limits."""

@@ -11,11 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dllm.cli.error_messages import report_errors
-from dllm.cli.listing import format_part, make_console
 from dllm.compose.names import TABLES
 from dllm.errors import ConfigError
 from dllm.registry import suggest_name
+
+from .error_messages import report_errors
+from .listing import format_part, make_console
 
 if TYPE_CHECKING:
     from dllm.registry import Registry, RegistryEntry

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from dllm.cli.error_messages import FAILED, print_error, print_message, report_errors
 from dllm.errors import ConfigError
+
+from .error_messages import FAILED, print_error, print_message, report_errors
 
 if TYPE_CHECKING:
     from dllm.trace import Trace
@@ -93,7 +94,7 @@ def _write_replay_page(trace: Trace, path: Path) -> None:
 
 def _show_request(trace: Trace, request: int, speed: float) -> None:
     """Show one request: live on a terminal, else a line a step."""
-    from dllm.cli.trace_player import TracePlayer, format_steps, make_frames
+    from .trace_player import TracePlayer, format_steps, make_frames
 
     places = [(run, place) for run in trace.runs for place in range(len(run.requests))]
     if not 1 <= request <= len(places):

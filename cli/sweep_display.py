@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +12,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dllm.cli.error_messages import INTERRUPTED, print_error
-from dllm.cli.listing import WIDE
+from .error_messages import INTERRUPTED, print_error
+from .listing import WIDE
 
 if TYPE_CHECKING:
-    from dllm.jobs import JobEngine
     from dllm.sweeps import Sweep
 
-Open = Callable[[str, Mapping[str, Any]], "JobEngine"]
+    from .engine_options import OpenEngine
 
 
-def run_sweep_with_progress(sweep: Sweep, folder: Path, open_engine: Open, quiet: bool) -> bool:
+def run_sweep_with_progress(sweep: Sweep, folder: Path, open_engine: OpenEngine, quiet: bool) -> bool:
     """Decode what is missing of a sweep, drawn on stderr; whether some cell or row failed."""
     from dllm.sweeps import CellFailed, CellFinished, CellRowDecoded, CellStarted, run_sweep
 
@@ -66,11 +65,10 @@ def print_cell_table(rows: Sequence[Mapping[str, Any]], best: Sequence[Mapping[s
         front = any(row is one for one in best)
         interval = "–" if row["accuracy"] is None else f"{row['accuracy_low']:.2f}–{row['accuracy_high']:.2f}"
         words = (escape(str(row[name])) for name in (*many, "name"))
-        table.add_row(
-            "*" if front else "", *words, _format_share(row["accuracy"]), interval,
-            f"{row['tokens_per_forward']:.2f}", f"{row['tokens_per_second']:.1f}", _format_share(row["certified_share"]),
-            style="bold" if front else "",
-        )  # fmt: skip
+        figures = (f"{row['tokens_per_forward']:.2f}", f"{row['tokens_per_second']:.1f}")
+        shares = _format_share(row["accuracy"]), _format_share(row["certified_share"])
+        style = "bold" if front else ""
+        table.add_row("*" if front else "", *words, shares[0], interval, *figures, shares[1], style=style)
     console = Console(stderr=True)
     (console if console.is_terminal else Console(stderr=True, width=WIDE)).print(table)
 

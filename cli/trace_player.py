@@ -10,8 +10,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from dllm.cli.keyboard import KeyReader
-from dllm.cli.live_display import TerminalFrame, render_frame
+from .keyboard import KeyReader
+from .live_display import TerminalFrame, render_frame
 
 if TYPE_CHECKING:
     from dllm.trace import ReplayedCanvas, TraceRun

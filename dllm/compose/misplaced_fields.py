@@ -30,11 +30,10 @@ def explain_misplaced_field(name: str, value: Any, given: Mapping[str, Any], pre
     for kind, text, part in _list_candidates(given):
         kinds = {field.name: str(field.type) for field in fields(part)} if is_dataclass(part) else {}
         field = name.replace("-", "_")
-        shown = "…" if value is None else str(value)
-        if field not in kinds and kinds.get(field.removeprefix("no_")) == "bool":
-            field, shown = field.removeprefix("no_"), "False"
+        off = field not in kinds and kinds.get(field.removeprefix("no_")) == "bool"
+        field = field.removeprefix("no_") if off else field
         if field in kinds:
-            expression = _add_field(text, f"{field}={shown}")
+            expression = _add_field(text, f"{field}={_format_value(kinds[field], value, off)}")
             called = normalize_name(text.partition("(")[0])
             return f'{name} is no option but a field of {called}: write {prefix}{kind} "{expression}"'
     return None
@@ -54,6 +53,12 @@ def _list_candidates(given: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]
             # Parts of packages are left out: a misspelt option must not import what it has nothing to do with.
             if entry.origin == HERE:
                 yield registry.kind, entry.name, registry.load(entry)
+
+
+def _format_value(kind: str, value: Any, off: bool) -> str:
+    if kind == "bool":  # a flag of the command line has no value of its own: what follows it may be the prompt
+        return str(not off and str(value).lower() != "false")
+    return "…" if value is None else str(value)
 
 
 def _add_field(text: str, field: str) -> str:
