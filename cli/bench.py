@@ -89,7 +89,7 @@ def bench(
 
 
 def _measure_and_print_rates(model: Any) -> Any:
-    """The rates of the machine in the model's precision, told on stderr."""
+    """Measure the rates of the machine in the model's precision, and print them on stderr."""
     from dllm.bench import measure_rates
 
     rates = measure_rates(model.device, model.dtype)
@@ -108,7 +108,7 @@ def _time_strategies(
     autoregressive: bool,
     repeats: int,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one model."""
+    """Yield the rows of one model, a row for each batch size, context and strategy."""
     import torch
 
     from dllm.bench import time_autoregressive, time_strategy
@@ -140,7 +140,7 @@ def _time_strategies(
 
 
 def _check_quantization(way: str | None, device: str | None) -> None:
-    """Raises ConfigError for a way to quantise that cannot work here, before anything is timed."""
+    """Raise ConfigError for a way to quantise that cannot work here, before anything is timed."""
     from dllm.models.placement import resolve_device
     from dllm.models.quantizing import make_torchao_config
 
@@ -157,7 +157,7 @@ def _make_model(
     quantize: str | None,
     pack: bool,
 ) -> Any:
-    """The model to be timed."""
+    """Load or make the model to be timed."""
     from dllm.bench import SHAPES, make_random_model
     from dllm.models import load, packing
     from dllm.models.compiled import CompiledModel
@@ -180,7 +180,7 @@ def _make_model(
 
 
 def _make_strategies(model: Any, given: list[str] | None, new: int) -> list[Any]:
-    """The strategies to be timed; by default the one that suits the geometry."""
+    """Make the strategies to be timed; by default the one that suits the geometry."""
     from dllm.compose.options import Options
 
     family = "fast_dllm_v2" if hasattr(model.geometry, "size") else "fast_dllm"
@@ -242,7 +242,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def _shorten_strategy(strategy: str) -> str:
-    """Policy, scheduler and cache of a strategy's repr, without their fields."""
+    """Name policy, scheduler and cache of a strategy's repr, without their fields."""
     names = ("policy=", "scheduler=", "cache=")
     return ", ".join(strategy.split(n)[1].split("(")[0] for n in names if n in strategy) or strategy
 

@@ -131,7 +131,7 @@ def decode(
 
     Only the answer goes to stdout: the text, or without --output one JSON row for each row of --input.
     """
-    given = dict(locals())
+    given = dict(locals())  # every option by its name, for the functions that many commands share
     with report_errors():
         from dllm.jobs import Job, check_length, check_seed
 

@@ -155,7 +155,7 @@ def run_evaluation(
 
 
 def _silence_lm_eval() -> None:
-    """Our own progress and errors in place of those of lm-eval and its packages; before they are imported."""
+    """Silence progress and warnings of lm-eval and its packages, in favour of our own; before they are imported."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -194,7 +194,7 @@ def _make_settings(given: dict[str, Any]) -> HarnessSettings:
 
 
 def _parse_generation_arguments(texts: list[str]) -> dict[str, Any]:
-    """name=value, where a value that is JSON is read as such."""
+    """Read texts name=value, where a value that is JSON is read as such."""
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -208,7 +208,7 @@ def _parse_generation_arguments(texts: list[str]) -> dict[str, Any]:
 
 
 def _run_evaluation(plan: EvaluationPlan, settings: HarnessSettings, quiet: bool) -> None:
-    """Evaluate, keep what is found, and say it; of several processes only the first does."""
+    """Evaluate, keep the results and print them; of several processes only the first keeps and prints."""
     from dllm.integrations.harness.evaluation import run_evaluation
     from dllm.integrations.harness.results_folder import EvaluationFolder
 
@@ -247,7 +247,7 @@ def _run_evaluation(plan: EvaluationPlan, settings: HarnessSettings, quiet: bool
 
 
 def _make_score_table(found: EvaluationReport) -> Table:
-    """A line for each score, with the task's figures beside the first."""
+    """Make a table with a line for each score, and the task's figures beside its first."""
     shown = Table("task", "metric", "value", "n", "shots", "TPF", "NFE", "tokens/s", "certified", header_style="bold")
     for task, row in found["tasks"].items():
         figures = ["", "", "", ""]
@@ -258,14 +258,14 @@ def _make_score_table(found: EvaluationReport) -> Table:
                 "–" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:.1f}",
                 "–" if row["certified_share"] is None else f"{row['certified_share']:.2f}",
             ]
-        told = row["metrics"] | ({"agreement,sequential greedy": row["agreement"]} if "agreement" in row else {})
-        for i, (name, value) in enumerate((n, v) for n, v in told.items() if "_stderr," not in n):
+        metrics = row["metrics"] | ({"agreement,sequential greedy": row["agreement"]} if "agreement" in row else {})
+        for i, (name, value) in enumerate((n, v) for n, v in metrics.items() if "_stderr," not in n):
             metric, _, part = name.partition(",")
             error = row["metrics"].get(f"{metric}_stderr,{part}")
-            said = f"{value:.4f}" + (f" ± {error:.4f}" if isinstance(error, float) else "")
+            score = f"{value:.4f}" + (f" ± {error:.4f}" if isinstance(error, float) else "")
             about = (task, str(row["documents"]), str(row["num_fewshot"])) if i == 0 else ("", "", "")
             shown.add_row(
-                about[0], metric if part == "none" else f"{metric} ({part})", said, *about[1:],
+                about[0], metric if part == "none" else f"{metric} ({part})", score, *about[1:],
                 *(figures if i == 0 else ["", "", "", ""]),
             )  # fmt: skip
     for name, values in found["groups"].items():

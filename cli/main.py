@@ -1,4 +1,4 @@
-"""`dllm`: the commands. What needs torch is imported when a command runs, so that help comes at once."""
+"""`dllm`: the commands. Modules that need torch are imported when a command runs, so that help comes at once."""
 
 from __future__ import annotations
 

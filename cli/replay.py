@@ -61,7 +61,7 @@ def replay(
 
 
 def _check_trace(trace: Trace) -> None:
-    """Say what a check finds; a fault is a failure."""
+    """Print what a check finds; a fault is a failure."""
     from dllm.trace import check_trace
 
     found = check_trace(trace)
@@ -78,7 +78,7 @@ def _check_trace(trace: Trace) -> None:
 
 
 def _write_replay_page(trace: Trace, path: Path) -> None:
-    """Put the page where nothing is yet; it appears when it is whole."""
+    """Write the page to a place where nothing is yet; the file appears when it is whole."""
     from dllm.trace import render_trace_page
 
     if path.exists():

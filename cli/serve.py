@@ -101,7 +101,7 @@ def serve(
 
 
 def _make_limits(waiting: int, body: int, columns: int | None, choices: int, new_tokens: int) -> ServerLimits:
-    """The limits that were given. Raises ConfigError, also where the server's libraries are not installed."""
+    """Make the limits. Raises ConfigError, also where the server's libraries are not installed."""
     try:
         from dllm.integrations.server.limits import ServerLimits
         from dllm.integrations.server.serving import bind_socket  # noqa: F401
@@ -111,14 +111,14 @@ def _make_limits(waiting: int, body: int, columns: int | None, choices: int, new
 
 
 def _check_api_key(key: str | None) -> str | None:
-    """The key. Raises ConfigError for one that protects nothing."""
+    """Return the key. Raises ConfigError for one that protects nothing."""
     if key is not None and not key.strip():
         raise ConfigError("--api-key (or DLLM_API_KEY) is empty: anybody could guess it; give a key or none")
     return key
 
 
 def _choose_allowed_hosts(host: str, key: str | None, allowed: list[str] | None) -> tuple[str, ...] | None:
-    """By which names the server may be called."""
+    """Choose the host names under which the server may be called; None: any."""
     from dllm.integrations.server.serving import LOCAL, is_loopback_host
 
     if allowed:
@@ -136,7 +136,7 @@ def run_server(
     port: int,
     log_level: str,
 ) -> None:
-    """Load the model and serve it. What cannot work is said before the weights are read."""
+    """Load the model and serve it; whatever cannot work is refused before the weights are read."""
     from dllm.integrations.server.engine import ServerEngine
     from dllm.integrations.server.serving import bind_socket, is_loopback_host, serve_on_socket
 

@@ -1,4 +1,4 @@
-"""Draws a sweep while it runs, and its table: what `dllm sweep` and `dllm tune` share."""
+"""Display of a sweep while it runs, and of its table, for `dllm sweep` and `dllm tune`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run_sweep_with_progress(sweep: Sweep, folder: Path, open_engine: OpenEngine, quiet: bool) -> bool:
-    """Decode what is missing of a sweep, drawn on stderr; whether some cell or row failed."""
+    """Decode the missing cells of a sweep with progress on stderr; return whether some cell or row failed."""
     from dllm.sweeps import CellFailed, CellFinished, CellRowDecoded, CellStarted, run_sweep
 
     sweep.check()
@@ -55,7 +55,7 @@ def run_sweep_with_progress(sweep: Sweep, folder: Path, open_engine: OpenEngine,
 
 
 def print_cell_table(rows: Sequence[Mapping[str, Any]], best: Sequence[Mapping[str, Any]] = ()) -> None:
-    """The table of cells on stderr; those of the Pareto front are marked."""
+    """Print the table of cells on stderr; those of the Pareto front are marked."""
     many = [name for name in ("model", "prompts") if len({row[name] for row in rows}) > 1]
     many += [name for name in ("max_new_tokens", "seed", "batch_size") if len({row[name] for row in rows}) > 1]
     table = Table(
@@ -78,7 +78,7 @@ def _format_share(value: float | None) -> str:
 
 
 def print_cell_list(sweep: Sweep, folder: Path) -> None:
-    """The cells of a sweep on stdout, one a line, and which of them are done."""
+    """Print the cells of a sweep on stdout, one a line, and which of them are done."""
     kept = _find_finished_cells(sweep, folder)
     for cell in sweep.cells:
         job = cell.job
@@ -87,7 +87,7 @@ def print_cell_list(sweep: Sweep, folder: Path) -> None:
 
 
 def _find_finished_cells(sweep: Sweep, folder: Path) -> set[str]:
-    """Keys of the cells that are in the table already."""
+    """Return the keys of the cells that are in the table already."""
     from dllm.sweeps import read_table
     from dllm.sweeps.table import NAME
 

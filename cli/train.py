@@ -1,4 +1,4 @@
-"""`dllm train`: options and a config become a plan, and what the run tells is drawn on the terminal."""
+"""`dllm train`: options and a config become a plan, and the events of the run are drawn on the terminal."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def train(
 
 
 def answer_prompt(model: TransformerModel, prompt: str | Sequence[int]) -> str:
-    """What a model in training answers, decoded as its format is by default."""
+    """Answer a prompt with a model in training, decoded as its format is by default."""
     import dllm
     from dllm.compose.recipes import default_recipe
 

@@ -97,7 +97,7 @@ def tune(
 
 
 def _check_arguments(tolerance: float | None, target: float | None, confidence: float, speed: str) -> None:
-    """Raise ConfigError for what cannot be chosen by; before any work."""
+    """Raise ConfigError for arguments that leave nothing to choose by; before any work."""
     from dllm.sweeps.tuning import SPEEDS
 
     if (tolerance is None) == (target is None):
@@ -110,7 +110,7 @@ def _check_arguments(tolerance: float | None, target: float | None, confidence: 
 
 
 def _make_candidate_sweep(prompts: str, model: str, strategies: Path | None, settings: dict[str, Any]) -> Sweep:
-    """The sweep over all candidates, the sequential strategy first."""
+    """Make the sweep over all candidates, the sequential strategy first."""
     from dllm.sweeps.grid import make_sweep, read_yaml
     from dllm.sweeps.tuning import CANDIDATES, SEQUENTIAL
 
@@ -128,7 +128,7 @@ def _make_candidate_sweep(prompts: str, model: str, strategies: Path | None, set
 
 
 def _report_choice(choice: StrategyChoice, tolerance: float | None, target: float | None) -> None:
-    """The winner and how sure it is, on stderr."""
+    """Print on stderr the strategy that was chosen, and how sure that is."""
     row = choice.row
     interval = f"95 % interval {row['accuracy_low']:.3f}–{row['accuracy_high']:.3f}"
     print_message(f"{row['name']}: accuracy {row['accuracy']:.3f} ({interval}) on {row['scored']} questions", "bold")

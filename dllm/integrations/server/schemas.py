@@ -173,7 +173,7 @@ def _explain_validation_error(kind: type[CallBody], error: ValidationError) -> A
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        if (message := explain_misplaced_field(place, first["input"], {})) is not None:
+        if (message := explain_misplaced_field(place, first["input"], {}, prefix="")) is not None:
             return ApiError(400, message, place)
         names = sorted(set(kind.model_fields) - set(NEUTRAL))
         return ApiError(
