@@ -182,8 +182,9 @@ def _make_model(
 def _make_strategies(model: Any, given: list[str] | None, new: int) -> list[Any]:
     """Make the strategies to be timed; by default the one that suits the geometry."""
     from dllm.compose.options import Options
+    from dllm.types import BlockCausal
 
-    family = "fast_dllm_v2" if hasattr(model.geometry, "size") else "fast_dllm"
+    family = "fast_dllm_v2" if isinstance(model.geometry, BlockCausal) else "fast_dllm"
     return [Options(recipe=text).strategy(model, new) for text in given or [family]]
 
 
