@@ -142,7 +142,7 @@ def run_job(
         except (KeyboardInterrupt, OSError) as error:
             if journal is None or isinstance(error, BrokenPipeError):
                 raise
-            # A pipe that is gone cannot be continued; a file can, so its reader is told how.
+            # A pipe that is gone cannot be continued; a file can, so the message says how.
             kept = f"{journal.kept} of {len(tasks)} rows are kept in {output}: run the same command again to continue"
             what = "interrupted" if isinstance(error, KeyboardInterrupt) else describe_os_error(error)
             print_error(f"{what}; {kept}" if journal.regular else what)

@@ -20,7 +20,7 @@ max_new_tokens: 96
 
 strategies: [[{policy: threshold, tau: [[0.6, 0.8, 0.9]], cache: [[none, prefix]]}, {recipe: fast_dllm_v2}]]
 
-Strategies are told by the options of `dllm decode`. A prompt line may have an `answer`, compared by
+Strategies are given by the options of `dllm decode`. A prompt line may have an `answer`, compared by
 `check`: number (the one behind ####), last-number, exact, contains, regex.
 
 [bold]Results[/bold]: FOLDER/table.jsonl, a row a cell, and FOLDER/samples, a file a cell. Run again it continues.
