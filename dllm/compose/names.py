@@ -44,18 +44,24 @@ class PartRegistry(Registry[type]):
         return _load_place(next(iter(self.interfaces)))
 
     def accepts(self, part: type) -> bool:
-        """Return whether a class has the method of this kind, with as many arguments."""
-        return any(_takes(part, method, arguments) for method, arguments in self._list_methods())
+        """Return whether a class derives from the base class of this kind, or has the method of its protocol."""
+        return any(_implements(part, place, method) for place, method in self.interfaces.items())
 
-    def _list_methods(self) -> list[tuple[str, tuple[str, ...]]]:
-        return [(method, _list_arguments(place, method)) for place, method in self.interfaces.items()]
+    def _describe_interfaces(self) -> str:
+        """Say what makes a class one of this kind."""
+        ways = []
+        for place, method in self.interfaces.items():
+            if _is_base_class(place):
+                ways.append(f"it does not derive from {place.replace(':', '.')}")
+            else:
+                ways.append(f"it has no {method}({', '.join(_list_arguments(place, method))})")
+        return " and ".join(ways)
 
     def _adopt(self, entry: RegistryEntry, found: Any) -> Any:
         if not isinstance(found, type) or not is_dataclass(found) or not found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
             raise ConfigError(f"a {self.kind} is a class, and a frozen dataclass, so that its repr is its record")
         if not self.accepts(found):
-            ways = " or ".join(f"{method}({', '.join(arguments)})" for method, arguments in self._list_methods())
-            raise ConfigError(f"{found.__name__} is no {self.kind}: it has no {ways}")
+            raise ConfigError(f"{found.__name__} is no {self.kind}: {self._describe_interfaces()}")
         return found
 
 
@@ -68,6 +74,21 @@ def _load_place(place: str) -> Any:
 def _list_arguments(place: str, method: str) -> tuple[str, ...]:
     """List the arguments of a method as its class declares them, without `self`."""
     return tuple(inspect.signature(getattr(_load_place(place), method)).parameters)[1:]
+
+
+def _is_base_class(place: str) -> bool:
+    """Tell whether a kind is known by a base class, whose hooks are declared, rather than by a protocol."""
+    from dllm.types import Part  # not above: a list of names must not wait for torch
+
+    found = _load_place(place)
+    return isinstance(found, type) and issubclass(found, Part)
+
+
+def _implements(part: type, place: str, method: str) -> bool:
+    """Tell whether a class is a part by one interface of its kind."""
+    if _is_base_class(place):
+        return issubclass(part, _load_place(place))
+    return _takes(part, method, _list_arguments(place, method))
 
 
 def _takes(part: type, method: str, arguments: tuple[str, ...]) -> bool:
@@ -172,5 +193,22 @@ PROCESSORS = PartRegistry(
     {"dllm.types:Processor": "step", "transformers:LogitsProcessor": "__call__"},
     {"credit": "CreditDecoding", "regex": "Regex", "json-schema": "JsonSchema"},
 )
+SIGNALS = PartRegistry(
+    "signal",
+    "dllm.signals",
+    {"dllm.types:Signal": "compute", "dllm.types:Probe": "extract"},
+    {
+        "slot-entropy": "Entropy",
+        "probabilities": "Probabilities",
+        "second-token": "SecondToken",
+        "noise": "Noise",
+        "current": "Current",
+        "shadow": "Shadow",
+        "attention": "Attention",
+        "hidden": "Hidden",
+    },
+)
 
-TABLES = {registry.kind: registry for registry in (POLICIES, SCHEDULERS, CACHES, SCORES, PACES, CURVES, PROCESSORS)}
+TABLES = {
+    registry.kind: registry for registry in (POLICIES, SCHEDULERS, CACHES, SCORES, PACES, CURVES, PROCESSORS, SIGNALS)
+}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import product
@@ -102,8 +101,7 @@ def find_part_kind(part: Any) -> str:
         if table.name_of(made) is not None:
             return table.kind
     for kind, table in TABLES.items():
-        # A cache and a processor have a `step` of as many arguments; those of a processor begin with the logits.
-        if table.accepts(type(part)) and (kind != "cache" or "logits" not in inspect.signature(part.step).parameters):
+        if table.accepts(type(part)):
             return kind
     raise ConfigError(f"{part!r} is no part: it has no method of any kind of part, which dllm.compose.names lists")
 
