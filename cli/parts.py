@@ -21,7 +21,7 @@ from .listing import format_part, make_console
 if TYPE_CHECKING:
     from dllm.registry import Registry, RegistryEntry
 
-FIELDS = ("pace", "curve")
+FIELDS = ("pace", "curve", "signal")
 """Kinds that are only ever fields of policies."""
 
 

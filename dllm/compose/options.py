@@ -149,7 +149,7 @@ class Options:
         """Make the policy `top-k`: a fixed k, or the recipe's pace if there are steps."""
         if self.k is not None:
             return TopK(k=self.k)
-        if self.steps is None and getattr(base.scheduler, "steps", None) is None:
+        if self.steps is None and base.scheduler.steps is None:
             raise ConfigError("policy top-k: give either --k, tokens per step, or --steps, in total")
         score = base.policy.score if isinstance(base.policy, TopK) else Confidence()
         return TopK(pace=recipe.pace, score=score)
@@ -168,12 +168,12 @@ class Options:
         self, scheduler: Any, base: Strategy, policy: Policy, model: Any, max_new_tokens: int
     ) -> int | None:
         """Return the steps that a scheduler is to plan; None where the policy follows no pace."""
-        planned: int | None = getattr(scheduler, "steps", None)
+        planned: int | None = scheduler.steps
         # Steps in an expression are meant as they stand, for one block. Those of a recipe suit its own block size, and
         # are cut down to the block that is used.
         exact = planned is not None and self.scheduler is not None and is_expression(self.scheduler)
         scheduler = self._size_scheduler(scheduler)
-        if not getattr(policy, "paced", False):
+        if not policy.paced:
             if self.steps is not None:
                 raise ConfigError(f"--steps does not belong to {_name_part(policy, POLICIES)}, which has no pace")
             return planned if exact else None
@@ -188,11 +188,11 @@ class Options:
         if exact or planned is None:
             return planned or size
         # A recipe that plans one step for each column of its block does so for blocks of any size.
-        return size if planned == getattr(base.scheduler, "size", None) else min(planned, size)
+        return size if planned == base.scheduler.size else min(planned, size)
 
     def _size_scheduler(self, scheduler: Any) -> Any:
         """Set the sizes that were given, and take away the steps, which depend on them."""
-        if getattr(scheduler, "steps", None) is not None:
+        if scheduler.steps is not None:
             scheduler = replace(scheduler, steps=None)
         if self.block_size is not None and getattr(scheduler, "sub_block", None) is not None and self.block_size > 0:
             scheduler = replace(scheduler, sub_block=min(scheduler.sub_block, self.block_size))
