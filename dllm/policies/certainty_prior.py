@@ -19,7 +19,7 @@ from dllm.types import Canvas, Guess, Policy, State, Verdict, Window
 
 
 class CertaintyPriorState(NamedTuple):
-    """What is known of the canvas.
+    """Knowledge of the canvas.
 
     Attributes:
         pending: Pending columns, as far as the windows so far showed them.

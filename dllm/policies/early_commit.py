@@ -164,7 +164,7 @@ class EarlyCommit(PolicyWrapper):
 
 
 def _finish_rows(verdict: Verdict, rows: Bool[Tensor, " b"]) -> Verdict:
-    """Change a verdict so that in these rows nothing is revoked and no further step is asked for."""
+    """Change a verdict so that in these rows nothing is revoked and no further step is requested."""
     revoke, hold = verdict.revoke, verdict.hold
     return verdict._replace(
         revoke=None if revoke is None else revoke & ~rows.unsqueeze(1),

@@ -80,7 +80,7 @@ class ByConfidence:
     Here psi is the confidence with which a slot was committed.
 
     At most one slot a step is masked again on average. Pending slots are committed with the probability that holds if
-    nothing is masked again, as published, so that less is decided than the diffusion time says.
+    nothing is masked again, as published, so that less is decided than alpha(t).
     """
 
     revokes: ClassVar[bool] = True

@@ -30,7 +30,7 @@ class SaberState(NamedTuple):
 
 @dataclass(frozen=True)
 class Saber(RevisingPolicy):
-    """Commit every pending slot surer than the row's commits were on average; then revoke those that lost confidence.
+    """Commit every pending slot above the mean confidence of the row's commits; then revoke those that lost confidence.
 
     At least the best `n` slots are committed. The slots that are revoked are those decided ones whose candidate lost
     most confidence since the step before. A step that commits w slots revokes

@@ -30,7 +30,7 @@ class TopKState(NamedTuple):
 
 @dataclass(frozen=True)
 class TopK(ScoreRule):
-    """Commit the best `k` pending slots of each step, or as many as a pace says.
+    """Commit the best `k` pending slots of each step, or the quota of a pace.
 
     Attributes:
         k: Slots per step. Exactly one of k and pace is given.

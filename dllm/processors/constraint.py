@@ -1,4 +1,4 @@
-"""Constraints on the whole text that hold in whatever order it is written."""
+"""Constraints on the whole text that hold for every order in which it is written."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from dllm.errors import ConfigError
-from dllm.processors.automaton import MISSING_PACKAGE, compile_byte_automaton
+from dllm.processors.byte_automaton import MISSING_PACKAGE, compile_byte_automaton
 from dllm.processors.constraint import Constraint
 
 

@@ -61,7 +61,7 @@ class AutomatonPaths(NamedTuple):
     def decide(self, slots: Bool[Tensor, "b t"], kinds: Int[Tensor, "b t"]) -> AutomatonPaths:
         """Write tokens of these kinds in some columns; `left` and `right` are left for the caller to bring up to date.
 
-        Of `left` everything right of the first new column is no longer exact, and `known` says so.
+        Of `left` everything right of the first new column is no longer exact, which `known` records.
         """
         first = torch.where(slots, torch.arange(slots.shape[1]), slots.shape[1]).amin(1)
         return self._replace(kinds=torch.where(slots, kinds, self.kinds), known=torch.minimum(self.known, first))

@@ -18,7 +18,7 @@ from dllm.types import Canvas, Geometry, Guess, HostView, Model, Scheduler, Wind
 
 
 class AdaptiveBlocksState(NamedTuple):
-    """Where adaptive blocks stand, row by row.
+    """Progress of adaptive blocks, row by row.
 
     All tensors are on the host but `delimiters` and `end`, which are on the model's device.
 

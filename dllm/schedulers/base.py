@@ -14,7 +14,7 @@ from dllm.types import Canvas, HostView, Transient, Window
 
 
 class RowRanges(NamedTuple):
-    """Where each row works (host); the attributes are those of `Window`."""
+    """Ranges in which the rows work (host); the attributes are those of `Window`."""
 
     start: Int[Tensor, " b"]
     end: Int[Tensor, " b"]

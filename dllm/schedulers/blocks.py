@@ -17,7 +17,7 @@ DEFAULT_SIZE = 32
 
 
 class BlocksState(NamedTuple):
-    """Where a block scheduler stands, row by row (host).
+    """Progress of a block scheduler, row by row (host).
 
     Attributes:
         size: Columns of a block.
@@ -143,7 +143,13 @@ class Whole(Scheduler):
 
 
 def resolve_block_size(scheduler: Scheduler, size: int | None, model: Model) -> int:
-    """Choose how many columns a block has where a scheduler asks for `size`, or for None.
+    """Choose how many columns a block of a scheduler has.
+
+    Args:
+        scheduler: The scheduler, which an error names.
+        size: The size that it is configured with. None: that of the attention block, or DEFAULT_SIZE where there is
+            none.
+        model: The model.
 
     Raises:
         ConfigError: Attention has blocks of another size.

@@ -18,7 +18,7 @@ from dllm.types import Canvas, HostView, Model, Scheduler, Window
 
 
 class PipelineState(NamedTuple):
-    """Where the pipeline stands, row by row (host); blocks are numbered from `origin`.
+    """Progress of a pipeline, row by row (host); blocks are numbered from `origin`.
 
     Attributes:
         size: Columns of a block.

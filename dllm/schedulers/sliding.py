@@ -16,7 +16,7 @@ from dllm.types import Canvas, Geometry, HostView, Model, Scheduler, Window
 
 
 class SlidingBlockState(NamedTuple):
-    """Where a sliding block stands, row by row (host).
+    """Progress of a sliding block, row by row (host).
 
     Attributes:
         geometry: How columns attend.

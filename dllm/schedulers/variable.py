@@ -20,12 +20,13 @@ from dllm.schedulers.blocks import (
     plan_row_ranges,
     resolve_block_size,
 )
+from dllm.schedulers.lengths import lengthen_rows, shorten_rows
 from dllm.transfer import to_device
-from dllm.types import Canvas, Geometry, Guess, HostView, Model, Scheduler, Window, move_columns, text_start
+from dllm.types import Canvas, Geometry, Guess, HostView, Model, Scheduler, Window
 
 
 class VariableLengthState(NamedTuple):
-    """Where rows of variable length stand.
+    """Progress of rows of variable length.
 
     `most`, `moved` and all of `blocks` are on the host, the other tensors on the model's device.
 
@@ -233,63 +234,5 @@ class VariableLength(Scheduler):
         if not bool(more.any()):
             return unchanged
         at = torch.where(grow > 0, rows.length, column + 1)
-        canvas, moved = self._lengthen_rows(canvas, at, more, state)
+        canvas, moved = lengthen_rows(canvas, at, more, state.most, state.geometry, state.blank)
         return canvas, moved, state._replace(moved=more > 0)
-
-    def _lengthen_rows(
-        self, canvas: Canvas, at: Int[Tensor, " b"], more: Int[Tensor, " b"], state: VariableLengthState
-    ) -> tuple[Canvas, Int[Tensor, "b t"]]:
-        """Put new columns before the columns `at`, as far as there is room.
-
-        Args:
-            canvas: The canvas.
-            at: First column that moves to the right (host).
-            more: Number of new columns (host).
-            state: State of the step.
-
-        Returns:
-            The canvas, and for each column the one it was before, -1 where it is new (host).
-        """
-        rows = canvas.rows
-        gap = torch.minimum(more, state.most - rows.limit)
-        # Where attention has blocks, the row must fill its last one: it grows by more columns than were asked for.
-        limit = torch.where(more > 0, torch.minimum(state.most, state.geometry.extent(rows.limit + gap)), rows.limit)
-        length = state.geometry.extent(limit)
-        # At the end of the row all of the additional columns are new. In the middle only the gap is; the rest of them
-        # appear at the end.
-        gap = torch.where(at == rows.length, length - rows.length, gap)
-        moved = _source_columns(canvas.tokens.shape[1], at, gap, rows.length, length)
-        given = move_columns(rows.given, moved, False)
-        rows = rows._replace(limit=limit, length=length, given=given, text=text_start(given))
-        tokens, pending = move_columns(canvas.tokens, moved, state.blank), move_columns(canvas.pending, moved, True)
-        return canvas._replace(tokens=tokens, pending=pending, rows=rows), moved
-
-
-def shorten_rows(canvas: Canvas, limit: Int[Tensor, " b"], length: Int[Tensor, " b"]) -> Canvas:
-    """Make rows shorter: columns behind the new length are no longer pending."""
-    there = torch.arange(canvas.tokens.shape[1]) < rearrange(length, "b -> b 1")
-    pending = canvas.pending & to_device(there, canvas.pending.device)
-    return canvas._replace(pending=pending, rows=canvas.rows._replace(limit=limit, length=length))
-
-
-def _source_columns(
-    t: int, at: Int[Tensor, " b"], gap: Int[Tensor, " b"], before: Int[Tensor, " b"], after: Int[Tensor, " b"]
-) -> Int[Tensor, "b t"]:
-    """Find the column that each column comes from once new ones were inserted; -1 for new ones.
-
-        column    0 … at-1      at … at+gap-1     at+gap …        behind `before` + gap, up to `after`
-        source    the same      new               gap less        new
-
-    Args:
-        t: Columns of the canvas.
-        at: Column before which new ones are put.
-        gap: Number of new ones; 0 leaves the row as it is.
-        before: Length of the row before.
-        after: Length of the row after.
-    """
-    at, gap, before, after = (rearrange(x, "b -> b 1") for x in (at, gap, before, after))
-    column = torch.arange(t).expand(len(at), t)
-    source = torch.where(column < at, column, column - gap)
-    new = (column >= at) & ((column < at + gap) | (source >= before))
-    # Columns behind the row are padding, which stays where it is.
-    return torch.where((gap == 0) | (column >= after), column, torch.where(new, -1, source))

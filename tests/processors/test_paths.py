@@ -9,7 +9,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dllm.processors.automaton import END, NOTHING, build_token_automaton, compile_byte_automaton
+from dllm.processors.automaton import END, NOTHING, build_token_automaton
+from dllm.processors.byte_automaton import compile_byte_automaton
 from dllm.processors.paths import PENDING, AutomatonPaths, classify_tokens, compute_paths, select_compatible_slots
 from tests.processors.patterns import PATTERNS
 
