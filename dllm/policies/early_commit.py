@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,7 @@ from dllm.policies.wrapper import PolicyWrapper
 from dllm.types import Canvas, Guess, Policy, State, Verdict, Window
 
 
+@runtime_checkable
 class Curve(Protocol):
     """The logit gap that is required, as a function of the share of the window that is decided."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -13,6 +13,7 @@ from dllm.errors import ConfigError
 from dllm.types import Window
 
 
+@runtime_checkable
 class Pace(Protocol):
     """A quota per row and step."""
 

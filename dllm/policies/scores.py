@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +12,7 @@ from dllm.signals import Entropy, Noise
 from dllm.types import Guess, Probe, Signal, Window
 
 
+@runtime_checkable
 class Score(Protocol):
     """A number per slot; the slot with the largest one is committed first."""
 
