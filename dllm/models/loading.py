@@ -32,7 +32,7 @@ MASKED_ATTENTION = ("sdpa", "eager")
 
 
 def load(
-    name: str | Path = "embedded",
+    name: str | Path | CheckpointFiles = "embedded",
     *,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
@@ -54,7 +54,8 @@ def load(
 ) -> TransformerModel | AutoregressiveModel:
     """Load a checkpoint of any family in its original format.
 
-    name                 a folder, a Hub id, or "embedded" for the model inside the package
+    name                 a folder, a Hub id, or "embedded" for the model inside the package; or the small files of one
+                         (`read_checkpoint`), whose family then counts
     dtype                "float32", "bfloat16", …, or "auto" for the checkpoint's; default: "auto" on an accelerator and
                          float32 on a CPU, where half precision is many times slower; but bfloat16 is faster where the
                          CPU multiplies it itself (avx512_bf16, amx), most of all packed
@@ -86,7 +87,7 @@ def load(
         )
     place = resolve_device(device, device_map)
     precision = resolve_dtype(dtype, place)
-    found = read_checkpoint(name, revision, family)
+    found = name if isinstance(name, CheckpointFiles) else read_checkpoint(name, revision, family)
     kind = found.family
     if quantize is not None:
         if quantization_config is not None:
@@ -107,7 +108,7 @@ def load(
         source = IdSource(found.config, found.generation, words, config.vocab_size, found.added)
         ids = resolve_special_ids(kind, source, mask_id, stop_ids)
         mask = None if found.plain else require_mask_id(kind, found.name, ids)
-        fetch_weights(name, found.folder, revision)
+        fetch_weights(found.name, found.folder, revision)
         stored = read_headers(list_shards(found.folder))
         check_experts(stored, found.folder)
         check_splits(kind, config, stored, found.folder)

@@ -28,7 +28,7 @@ from dllm.caches.memory import CacheState, ColumnRange
 from dllm.caches.running import build_query, run_forward
 from dllm.requests import make_canvas
 from dllm.testing import laws
-from dllm.types import HostView
+from dllm.types import Cache, HostView
 from tests.caches.plain import Spy
 from tests.tiny import GEOMETRIES, STOP, tiny_model
 
@@ -46,8 +46,12 @@ CACHES = [
 ]
 
 
+STORED = torch.zeros(3, dtype=torch.int64)
+"""No column belongs to a block that is stored for good."""
+
+
 @dataclass(frozen=True)
-class Watched:
+class Watched(Cache):
     """A cache whose memory is seen after every step, with copies of what is stored and where it lies."""
 
     cache: Any
@@ -61,6 +65,9 @@ class Watched:
         planes = [] if memory.store is None else [x for pair in memory.store.layers for x in pair]
         self.seen.append((memory, [x.clone() for x in planes], [x.data_ptr() for x in planes]))
         return seen, memory
+
+    def renew(self, *args: Any) -> Any:
+        return self.cache.renew(*args)
 
 
 def first_window(geometry: str) -> tuple[Any, Any, Any]:
@@ -133,11 +140,13 @@ def test_nothing_left_out_is_no_hole() -> None:
 def test_rows_of_different_ranges_see_what_is_theirs() -> None:
     m, canvas, _ = first_window("block-causal")
     rows = torch.arange(3)
-    query = build_query(m.geometry, canvas, rows, ColumnRange(torch.tensor([0, 8, 0]), torch.tensor([16, 16, 0])))
+    query = build_query(
+        m.geometry, canvas, rows, ColumnRange(torch.tensor([0, 8, 0]), torch.tensor([16, 16, 0])), STORED
+    )
     assert query.width == 16 and query.start is None
     seen = query.mask[:, 0].sum(-1)
     assert seen[0].tolist() == 8 * [8] + 8 * [16] and set(seen[1, :8].tolist()) == {16}
-    query = build_query(m.geometry, canvas, rows[:2], ColumnRange(torch.tensor([8, 9]), torch.tensor([12, 16])))
+    query = build_query(m.geometry, canvas, rows[:2], ColumnRange(torch.tensor([8, 9]), torch.tensor([12, 16])), STORED)
     assert query.mask is None and query.valid.sum(1).tolist() == [4, 7]
 
 

@@ -36,5 +36,5 @@ def find_plugged_family(config: Config, own: Sequence[Family]) -> Family | None:
                 for family in own
                 if name in (*family.architectures, *(() if family.native else family.model_types))
             ]
-            return PLUGGED.load(PLUGGED.only(name, [*ours, *entries]))
+            return PLUGGED.load(PLUGGED.require_one(name, [*ours, *entries]))
     return None
