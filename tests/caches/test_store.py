@@ -25,7 +25,8 @@ from dllm import (
     VicinityCache,
 )
 from dllm.caches.memory import CacheState, ColumnRange
-from dllm.caches.running import build_query, run_forward
+from dllm.caches.queries import build_query
+from dllm.caches.running import run_forward
 from dllm.requests import make_canvas
 from dllm.testing import laws
 from dllm.types import HostView
@@ -132,12 +133,14 @@ def test_nothing_left_out_is_no_hole() -> None:
 @torch.inference_mode()
 def test_rows_of_different_ranges_see_what_is_theirs() -> None:
     m, canvas, _ = first_window("block-causal")
-    rows = torch.arange(3)
-    query = build_query(m.geometry, canvas, rows, ColumnRange(torch.tensor([0, 8, 0]), torch.tensor([16, 16, 0])))
+    rows, stored = torch.arange(3), torch.zeros(3, dtype=torch.int64)
+    reach = ColumnRange(torch.tensor([0, 8, 0]), torch.tensor([16, 16, 0]))
+    query = build_query(m.geometry, canvas, rows, reach, stored)
     assert query.width == 16 and query.start is None
     seen = query.mask[:, 0].sum(-1)
     assert seen[0].tolist() == 8 * [8] + 8 * [16] and set(seen[1, :8].tolist()) == {16}
-    query = build_query(m.geometry, canvas, rows[:2], ColumnRange(torch.tensor([8, 9]), torch.tensor([12, 16])))
+    reach = ColumnRange(torch.tensor([8, 9, 0]), torch.tensor([12, 16, 0]))
+    query = build_query(m.geometry, canvas, rows[:2], reach, stored)
     assert query.mask is None and query.valid.sum(1).tolist() == [4, 7]
 
 
@@ -214,11 +217,11 @@ def test_columns_that_moved_are_run_again() -> None:
     window = window._replace(entered=torch.zeros(3, dtype=torch.bool))
     for cache in CACHES:
         begun = cache.init(canvas, m)
-        assert cache.due(window, begun).all(), "what was never run is run"
+        assert cache.needs_refresh(window, begun).all(), "what was never run is run"
         later = begun._replace(since=memory.since)
         if later.log is not None:
             later = later._replace(log=later.log._replace(opened=torch.full((3,), 3), forwards=torch.full((3,), 3)))
-        assert cache.due(window, later).tolist() == [False, True, True]
+        assert cache.needs_refresh(window, later).tolist() == [False, True, True]
 
 
 def test_no_cache_keeps_nothing() -> None:
