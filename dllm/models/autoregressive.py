@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +25,6 @@ class AutoregressiveModel:
         name: Where the checkpoint came from.
         family: Name of the family, for messages.
         max_columns: Most tokens of a prompt and its answer together.
-        mask_id: None: there is no mask.
     """
 
     network: Any
@@ -35,7 +34,6 @@ class AutoregressiveModel:
     name: str = ""
     family: str = "autoregressive"
     max_columns: int = field(init=False)
-    mask_id: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         from transformers import GenerationConfig

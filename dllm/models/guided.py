@@ -116,7 +116,8 @@ def _stack_guidance_lanes(query: Query, mask_id: int) -> Query:
     """Make the query for both lanes, 2r rows: as it is, and with the mask id in place of what was given."""
 
     def twice(x: Shaped[Tensor, "r ..."]) -> Shaped[Tensor, "rows ..."]:
-        return repeat(x, "r ... -> (lane r) ...", lane=2)
+        both: Tensor = repeat(x, "r ... -> (lane r) ...", lane=2)
+        return both
 
     assert query.given is not None
     return query._replace(
