@@ -99,7 +99,7 @@ class Guided(Model):
             raise ConfigError("guidance needs to know which columns of a query were given: the cache must say (given)")
         if store is not None:
             store.rows = len(query.tokens)
-        hidden = self.model.forward(
+        hidden: Tensor = self.model.forward(
             _stack_guidance_lanes(query, self.model.mask_id), None if store is None else store.store
         )
         return rearrange(hidden, "(lane r) q d -> r q (lane d)", lane=2)

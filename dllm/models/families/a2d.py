@@ -46,8 +46,8 @@ class A2D(Family):
         Zhou et al., dLLM (github.com/ZHZisZZ/dllm), `pipelines/a2d`; MDLM (arXiv:2406.07524).
 
     Note:
-        Not verified: the mask id of Qwen2.5 (the first that its tokenizer has free; a tokenizer's own comes first), and whether a
-        published config ties a head that its weights hold apart: such a checkpoint is refused.
+        Not verified: the mask id of Qwen2.5 (the first that its tokenizer has free; a tokenizer's own comes first), and
+        whether a published config ties a head that its weights hold apart: such a checkpoint is refused.
     """
 
     name: str = "a2d"

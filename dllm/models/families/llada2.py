@@ -46,8 +46,8 @@ class LLaDA2(Family):
         Bie et al. 2025, LLaDA2.0 (arXiv:2512.15745); what is computed, from the published modelling code.
 
     Note:
-        Not verified: the published config.json itself (its fields are as others' tests of it tell them), and that 2.1 has the format
-        of 2.0. Whether the two differ shows in their tensors, each of which must find its place.
+        Not verified: the published config.json itself (its fields are known from others' tests of it), and that 2.1
+        has the format of 2.0. Whether the two differ shows in their tensors, each of which must find its place.
     """
 
     name: str = "llada2"

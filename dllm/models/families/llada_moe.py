@@ -35,7 +35,7 @@ class LLaDAMoE(Family):
         Zhu et al. 2025, LLaDA-MoE (arXiv:2509.24389); what is computed, from the published modelling code.
 
     Note:
-        Not verified: the published config.json itself; its fields and ids are as others' code and notes tell them.
+        Not verified: the published config.json itself; its fields and ids are known from others' code and notes.
     """
 
     name: str = "llada_moe"

@@ -20,8 +20,8 @@ class OpenDCoder(Family):
         Peng et al. 2025, Open-dLLM (github.com/pengzhangzhi/Open-dLLM).
 
     Note:
-        Not verified: the published files themselves; that `<M>` (151665) stands in added_tokens.json and nowhere in config.json was
-        read from another project's code.
+        Not verified: the published files themselves; that `<M>` (151665) stands in added_tokens.json and nowhere in
+        config.json was read from another project's code.
     """
 
     name: str = "open_dcoder"
