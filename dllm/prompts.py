@@ -119,7 +119,7 @@ def make_requests(
     Args:
         model: The model whose tokenizer is used.
         prompts: One prompt, or several. A list of ids or of messages is one prompt.
-        max_new_tokens: Most tokens to write after each, where the prompt does not say so itself.
+        max_new_tokens: Most tokens to write after each, where the prompt is no request of its own.
         seed: Seed of the job.
 
     Raises:

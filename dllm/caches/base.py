@@ -5,13 +5,13 @@ it leaves holes, by what is left out in between). Whatever is run is stored in p
 The caches differ only in this, for both geometries of attention:
 
     bidirectional   a refresh runs the whole row
-    block-causal    a refresh runs the current block, and before it whatever finished block is not stored yet
+    block-causal    a refresh runs the current block, and before it the finished blocks that are not stored yet
                     (finished blocks are exact: their keys and values never change again)
 
 What has changed since it was last run (decided, replaced or revoked) is stale in the store until it is run again. The
 columns of a window are run in every step, so a column goes stale only when the window leaves it: until the next refresh
 with `PrefixCache` (left of the block), `DualCache` and `VicinityCache` (out of reach of the window); for one step at
-most with `SlidingCache` and `DelayedCache`, which run again whatever the last window may have changed.
+most with `SlidingCache` and `DelayedCache`, which run again all that the last window may have changed.
 """
 
 from __future__ import annotations

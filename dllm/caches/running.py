@@ -82,7 +82,7 @@ def run_forward(
         probes={probe: _scatter_rows([one.probes[probe] for one in outputs], parts, b) for probe in window.probes},
     )
     # The next step may run the same query again only if it was the whole of this step: one forward, without shadow
-    # slots, whose mask depends on the window, and without probes, of which the query says nothing.
+    # slots, whose mask depends on the window, and without probes, which a query does not name.
     alone = len(parts) == 1 and outputs[0].once and not (window.shadow or window.probes)
     if last is not None and last.reach is reach and alone:
         reusable = ReusableQuery(outputs[0].query, parts[0], outputs[0].place, output.queries)
@@ -93,8 +93,8 @@ def run_forward(
 def _rerun_forward(model: Model, canvas: Canvas, reusable: ReusableQuery, state: CacheState) -> ForwardOutput:
     """Run the query of the step before again, over what is on the canvas now.
 
-    A row leaves its range, and with it the query is built anew, only when the scheduler or the cache says so. So most
-    steps of a block need no more on the host than this.
+    A row leaves its range, and with it the query is built anew, only when the scheduler or the cache moves it. So
+    most steps of a block need no more on the host than this.
     """
     query = reusable.query._replace(tokens=canvas_tokens_at(canvas, reusable.rows, reusable.query))
     hidden = _states_at(model.forward(query, state.store), reusable.place)

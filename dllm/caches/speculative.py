@@ -60,7 +60,7 @@ class Speculative(Cache):
     which lanes came true is one more wait for the device in a step.
 
     Attributes:
-        cache: What is sped up: any cache that says beforehand what it runs. A lane is served only if in every step from
+        cache: What is sped up: any cache that plans what it runs. A lane is served only if in every step from
             its forward on the cache would have run the same columns; so there is little to gain with a cache that
             follows what was just decided (`DelayedCache`), or a scheduler whose window moves at every step.
         drafts: Most lanes of a row in a forward, with that of its canvas; 1 foresees nothing.
@@ -188,10 +188,10 @@ class Speculative(Cache):
         return state.pace.clamp(min=1) if self.tokens is None else torch.full_like(state.pace, self.tokens)
 
     def _count_steps_ahead(self, model: Model, canvas: Canvas, window: Window, plan: ForwardPlan) -> Int[Tensor, " b"]:
-        """Count the steps after this one in which the inner cache would run the same columns, as far as can be told.
+        """Count the steps after this one in which the inner cache would run the same columns, as far as its plans show.
 
         A draft that could come true only in a step that runs other columns would be run in vain. So the inner cache is
-        asked for its plans of the next steps, as if the rows stayed in their windows.
+        called for its plans of the next steps, as if the rows stayed in their windows.
         """
         ran = covered_columns(plan.reach, canvas.tokens.shape[1])
         never, lasting = torch.zeros_like(window.entered), torch.zeros_like(window.start)
@@ -225,7 +225,7 @@ class Speculative(Cache):
         new = torch.arange(len(count)).repeat_interleave(count)
         first = count.cumsum(0) - count
         # The store gets one row for each lane: those kept, and for every new one a copy of its row's current lane.
-        # A row that was closed has no lane (-1): whatever lane it takes over, nothing of it is read.
+        # A row that was closed has no lane (-1): it takes over the first one, of which nothing is read.
         source = torch.cat([kept, state.current[new].clamp(min=0)])
         if state.store is not None and not torch.equal(source, lane):
             state.store.keep(source)

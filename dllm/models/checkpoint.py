@@ -69,7 +69,7 @@ def read_checkpoint(name: str | Path, revision: str | None = None, family: str |
     Args:
         name: A folder, a Hub id, or "embedded".
         revision: Branch, tag or commit on the Hub.
-        family: Name of the family, where the caller knows better than config.json.
+        family: Name of the family, where config.json does not determine it.
 
     Raises:
         CheckpointError: There is no such checkpoint, its files are broken, or it is of no known family.
@@ -144,7 +144,7 @@ def _read_optional_json(path: Path) -> dict[str, Any]:
 
 
 def _name_folder_in_errors(folder: Path, read: Callable[[], T]) -> T:
-    """Call what reads config.json. A family knows the file's content only; its errors get the folder here."""
+    """Call what reads config.json, and put the folder into its errors: a family has only the content of the file."""
     try:
         return read()
     except CheckpointError as error:

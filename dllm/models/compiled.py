@@ -13,7 +13,8 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from dllm.errors import ConfigError
 from dllm.models.kv_store import KeyValueStore
-from dllm.models.static_store import InputBuffers, Layers, MemoryPool, StaticStore, WrittenLayers, bucket
+from dllm.models.static_memory import InputBuffers, Layers, MemoryPool, bucket
+from dllm.models.static_store import StaticStore, WrittenLayers
 from dllm.models.transformer import TransformerModel
 from dllm.types import Probe, Query
 
@@ -198,7 +199,7 @@ class CompiledModel(TransformerModel):
             columns: Their columns.
             mask: Keys that each slot sees.
             index: Column of the store that each slot writes. None without a store.
-            layers: Keys and values of the store. None likewise.
+            layers: Keys and values of the store. None without a store.
         """
         written = None if index is None or layers is None else WrittenLayers(layers, index, mask.shape[-1])
         hidden: Tensor = self._run_decoder(tokens, columns, mask, written).last_hidden_state

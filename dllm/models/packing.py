@@ -134,7 +134,7 @@ def _pack_children(parent: Any, head: Any, least: int) -> None:
 
 def is_packable_layer(layer: Any, least: int) -> bool:
     """Tell whether a layer can be laid out (a quantised one cannot), and is large enough."""
-    # Weights of torchao are tensor subclasses inside a plain nn.Linear; they say so by this method.
+    # Weights of torchao are tensor subclasses inside a plain nn.Linear; this method shows it.
     if type(layer) is not nn.Linear or hasattr(layer.weight, "__tensor_flatten__"):
         return False
     return is_packing_supported(layer.weight.device, layer.weight.dtype) and layer.weight.numel() >= least

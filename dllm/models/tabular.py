@@ -61,7 +61,7 @@ class TabularModel(Model):
         ConfigError: The table is no joint distribution.
     """
 
-    joint: Tensor
+    joint: Float[Tensor, "..."]
     offset: int = 1
     geometry: Geometry = field(default_factory=Bidirectional)
     needs_left: int = 0
@@ -100,8 +100,8 @@ class TabularModel(Model):
         tokens = torch.where(place < width, board[:, there], v)
         seen = query.valid.new_ones(r, 1, 1, width + query.extra) if query.mask is None else query.mask
         seen = rearrange(seen, "r 1 q w -> r q w").expand(r, q, seen.shape[-1])[:, :, there] & (place < width)
-        # `target`, the column that a slot predicts, is left out of what is known: its marginal is wanted, whatever the
-        # canvas holds there. The slot's own column is known even where the mask hides it, as it is the slot's input.
+        # `target`, the column that a slot predicts, is left out of what is known: its marginal is wanted also where
+        # the canvas holds a token. The slot's own column is known even where the mask hides it, as it is the slot's input.
         target = query.columns + self.needs_left - self.offset
         own = torch.arange(n, device=device) == rearrange(target, "r q -> r q 1")
         itself = place == rearrange(query.columns, "r q -> r q 1")

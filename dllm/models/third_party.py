@@ -42,7 +42,7 @@ def as_checkpoint_error(culprit: str, cure: str = "") -> Iterator[None]:
 
 @contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Turn progress bars, reports and warnings of `transformers` off: our errors say what goes wrong, and once."""
+    """Turn progress bars, reports and warnings of `transformers` off: our errors report what goes wrong, once."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

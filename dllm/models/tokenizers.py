@@ -45,7 +45,7 @@ def read_tokenizer(folder: Path, family: Family) -> Any:
         except CheckpointError as error:
             failure = error
     if tokenizer is None:
-        if config.get("auto_map"):  # says that its tokenizer is a class of its own
+        if config.get("auto_map"):  # its tokenizer is a class of its own, and only that
             return None
         raise failure
     if family.chat_template and not tokenizer.chat_template and family.chat_token in tokenizer.get_vocab():

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dllm.models.kv_store import KeyValueStore
-from dllm.models.static_store import Layers, MemoryPool, StaticStore
+from dllm.models.static_memory import Layers, MemoryPool
+from dllm.models.static_store import StaticStore
 
 COLUMNS = 4
 

@@ -49,7 +49,7 @@ def recognise_family(config: Config, name: str | None = None, added: Iterable[st
 
     Args:
         config: config.json.
-        name: Name of the family, where the caller knows better than config.json.
+        name: Name of the family, where config.json does not determine it.
         added: Tokens of added_tokens.json.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Plain causal language models that `transformers` knows by itself: the autoregressive baseline."""
+"""Plain causal language models that `transformers` supports by itself: the autoregressive baseline."""
 
 from __future__ import annotations
 
