@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -80,6 +80,7 @@ class Likelihood(NamedTuple):
     rows: int
 
 
+@runtime_checkable
 class Estimator(Protocol):
     """An estimator chooses the rows that a likelihood is made of.
 

@@ -24,7 +24,7 @@ def split_into_chunks(
         start: First column of each row.
         end: One past its last column.
         shown: First column whose hidden state is needed; the last piece holds all from there on.
-        chunk: Most columns of a piece. A piece has one block at least, and the last one holds besides all that is shown.
+        chunk: Most columns of a piece. A piece has one block at least; the last has more if all that is shown is more.
 
     Yields:
         Start and end of every row's next piece; they are equal where a row has no columns in it.

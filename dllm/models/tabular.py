@@ -101,7 +101,7 @@ class TabularModel(Model):
         seen = query.valid.new_ones(r, 1, 1, width + query.extra) if query.mask is None else query.mask
         seen = rearrange(seen, "r 1 q w -> r q w").expand(r, q, seen.shape[-1])[:, :, there] & (place < width)
         # `target`, the column that a slot predicts, is left out of what is known: its marginal is wanted also where
-        # the canvas holds a token. The slot's own column is known even where the mask hides it, as it is the slot's input.
+        # the canvas holds a token. The slot's own column is known even where the mask hides it: it is the slot's input.
         target = query.columns + self.needs_left - self.offset
         own = torch.arange(n, device=device) == rearrange(target, "r q -> r q 1")
         itself = place == rearrange(query.columns, "r q -> r q 1")
