@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dllm.engine.batch import match_block_size
@@ -136,27 +137,46 @@ def rows_are_independent(model: Any, requests: Sequence[Request], strategy: Stra
 
 
 def fresh_is_exact(model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step]) -> None:
-    """Where a step says that nothing stale was read, its predictions are those of a forward over everything."""
+    """Hold what a step calls fresh to the predictions of a forward over everything."""
     model = match_block_size(model, strategy)
     before = make_first_canvas(model, requests, strategy)
     for step in stream:
         for row in (step.fresh & (step.window.end > step.window.start)).nonzero().flatten().tolist():
             end = before.rows.length[row] if model.geometry.block is None else step.window.block_end[row]
-            logits = _compute_whole_row_logits(model, before, row, int(end))
+            logits = _compute_whole_row_logits(model, before, row, int(end), step.window.block_start[row : row + 1])
             slots = step.window.pending[row]
             outputs = (step.window.columns[row, slots] - model.needs_left).clamp(min=0)
-            p1 = logits.softmax(-1).index_fill(-1, torch.tensor([model.mask_id]), 0).amax(-1)[outputs]
+            p1 = _exclude_mask(logits.softmax(-1), model.mask_id).amax(-1)[outputs]
             torch.testing.assert_close(step.guess.p1[row, slots], p1, atol=2e-5, rtol=1e-4, check_dtype=False)
         before = step.canvas
 
 
+def _exclude_mask(marginal: Float[Tensor, "t v"], mask_id: int | None) -> Float[Tensor, "t v"]:
+    """Leave the mask token, which is no candidate, out of a marginal."""
+    if mask_id is None:
+        return marginal
+    return marginal.index_fill(-1, torch.tensor([mask_id], device=marginal.device), 0)
+
+
 @torch.inference_mode()
-def _compute_whole_row_logits(model: Any, canvas: Canvas, row: int, end: int) -> Tensor:
-    """Logits (end, v) of one row run whole and alone, with the dense mask that the geometry means."""
+def _compute_whole_row_logits(
+    model: Any, canvas: Canvas, row: int, end: int, stored: Int[Tensor, " 1"]
+) -> Float[Tensor, "t v"]:
+    """Compute logits of one row run whole and alone, with the dense mask that the geometry means.
+
+    Args:
+        model: The model.
+        canvas: The canvas.
+        row: The row.
+        end: Columns to run.
+        stored: Columns left of it are of finished blocks.
+    """
     columns = torch.arange(end).unsqueeze(0)
-    reach = model.geometry.visible_end(columns, canvas.rows.length[row : row + 1])
-    mask = (torch.arange(end) < reach.unsqueeze(-1)).unsqueeze(1)
+    reach = model.geometry.visible_end(columns, canvas.rows.length[row : row + 1], stored)
     tokens = canvas.tokens[row : row + 1, :end]
+    mask = (torch.arange(end) < reach.unsqueeze(-1)).unsqueeze(1).to(tokens.device)
     given = canvas.rows.given[row : row + 1, :end].to(tokens.device)
-    query = Query(tokens, columns, torch.ones_like(tokens, dtype=torch.bool), end, mask, 0, given=given)
-    return model.head(model.forward(query, None)[0]).float()
+    valid = torch.ones_like(tokens, dtype=torch.bool)
+    query = Query(tokens, columns.to(tokens.device), valid, end, mask, 0, given=given)
+    logits: Tensor = model.head(model.forward(query, None)[0])
+    return logits.float()
