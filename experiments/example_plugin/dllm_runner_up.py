@@ -22,7 +22,7 @@ class LogitGap(Signal):
 
 
 @dataclass(frozen=True)
-class AtLeast(Policy):
+class SignalThreshold(Policy):
     """Commit every pending slot whose signal is at least `least`, the largest first where none is."""
 
     least: float = 2.0

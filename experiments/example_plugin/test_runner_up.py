@@ -5,8 +5,8 @@ from dllm_runner_up import NoEcho
 from dllm.testing import Laws
 
 
-class TestAtLeast(Laws):
-    parts = ("at-least", "at-least(least=1.0)")
+class TestSignalThreshold(Laws):
+    parts = ("signal-threshold", "signal-threshold(least=1.0)")
 
 
 class TestNoEcho(Laws):

@@ -23,7 +23,7 @@ from tests.packages import Site
 from tests.tiny import MASK, tiny_model, tiny_network
 
 PARTS = {
-    "at-least": ("dllm_runner_up", "AtLeast", {"least": 1.5}),
+    "signal-threshold": ("dllm_runner_up", "SignalThreshold", {"least": 1.5}),
     "no-echo": ("dllm_runner_up", "NoEcho", {"tau": 0.2}),
     "anchored": ("dllm_anchored", "Anchored", {"share": 0.5, "layers": None}),
 }
@@ -55,7 +55,7 @@ def test_names_are_found_by_their_entry_points(site: Site):
     from dllm.compose.expressions import read_part
     from dllm.types import Policy
 
-    assert repr(read_part("at-least(least=3.0)", Policy)) == "AtLeast(least=3.0, signal=LogitGap())"
+    assert repr(read_part("signal-threshold(least=3.0)", Policy)) == "SignalThreshold(least=3.0, signal=LogitGap())"
     assert repr(read_part("no-echo", Policy)) == "NoEcho(tau=0.9)"
     assert read_part("anchored(layers=None)", Policy).needs == (Attention(None),)
     (point,) = entry_points(group="dllm.signals")
@@ -63,14 +63,14 @@ def test_names_are_found_by_their_entry_points(site: Site):
 
 
 def test_a_policy_takes_any_signal(make: Any):
-    strategy = Strategy(make("dllm_runner_up", "AtLeast", least=2.5, signal=Entropy()), Blocks(8), DualCache())
+    strategy = Strategy(make("dllm_runner_up", "SignalThreshold", least=2.5, signal=Entropy()), Blocks(8), DualCache())
     stream, _ = laws.run_batch(tiny_model("bidirectional"), REQUESTS, strategy)
     laws.every_step_progresses(stream)
     assert any(step.commit.sum() > 2 for step in stream) and any(step.commit.sum() <= 2 for step in stream)
 
 
 def test_the_signal_is_what_it_says(make: Any):
-    policy = make("dllm_runner_up", "AtLeast")
+    policy = make("dllm_runner_up", "SignalThreshold")
     for step in dllm.steps(tiny_model("bidirectional"), REQUESTS, Strategy(policy, Blocks(8), DualCache())):
         pending = step.window.pending
         gap = step.guess[policy.signal][pending]
