@@ -115,13 +115,13 @@ def is_view(func: Any) -> bool:
 
 
 @functools.cache
-def parameter_names(func: Any) -> tuple[str, ...]:
+def _parameter_names(func: Any) -> tuple[str, ...]:
     return tuple(argument.name for argument in func._schema.arguments)
 
 
 def bound_arguments(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     """The arguments of a call by their names."""
-    return dict(zip(parameter_names(func), args, strict=False)) | kwargs
+    return dict(zip(_parameter_names(func), args, strict=False)) | kwargs
 
 
 def kernels_of(op: str, args: Any, kwargs: Any) -> int:
