@@ -1,6 +1,6 @@
 """Laws of decoding, each stated once as a function that raises `AssertionError`; tests apply them to whole products.
 
-A law takes a model, requests and a strategy, and asks of the stream of steps what must be true of any.
+A law takes a model, requests and a strategy, and checks the stream of steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dllm.types import Canvas, Query, Step, move_columns
 
 
 def run_batch(model: Any, requests: Sequence[Request], strategy: Strategy) -> tuple[list[Step], list[Result]]:
-    """All steps of a batch and its results."""
+    """Decode requests, and return all steps and results."""
     collector = Collector(model, requests, strategy)
     stream = []
     for step in steps(model, requests, strategy):
@@ -31,7 +31,7 @@ def run_batch(model: Any, requests: Sequence[Request], strategy: Strategy) -> tu
 
 
 def make_first_canvas(model: Any, requests: Sequence[Request], strategy: Strategy) -> Canvas:
-    """The canvas before the first step."""
+    """Make the canvas before the first step."""
     model = match_block_size(model, strategy)
     canvas = make_canvas(model, requests)
     return strategy.scheduler.arrange(canvas, None, None, strategy.scheduler.init(canvas, model))[0]
@@ -40,9 +40,16 @@ def make_first_canvas(model: Any, requests: Sequence[Request], strategy: Strateg
 def rows_finish_in_time(
     model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step], allowance: int = 0
 ) -> None:
-    """No row needs more forwards than it has columns to decide, commits and resting steps (`allowance`) aside.
+    """Check that no row needs more forwards than it has columns to decide.
 
     A policy that edits may take its bound besides, for every range that was opened, or that has become wider.
+
+    Args:
+        model: The model.
+        requests: The requests.
+        strategy: The strategy.
+        stream: All steps.
+        allowance: Forwards beyond that for commits of blocks, and steps in which a pace rests.
     """
     wanted = make_first_canvas(model, requests, strategy).pending.sum(1)
     allowed = torch.zeros_like(wanted)
@@ -56,8 +63,8 @@ def rows_finish_in_time(
     assert (nfe <= wanted + allowance).all(), f"{nfe.tolist()} forwards for {wanted.tolist()} columns"
 
 
-def _count_allowed_revisions(strategy: Strategy, step: Step) -> Tensor:
-    """Steps (b,) that a policy which edits may take more, in the ranges of this step."""
+def _count_allowed_revisions(strategy: Strategy, step: Step) -> Int[Tensor, " b"]:
+    """Count the steps that a policy which edits may take more, in the ranges of this step."""
     columns = step.window.end - step.window.start
     if not strategy.policy.edits:
         return torch.zeros_like(columns)
@@ -65,14 +72,14 @@ def _count_allowed_revisions(strategy: Strategy, step: Step) -> Tensor:
 
 
 def every_step_progresses(stream: list[Step], may_rest: bool = False) -> None:
-    """Every step decides something in every row that has something pending in its window."""
+    """Check that every step decides something in every row that has something pending in its window."""
     for step in stream:
         stuck = step.window.pending.any(1) & ~step.commit.any(1)
         assert may_rest or not stuck.any(), f"step {step.number}: rows {stuck.nonzero().flatten().tolist()} stand still"
 
 
 def decided_stays(model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step]) -> None:
-    """What was given and decided never changes, what is committed was pending, and no answer holds the mask id.
+    """Check that given and decided tokens stay, that commits were pending, and that no answer holds the mask id.
 
     A policy that edits may change and revoke answers in its window, and says so in the step.
     """
@@ -102,7 +109,7 @@ def decided_stays(model: Any, requests: Sequence[Request], strategy: Strategy, s
 
 
 def _move_canvas(canvas: Canvas, step: Step) -> Canvas:
-    """The canvas from before a step with its columns where they are after it; new ones pending."""
+    """Move the columns of the canvas before a step to their places after it; new ones are pending."""
     if step.moved is None:
         return canvas
     tokens, pending = move_columns(canvas.tokens, step.moved), move_columns(canvas.pending, step.moved, True)
@@ -110,8 +117,10 @@ def _move_canvas(canvas: Canvas, step: Step) -> Canvas:
 
 
 def windows_tile(model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step]) -> None:
-    """Every column of the requested output is decided, and exactly once unless the policy edits (rows that stopped
-    early aside)."""
+    """Check that every column of the requested output is decided, exactly once unless the policy edits.
+
+    In a row that stopped early some are.
+    """
     times = torch.zeros_like(make_first_canvas(model, requests, strategy).tokens)
     for step in stream:
         times = times + step.window.put(torch.zeros_like(times), 1, step.commit)
@@ -127,7 +136,7 @@ def windows_tile(model: Any, requests: Sequence[Request], strategy: Strategy, st
 
 
 def rows_are_independent(model: Any, requests: Sequence[Request], strategy: Strategy, results: list[Result]) -> None:
-    """A row decoded alone gives the same tokens in the same number of forwards as in company."""
+    """Check that a row decoded alone gives the same tokens in the same number of forwards as in a batch."""
     for i, request in enumerate(requests):
         _, (alone,) = run_batch(model, [request], strategy)
         together = results[i]
@@ -137,7 +146,7 @@ def rows_are_independent(model: Any, requests: Sequence[Request], strategy: Stra
 
 
 def fresh_is_exact(model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step]) -> None:
-    """Hold what a step calls fresh to the predictions of a forward over everything."""
+    """Check that predictions which a step calls fresh are those of a forward over everything."""
     model = match_block_size(model, strategy)
     before = make_first_canvas(model, requests, strategy)
     for step in stream:

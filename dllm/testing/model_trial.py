@@ -52,7 +52,7 @@ class ModelTrial:
 
     @property
     def keeps_store(self) -> bool:
-        """Whether the model keeps keys and values, so that caches work with it."""
+        """True where the model keeps keys and values, so that caches work with it."""
         try:
             self.model.store(1)
         except ConfigError:
@@ -125,7 +125,8 @@ class ModelTrial:
     def logits(self, states: Float[Tensor, "b t d"]) -> Float[Tensor, "b t v"]:
         """Compute logits of states that are laid out by column (host)."""
         flat: Tensor = self.model.head(states.flatten(0, 1).to(self.model.device))
-        return flat.float().cpu().unflatten(0, states.shape[:2])
+        logits: Tensor = flat.float().cpu().unflatten(0, states.shape[:2])
+        return logits
 
     def assert_same(
         self,

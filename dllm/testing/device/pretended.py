@@ -80,7 +80,7 @@ class PretendedDevice:
         self._transfers = Transfers(self.record, self.wait, self.launch)
 
     def put(self, model: Any) -> Any:
-        """A copy, on this device, of a model of dllm, a module or a tensor; the original stays where it is."""
+        """Copy a model of dllm, a module or a tensor to this device; the original stays where it is."""
         if isinstance(model, torch.nn.Module):
             return copy.deepcopy(model).to("cuda")
         if isinstance(model, Tensor):
@@ -112,7 +112,7 @@ class PretendedDevice:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """For a while nothing is counted and only CPU tensors may be used: to compute what to compare with."""
+        """Count nothing within the context, in which only CPU tensors may be used: to compute expected values."""
         self._active = False
         try:
             yield
@@ -124,10 +124,8 @@ class PretendedDevice:
         return self._active
 
     def mode(self) -> TorchDispatchMode:
-        """The dispatch mode of a thread that begins now."""
+        """Make the dispatch mode of a thread that begins now."""
         return _Mode(self)
-
-    # What operations do on a device
 
     def launch(self, name: str, kernels: int, given: Sequence[Tensor], results: Sequence[Any]) -> None:
         """Enqueue kernels."""
