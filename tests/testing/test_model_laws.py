@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import BertConfig, BertForMaskedLM
 
 import dllm
 from dllm import ConfigError, Guided, Strategy
+from dllm.models.encoder import EncoderModel
 from dllm.models.tabular import TabularModel
 from dllm.models.transformer import TransformerModel
 from dllm.testing import ModelLaws, model_laws
@@ -119,6 +121,26 @@ class Storeless(Minimal):
 
 class TestStoreless(ModelLaws):
     model = Storeless(Bidirectional())
+
+
+def make_encoder() -> EncoderModel:
+    config = BertConfig(
+        vocab_size=32,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+        initializer_range=0.35,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        network = BertForMaskedLM(config)
+    return EncoderModel(network, Bidirectional(), mask_id=MASK, family="bert", head_modules=("cls",))
+
+
+class TestEncoder(ModelLaws):
+    model = make_encoder()
 
 
 @pytest.mark.parametrize("geometry", [Bidirectional(), BlockCausal(4)], ids=repr)
@@ -318,5 +340,5 @@ def test_each_law_finds_what_is_wrong(made: type[TransformerModel], geometry: st
 
 
 def test_a_class_without_a_model_is_refused():
-    with pytest.raises(ConfigError, match="give it a dllm.types.Model"):
+    with pytest.raises(ConfigError, match=r"give it a dllm\.types\.Model"):
         ModelLaws.trial()

@@ -124,7 +124,8 @@ def _parameter_names(func: Any) -> tuple[str, ...]:
 def bound_arguments(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     """Bind the arguments of a call to their names."""
     bound: dict[str, Any] = dict(zip(_parameter_names(func), args, strict=False))
-    return bound | kwargs
+    bound.update(kwargs)
+    return bound
 
 
 def kernels_of(op: str, args: Any, kwargs: Any) -> int:

@@ -39,7 +39,7 @@ class _Mode(TorchDispatchMode):
     """The mode of one thread."""
 
     def __init__(self, device: PretendedDevice) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self.device = device
 
     @classmethod
@@ -96,7 +96,7 @@ class PretendedDevice:
         importlib.import_module("torch._dynamo")  # it looks at functions of torch once, and must see the true ones
         PretendedDevice._current, PretendedTensor.handler, self._active = self, self.dispatch, True
         self._undo = patch_torch(self)
-        self._mode = _Mode(self)
+        self._mode: Any = _Mode(self)
         self._mode.__enter__()
         return self
 
