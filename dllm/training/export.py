@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dllm.errors import ConfigError
+from dllm.models.families.llada import VARIANT, LLaDA
 from dllm.training.base import KINDS, Ground
 from dllm.training.plan import Plan
 
@@ -32,6 +34,7 @@ CONFIG_KEYS = (
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 SHARD = "5GB"
+LLADA = LLaDA()
 
 
 def hub_config(
@@ -55,6 +58,53 @@ def a2d_config(config: Any, *, mask_id: int, end_id: int | list[int], pad_id: in
         "model_type": f"a2d-{name.lower()}",
         **_shared(config, mask_id, end_id, pad_id),
     }
+
+
+def next_token_config(
+    config: Any, *, mask_id: int, end_id: int | list[int], pad_id: int, stock: str
+) -> dict[str, Any]:
+    """The `config.json` of a stock config under its own `model_type`."""
+    kind = {"architectures": [stock], "model_type": stock.removesuffix("ForCausalLM").lower()}
+    return {**_shared(config, mask_id, end_id, pad_id), **kind}
+
+
+def llada_checkpoint(
+    config: Any, weights: Mapping[str, Tensor], *, mask_id: int, end_id: int | list[int], pad_id: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """`config.json` and tensors of a Llama without biases in the names of LLaDA's published checkpoints.
+
+    Args:
+        config: The network's config of `transformers`.
+        weights: Its tensors under stock names.
+
+    Raises:
+        ConfigError: For what the format cannot express: biases, other activations, scaled rotary embeddings.
+    """
+    rope = dict(config.rope_parameters)
+    if config.attention_bias or config.mlp_bias or config.hidden_act != "silu" or rope["rope_type"] != "default":
+        raise ConfigError("LLaDA's format holds a Llama without biases, with silu and plain rotary embeddings only")
+    if config.head_dim != config.hidden_size // config.num_attention_heads:
+        raise ConfigError(f"LLaDA's format derives the heads' width; it cannot hold head_dim {config.head_dim}")
+    fields = {
+        "architectures": ["LLaDAModelLM"],
+        "model_type": "llada",
+        "mask_token_id": mask_id,
+        "eos_token_id": end_id,
+        "pad_token_id": pad_id,
+        "d_model": config.hidden_size,
+        "n_heads": config.num_attention_heads,
+        "n_kv_heads": config.num_key_value_heads,
+        "n_layers": config.num_hidden_layers,
+        "mlp_hidden_size": config.intermediate_size,
+        "vocab_size": config.vocab_size,
+        "embedding_size": config.vocab_size,
+        "max_sequence_length": config.max_position_embeddings,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": rope["rope_theta"],
+        "weight_tying": config.tie_word_embeddings,
+        **VARIANT,
+    }
+    return fields, {LLADA.disk_name(name): tensor for name, tensor in weights.items()}
 
 
 def _shared(config: Any, mask_id: int, end_id: int | list[int], pad_id: int) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""Sudoku of 4 × 4 and 6 × 6 with one solution: fixed by the prompt as a whole, found cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import ClassVar
+
+from dllm.playground.base import Example, OneAnswer, demand
+
+Grid = list[list[int]]
+
+
+class Sudoku(OneAnswer):
+    """A puzzle with `size` empty cells, written as 0, and one solution.
+
+    A perfect model fills it in one forward. A small one finds some cells at a glance and others only after them, so
+    the order in which it fills them decides.
+    """
+
+    height: ClassVar[int]
+    width: ClassVar[int]
+    structure = "Each cell is fixed by the prompt, but what a small model can see of it depends on cells filled before."
+
+    def draw(self, rng: Random, size: int, held: bool) -> Example:
+        side = self.height * self.width
+        demand(self, size, 1, self.sizes[-1])
+        while True:
+            empty = [[0] * side for _ in range(side)]
+            solution = next(solutions(empty, self.height, self.width, rng))
+            puzzle = self._dug(rng, solution, size)
+            if puzzle is not None:
+                return Example(f"Sudoku {side}:\n{_written(puzzle)}", _written(solution), size)
+
+    def _dug(self, rng: Random, solution: Grid, empty: int) -> Grid | None:
+        """The puzzle after emptying cells in random order, wherever the solution stays the only one."""
+        grid = [list(row) for row in solution]
+        side = len(grid)
+        for cell in rng.sample(range(side * side), side * side):
+            row, column = divmod(cell, side)
+            if not empty:
+                break
+            kept, grid[row][column] = grid[row][column], 0
+            if self._several(grid):
+                grid[row][column] = kept
+            else:
+                empty -= 1
+        return None if empty else grid
+
+    def _several(self, grid: Grid) -> bool:
+        found = solutions([list(row) for row in grid], self.height, self.width)
+        next(found)
+        return next(found, None) is not None
+
+
+class Sudoku4(Sudoku):
+    """4 × 4 cells in blocks of 2 × 2."""
+
+    name = "sudoku4"
+    title = "Solve a Sudoku of 4 × 4 cells in blocks of 2 × 2."
+    height, width = 2, 2
+    sizes = tuple(range(3, 12))
+    default_size = 8
+
+
+class Sudoku6(Sudoku):
+    """6 × 6 cells in blocks of 2 × 3."""
+
+    name = "sudoku6"
+    title = "Solve a Sudoku of 6 × 6 cells in blocks of 2 rows and 3 columns."
+    height, width = 2, 3
+    sizes = tuple(range(4, 23))
+    default_size = 12
+    tokens = 64
+
+
+def solutions(grid: Grid, height: int, width: int, rng: Random | None = None) -> Iterator[Grid]:
+    """All ways to fill the zeros of a grid, which is written to meanwhile; with `rng` in random order."""
+    side, best = height * width, None
+    for row in range(side):
+        for column in range(side):
+            if not grid[row][column]:
+                found = _possible(grid, row, column, height, width)
+                if best is None or len(found) < len(best[2]):
+                    best = (row, column, found)
+    if best is None:
+        yield [list(row) for row in grid]
+        return
+    row, column, found = best
+    if rng is not None:
+        rng.shuffle(found)
+    for digit in found:
+        grid[row][column] = digit
+        yield from solutions(grid, height, width, rng)
+        grid[row][column] = 0
+
+
+def _possible(grid: Grid, row: int, column: int, height: int, width: int) -> list[int]:
+    top, left = row - row % height, column - column % width
+    used = {*grid[row], *(line[column] for line in grid)}
+    used |= {digit for line in grid[top : top + height] for digit in line[left : left + width]}
+    return [digit for digit in range(1, height * width + 1) if digit not in used]
+
+
+def _written(grid: Grid) -> str:
+    return "\n".join("".join(map(str, row)) for row in grid)
