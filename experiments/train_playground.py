@@ -17,12 +17,10 @@ Run:      python -m experiments.train_playground ar --out runs/ar --minutes 40
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal
@@ -35,7 +33,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from dllm.models.outside import quiet
 from dllm.training.attention import FILLER
-from dllm.training.encoding import Sample as Encoded
 from dllm.training.export import export, hub_config, llada_checkpoint, next_token_config, swap
 from dllm.training.noise import IGNORE
 from dllm.training.objective import view_loss
@@ -46,9 +43,15 @@ from dllm.training.views import BlockDiffusion, FullDiffusion, NextToken, Packed
 from experiments.playground_text import Mixture, build_tokenizer
 
 CONTEXT, BLOCK, HEAD = 128, 32, 32
+SHARED = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "max_position_embeddings", "rms_norm_eps", "rope_parameters", "eos_token_id", "pad_token_id",
+)  # fmt: skip
+"""What a Llama's config and a Qwen2's have in common."""
+
 Stage = Literal["ar", "v2", "llada"]
 SUB_BLOCKS = (32, 32, 16, 8)
-"""Columns that share a noise rate, drawn for each batch, so that decoding by sub-blocks meets what it was trained on."""
+"""Columns that share a noise rate, drawn for each batch, so that sub-block decoding meets what was trained."""
 
 TAILS = (0, 0, 0, 16, 32, 128)
 """Columns of end tokens behind an answer, beyond those that fill its last 16, of the model with attention both ways."""
@@ -128,9 +131,7 @@ def fresh(vocabulary: int, width: int, layers: int, end: int, pad: int) -> Any:
 def as_qwen2(network: Any) -> Any:
     """The same function as a Qwen2, whose biases are zero."""
     old = network.config
-    keys = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    keys += ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "rope_parameters", "eos_token_id")
-    config = Qwen2Config(**{key: getattr(old, key) for key in keys}, tie_word_embeddings=True, bos_token_id=None)
+    config = Qwen2Config(**{key: getattr(old, key) for key in SHARED}, tie_word_embeddings=True, bos_token_id=None)
     copy = Qwen2ForCausalLM(config)
     missing, unexpected = copy.load_state_dict(network.state_dict(), strict=False)
     assert not unexpected and all(name.endswith(".bias") for name in missing), (missing, unexpected)
@@ -146,7 +147,7 @@ class Run:
     def __init__(self, out: Path, stage: Stage, network: Any, tokenizer: Any, decay: float) -> None:
         self.out, self.stage, self.network, self.tokenizer, self.decay = out, stage, network, tokenizer, decay
         self.progress = Progress()
-        self.optimizer = Muon(divided(network, 0.0), lr=1e-3)
+        self.optimizer = Muon(divided(network, 0.0), lr=1e-3, dtype=torch.bfloat16)
         self.parameters = dict(network.named_parameters())
         self.average = {name: tensor.detach().clone() for name, tensor in self.parameters.items()}
         self._resume()
@@ -225,7 +226,7 @@ def rate_at(share: float, update: int, peak: float, decay: float, warmup: int = 
 
 
 def main(
-    stage: Annotated[str, typer.Argument(help="ar, v2 or llada")],
+    stage: Annotated[Stage, typer.Argument(help="next-token prediction, Fast-dLLM v2's format or LLaDA's")],
     out: Annotated[Path, typer.Option(help="folder of the run; one that exists is gone on with")],
     start: Annotated[Path | None, typer.Option(help="model folder of an `ar` run to start from")] = None,
     minutes: Annotated[float, typer.Option(help="minutes of training in all, over all sittings")] = 40.0,
@@ -235,13 +236,12 @@ def main(
     average: Annotated[float, typer.Option(help="share of the running average that an update keeps")] = 0.998,
     rows: Annotated[int, typer.Option(help="rows of 128 columns an update")] = 16,
     width: Annotated[int, typer.Option(help="width, a multiple of 32")] = 192,
-    layers: Annotated[int, typer.Option(help="layers")] = 6,
+    layers: Annotated[int, typer.Option(help="layers")] = 4,
     threads: Annotated[int, typer.Option(help="CPU threads")] = 2,
     seed: Annotated[int, typer.Option(help="text, weights and noise")] = 0,
     save_every: Annotated[float, typer.Option(help="minutes between checkpoints")] = 2.0,
 ) -> None:
     """Train one stage, or go on with it."""
-    assert stage in ("ar", "v2", "llada"), stage
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -272,7 +272,7 @@ def learn(run: Run, batches: Batches, total: float, peak: float, decay: float, s
         view = objective.view(packed, noise, mask_id)
         with torch.autocast("cpu", torch.bfloat16):
             loss = view_loss(run.network, view, objective.attention_block)
-        loss = loss / max(1, int((view["labels"] != IGNORE).sum() if run.stage != "llada" else (packed.labels != IGNORE).sum()))
+        loss = loss / max(1, int((view["labels"] != IGNORE).sum()))
         rate = rate_at(progress.seconds / total, progress.update, peak, decay)
         run.step(loss, rate)
         seconds = time.perf_counter() - begun

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from random import Random
 
 from dllm.playground.base import Example, Task, demand
-from dllm.playground.limits import Answer
+from dllm.playground.limits import Answer, Values
 
 HOLE = "__"
 GAP = re.compile(r"\{(who|they|own|them|are|have)\}")
@@ -68,7 +68,7 @@ class Agreement(Task):
             for who in people:
                 yield _words(example.facts, who, forms)
 
-    def limit(self, example: Example) -> int:
+    def limit(self, example: Example, values: Values = "drawn") -> int:
         return 2
 
 

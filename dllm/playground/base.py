@@ -10,7 +10,7 @@ from random import Random
 from typing import ClassVar
 
 from dllm.errors import ConfigError
-from dllm.playground.limits import Answer, best_accuracy, fewest_forwards
+from dllm.playground.limits import Answer, Values, best_accuracy, fewest_forwards
 
 HELD_OUT_EVERY = 16
 """One prompt in this many is never trained on; a hash of the prompt decides."""
@@ -81,25 +81,26 @@ class Task(ABC):
         """
         yield (example.reference,)
 
-    def limit(self, example: Example) -> int | None:
+    def limit(self, example: Example, values: Values = "drawn") -> int | None:
         """The fewest forwards in which a perfect model is right with certainty; None where it is not known.
 
-        The model's marginals are exact, and a decoder decides from them where to write; what it writes there it draws
-        from the marginal (see `dllm.playground.limits`).
-        """
-        return self._counted(example)
+        The model's marginals are exact, and a decoder decides from them alone where to write (see
+        `dllm.playground.limits`).
 
-    def best_accuracy(self, example: Example, forwards: int) -> float | None:
+        Args:
+            example: The example that is decoded.
+            values: What is written there: a symbol "drawn" from the marginal, or, "greedy", the most probable one.
+        """
+        found = self._listed(example)
+        return fewest_forwards(found, values) if found else None
+
+    def best_accuracy(self, example: Example, forwards: int, values: Values = "drawn") -> float | None:
         """The highest probability of a right answer with that many forwards of a perfect model; None: not known."""
-        limit = self.limit(example)
+        limit = self.limit(example, values)
         if limit is not None and forwards >= limit:
             return 1.0
         found = self._listed(example)
-        return best_accuracy(found, forwards) if found else None
-
-    def _counted(self, example: Example) -> int | None:
-        found = self._listed(example)
-        return fewest_forwards(found) if found else None
+        return best_accuracy(found, forwards, values) if found else None
 
     def _listed(self, example: Example) -> list[Answer]:
         """All right answers where they are short enough to go through every order; else none."""
@@ -136,7 +137,7 @@ class OneAnswer(Task):
     def is_right(self, example: Example, text: str) -> bool:
         return text.strip() == example.reference
 
-    def limit(self, example: Example) -> int:
+    def limit(self, example: Example, values: Values = "drawn") -> int:
         return 1
 
 

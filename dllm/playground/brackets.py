@@ -9,30 +9,34 @@ from random import Random
 from dllm.playground.base import Example, Task, demand
 from dllm.playground.limits import Answer
 
+DEEPEST, LONGEST = 6, 4
+"""Most open brackets, and most closed pairs, that a prompt begins with."""
+
 
 class Brackets(Task):
-    """The beginning of a balanced sequence of `size` pairs is continued to its full length, in any way that balances."""
+    """The beginning of a balanced sequence is continued by `size` brackets, in any way that balances."""
 
     name = "brackets"
-    title = "Continue brackets to a balanced sequence of a given number of pairs."
+    title = "Continue brackets to a balanced sequence of a given length."
     structure = "A closing bracket needs an open one before it: each place depends on the balance of all before it."
-    sizes = (2, 3, 4, 5, 6, 7, 8)
-    default_size = 5
+    sizes = tuple(range(2, 13))
+    default_size = 8
 
     def draw(self, rng: Random, size: int, held: bool) -> Example:
-        demand(self, size, 1, 12)
-        sequence = random_brackets(rng, size)
-        start = rng.randint(1, size)
-        return Example(f"Balance {size}: {sequence[:start]}", sequence[start:], size)
+        demand(self, size, 1, 24)
+        depth = rng.randrange(size % 2, min(size, DEEPEST) + 1, 2)
+        start = _random_path(rng, 0, depth, depth + 2 * rng.randint(1, LONGEST))
+        end = _random_path(rng, depth, 0, size)
+        return Example(f"Balance {len(start) + size}: {start}", end, size)
 
     def is_right(self, example: Example, text: str) -> bool:
-        whole = _start(example) + "".join(text.split())
-        return len(whole) == 2 * example.size and balanced(whole)
+        end = "".join(text.split())
+        return len(end) == example.size and balanced(_start(example) + end)
 
     def answers(self, example: Example) -> Iterator[Answer]:
         start = _start(example)
         depth = start.count("(") - start.count(")")
-        for steps in _completions(depth, 2 * example.size - len(start)):
+        for steps in _completions(depth, example.size):
             yield tuple(steps)
 
 
@@ -46,23 +50,23 @@ def balanced(text: str) -> bool:
     return depth == 0
 
 
-def random_brackets(rng: Random, pairs: int) -> str:
-    """A balanced sequence, each equally likely: each step in proportion to the ways to go on from it."""
-    text, depth = "", 0
-    for left in range(2 * pairs - 1, -1, -1):
-        up, down = _ways(depth + 1, left), _ways(depth - 1, left)
+def _random_path(rng: Random, depth: int, end: int, length: int) -> str:
+    """Brackets that lead from one depth to another and never below 0, each such sequence equally likely."""
+    text = ""
+    for left in range(length - 1, -1, -1):
+        up, down = _ways(depth + 1, end, left), _ways(depth - 1, end, left)
         opens = rng.randrange(up + down) < up
         text += "(" if opens else ")"
         depth += 1 if opens else -1
     return text
 
 
-def _ways(depth: int, left: int) -> int:
-    """How many sequences of so many brackets lead from a depth to 0 without going below it (ballot numbers)."""
-    if depth < 0 or depth > left or (left - depth) % 2:
+def _ways(depth: int, end: int, left: int) -> int:
+    """How many sequences of so many brackets lead from a depth to another and never below 0 (by reflection)."""
+    if depth < 0 or abs(end - depth) > left or (left + end - depth) % 2:
         return 0
-    down = (left + depth) // 2
-    return comb(left, down) - comb(left, down + 1)
+    up = (left + end - depth) // 2
+    return comb(left, up) - (comb(left, up + depth + 1) if up + depth + 1 <= left else 0)
 
 
 def _completions(depth: int, left: int) -> Iterator[str]:
@@ -70,7 +74,7 @@ def _completions(depth: int, left: int) -> Iterator[str]:
         yield ""
         return
     for symbol, step in (("(", 1), (")", -1)):
-        if _ways(depth + step, left - 1):
+        if _ways(depth + step, 0, left - 1):
             yield from (symbol + rest for rest in _completions(depth + step, left - 1))
 
 

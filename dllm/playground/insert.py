@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from random import Random
 
 from dllm.playground.base import Example, Task, demand
-from dllm.playground.limits import Answer
+from dllm.playground.limits import Answer, Values
 from dllm.playground.words import WORDS, draw_words, listed
 
 
@@ -14,7 +14,8 @@ class Insert(Task):
     """A given word is put anywhere into a list of `size` words.
 
     Once a place is written, one knows whether the new word stands there, before it or behind it; of k possible places
-    the middle one leaves at most (k - 1) / 2, so ceil(log2(k + 1)) forwards do.
+    the middle one leaves at most (k - 1) / 2, so ceil(log2(k + 1)) forwards do. Greedy, two do: all places but the
+    middle one, where the new word must then go.
     """
 
     name = "insert"
@@ -37,5 +38,5 @@ class Insert(Task):
         for place in range(len(words) + 1):
             yield (*words[:place], new, *words[place:])
 
-    def limit(self, example: Example) -> int:
-        return (example.size + 1).bit_length()
+    def limit(self, example: Example, values: Values = "drawn") -> int:
+        return (example.size + 1).bit_length() if values == "drawn" else 2

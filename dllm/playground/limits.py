@@ -1,4 +1,4 @@
-"""How well any decoder can do with a perfect model: exact limits of a set of right answers, by going through all orders.
+"""How well any decoder can do with a perfect model: exact limits of a set of right answers, by trying all orders.
 
 A perfect model knows, for every undecided position, the exact marginal over the right answers that agree with what is
 written (all right answers being equally likely). A decoder sees these marginals and nothing else. In each forward it
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
+from functools import cache
 from itertools import chain, combinations, product
 from math import prod
 from typing import Literal
@@ -23,32 +23,34 @@ Values = Literal["drawn", "greedy"]
 _Marginal = tuple[tuple[str, float], ...]
 
 
-def fewest_forwards(answers: Collection[Answer]) -> int:
-    """The fewest forwards after which the text is right whatever was drawn.
+def fewest_forwards(answers: Collection[Answer], values: Values = "drawn") -> int:
+    """The fewest forwards after which the text is right, however chance decides.
 
     Args:
         answers: The right answers, all of one length and equally likely.
+        values: "drawn": a symbol is drawn from its marginal; "greedy": it is the most probable, ties by chance.
     """
     first = tuple(sorted(set(answers)))
-    return _fewest(first, tuple(range(len(first[0]))))
+    return _fewest(first, tuple(range(len(first[0]))), values)
 
 
-@lru_cache(maxsize=None)
-def _fewest(answers: tuple[Answer, ...], pending: tuple[int, ...]) -> int:
+@cache
+def _fewest(answers: tuple[Answer, ...], pending: tuple[int, ...], values: Values) -> int:
     if not pending:
         return 0
     # A position with one possible symbol costs nothing beside others, so it is written at once.
     free = tuple(i for i in pending if len({answer[i] for answer in answers}) > 1)
     if not free:
         return 1
+    marginals = {i: _marginal(answers, i, values) for i in free}
     best = len(free) + 1
     for chosen in _subsets(free):
+        # What is written in one forward is independent, so every combination must be part of a right answer.
         outcomes = _split(answers, chosen)
-        # Independent draws give every combination of symbols, so each must be part of a right answer.
-        if len(outcomes) < prod(len({answer[i] for answer in answers}) for i in chosen):
-            continue
-        rest = tuple(i for i in free if i not in chosen)
-        best = min(best, 1 + max(_fewest(found, rest) for found in outcomes.values()))
+        drawn = [tuple(symbols) for symbols in product(*([s for s, _ in marginals[i]] for i in chosen))]
+        if all(symbols in outcomes for symbols in drawn):
+            rest = tuple(i for i in free if i not in chosen)
+            best = min(best, 1 + max(_fewest(outcomes[symbols], rest, values) for symbols in drawn))
     return best
 
 
@@ -64,7 +66,7 @@ def best_accuracy(answers: Collection[Answer], forwards: int, values: Values = "
     return _best(first, tuple(range(len(first[0]))), forwards, values)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _best(answers: tuple[Answer, ...], pending: tuple[int, ...], forwards: int, values: Values) -> float:
     free = tuple(i for i in pending if len({answer[i] for answer in answers}) > 1)
     if not free:

@@ -7,8 +7,8 @@ from itertools import chain, product
 from random import Random
 
 from dllm.playground.base import Example, Task, demand
-from dllm.playground.limits import Answer
-from dllm.playground.words import WORDS, draw_words
+from dllm.playground.limits import Answer, Values
+from dllm.playground.words import draw_words
 
 OPTIONS = 4
 COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -42,10 +42,10 @@ class Pairs(Task):
         for chosen in product(_options(example), repeat=example.size):
             yield tuple(chain.from_iterable(chosen))
 
-    def limit(self, example: Example) -> int:
+    def limit(self, example: Example, values: Values = "drawn") -> int:
         return 2
 
-    def best_accuracy(self, example: Example, forwards: int) -> float:
+    def best_accuracy(self, example: Example, forwards: int, values: Values = "drawn") -> float:
         return 1.0 if forwards > 1 else float(OPTIONS) ** -example.size
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from random import Random
 
 from dllm.playground.base import Example, Task, demand
-from dllm.playground.limits import Answer
+from dllm.playground.limits import Answer, Values
 from dllm.playground.words import WORDS, draw_words, listed
 
 
@@ -14,7 +14,8 @@ class Remove(Task):
     """One of `size` words, freely chosen, is left out.
 
     Once a place is written, one knows whether the missing word stood before it or behind it, which halves the places
-    that are left: 1 + ceil(log2(size)) forwards.
+    that are left: ceil(log2(size)) forwards. Greedy, one forward does: the words that most probably stand in each place
+    make the list without its middle.
     """
 
     name = "remove"
@@ -37,5 +38,5 @@ class Remove(Task):
         for place in range(len(words)):
             yield (*words[:place], *words[place + 1 :])
 
-    def limit(self, example: Example) -> int:
-        return 1 + (example.size - 1).bit_length()
+    def limit(self, example: Example, values: Values = "drawn") -> int:
+        return (example.size - 1).bit_length() if values == "drawn" else 1

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from random import Random
 
 from dllm.playground.base import Example, Task, demand
-from dllm.playground.limits import Answer
+from dllm.playground.limits import Answer, Values
 from dllm.playground.words import WORDS, draw_words, listed
 
 
 class Replace(Task):
     """One of `size` words, freely chosen, is replaced by a given word.
 
-    A rule that trusts confidence writes every word again: each is right with probability 1 - 1/size.
+    A rule that trusts confidence writes every word again, and is wrong: each is kept with probability 1 - 1/size.
     """
 
     name = "replace"
@@ -38,14 +38,17 @@ class Replace(Task):
         for place in range(len(words)):
             yield (*words[:place], new, *words[place + 1 :])
 
-    def limit(self, example: Example) -> int:
-        return example.size
+    def limit(self, example: Example, values: Values = "drawn") -> int:
+        return example.size if values == "drawn" else min(example.size, 2)
 
-    def best_accuracy(self, example: Example, forwards: int) -> float:
-        return _best(example.size, forwards)
+    def best_accuracy(self, example: Example, forwards: int, values: Values = "drawn") -> float:
+        if values == "drawn":
+            return _best(example.size, forwards)
+        # Of three words or more each is kept, so that the last place must change: alone, it is right.
+        return 1.0 if forwards >= self.limit(example, values) else 0.5 if example.size == 2 else 0.0
 
 
-@lru_cache(maxsize=None)
+@cache
 def _best(places: int, forwards: int) -> float:
     """`places` may still change and one of them must. Of a group drawn at once at most one may change."""
     if not forwards:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from itertools import permutations
 from math import perm
 from random import Random
 
 from dllm.playground.base import Example, Task, demand
-from dllm.playground.limits import Answer
+from dllm.playground.limits import Answer, Values
 from dllm.playground.words import WORDS, draw_words, listed
 
 
@@ -33,14 +33,14 @@ class Shuffle(Task):
     def answers(self, example: Example) -> Iterator[Answer]:
         return permutations(listed(example.prompt))
 
-    def limit(self, example: Example) -> int:
+    def limit(self, example: Example, values: Values = "drawn") -> int:
         return example.size
 
-    def best_accuracy(self, example: Example, forwards: int) -> float:
-        return _best(example.size, forwards)
+    def best_accuracy(self, example: Example, forwards: int, values: Values = "drawn") -> float:
+        return _best(example.size, forwards)  # all words are equally probable: the most probable one is drawn, too
 
 
-@lru_cache(maxsize=None)
+@cache
 def _best(words: int, forwards: int) -> float:
     """Draw `group` of `words` places at once, which are all different with probability perm / words ** group."""
     if not words or not forwards:

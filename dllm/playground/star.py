@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 from dllm.playground.base import Example, OneAnswer, demand
@@ -27,7 +28,7 @@ class Star(OneAnswer):
         arms = min(4, (len(NODES) - 1) // size)
         centre, *others = rng.sample(NODES, 1 + arms * size)
         paths = [[centre, *others[i * size : (i + 1) * size]] for i in range(arms)]
-        edges = [one + two for path in paths for one, two in zip(path, path[1:], strict=False)]
+        edges = [one + two for path in paths for one, two in pairwise(path)]
         rng.shuffle(edges)
         goal = rng.choice(paths)
         return Example(f"Path {centre} to {goal[-1]}: {' '.join(edges)}", "".join(goal), size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,10 @@ def look(plan: Plan) -> Ground:
         raise ConfigError(f"lora_targets / --lora-targets {odd[0]}: must be all-linear or some of {', '.join(LINEAR)}")
     if facts.context is not None and plan.context > facts.context:
         raise ConfigError(f"context / --context {plan.context}: {plan.base} has {facts.context} positions")
+    if plan.format == "llada" and (reason := not_llada(facts.stock, found.config)):
+        raise ConfigError(
+            f"format / --format llada: {plan.base} has {reason}, which LLaDA has not; --format a2d holds it"
+        )
     tokenizer = read_tokenizer(found.folder, found.family)
     if tokenizer is None:
         raise ConfigError(f"base / --base {plan.base}: has no tokenizer that can be read, and data are texts")
@@ -75,6 +79,25 @@ def look(plan: Plan) -> Ground:
     return Ground(
         plan.base, found.folder, facts.stock, tokenizer, mask_id, fresh, facts.stop_ids, facts.pad_id, facts.dtype
     )
+
+
+def not_llada(stock: str, config: Mapping[str, Any]) -> str | None:
+    """What of a checkpoint LLaDA's format cannot hold, if anything.
+
+    Args:
+        stock: Its class of `transformers`, or that of its config.
+        config: Its config.json.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    width = config.get("hidden_size", 0) // (config.get("num_attention_heads") or 1)
+    reasons = {
+        f"the class {stock}": not stock.startswith("Llama"),
+        "biases": bool(config.get("attention_bias") or config.get("mlp_bias")),
+        f"the activation {config.get('hidden_act')}": config.get("hidden_act") not in (None, "silu"),
+        "scaled rotary embeddings": rope.get("rope_type", rope.get("type", "default")) != "default",
+        "heads of a width of their own": config.get("head_dim") not in (None, width),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _template(name: str, tokenizer: Any) -> str:

@@ -3,10 +3,11 @@
 | objective | format | stock class |
 |---|---|---|
 | block-diffusion | Fast-dLLM v2 (`Fast_dLLM_Qwen`; our `Fast_dLLM_Qwen3`, `Fast_dLLM_Llama`) | by `model_type` |
-| full-attention | A2D (`a2d-qwen2`, `a2d-qwen3`, `a2d-llama`) | by `model_type` |
+| full-attention | A2D (`a2d-qwen2`, `a2d-qwen3`, `a2d-llama`), or LLaDA where it is asked for | by `model_type` |
 | next-token | the base's own | the base's |
 
-Tensors have the names of the stock class everywhere, so that it reads the weights by itself.
+Tensors have the names of the stock class, so that it reads the weights by itself, but for LLaDA's, which have those of
+its published checkpoints.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from dllm.errors import ConfigError
 from dllm.models.families.llada import VARIANT, LLaDA
-from dllm.training.base import KINDS, Ground
+from dllm.training.base import KINDS, Ground, not_llada
 from dllm.training.plan import Plan
 
 CONFIG_KEYS = (
@@ -60,9 +62,7 @@ def a2d_config(config: Any, *, mask_id: int, end_id: int | list[int], pad_id: in
     }
 
 
-def next_token_config(
-    config: Any, *, mask_id: int, end_id: int | list[int], pad_id: int, stock: str
-) -> dict[str, Any]:
+def next_token_config(config: Any, *, mask_id: int, end_id: int | list[int], pad_id: int, stock: str) -> dict[str, Any]:
     """The `config.json` of a stock config under its own `model_type`."""
     kind = {"architectures": [stock], "model_type": stock.removesuffix("ForCausalLM").lower()}
     return {**_shared(config, mask_id, end_id, pad_id), **kind}
@@ -78,13 +78,11 @@ def llada_checkpoint(
         weights: Its tensors under stock names.
 
     Raises:
-        ConfigError: For what the format cannot express: biases, other activations, scaled rotary embeddings.
+        ConfigError: For what the format cannot hold (see `not_llada`).
     """
-    rope = dict(config.rope_parameters)
-    if config.attention_bias or config.mlp_bias or config.hidden_act != "silu" or rope["rope_type"] != "default":
-        raise ConfigError("LLaDA's format holds a Llama without biases, with silu and plain rotary embeddings only")
-    if config.head_dim != config.hidden_size // config.num_attention_heads:
-        raise ConfigError(f"LLaDA's format derives the heads' width; it cannot hold head_dim {config.head_dim}")
+    if reason := not_llada(type(config).__name__, config.to_dict()):
+        raise ConfigError(f"LLaDA's format cannot hold a network with {reason}")
+    rope = config.rope_parameters
     fields = {
         "architectures": ["LLaDAModelLM"],
         "model_type": "llada",
@@ -134,17 +132,17 @@ def model_to(folder: Path, network: Any, ground: Ground, plan: Plan, card: str) 
     ids: dict[str, Any] = {"mask_id": ground.mask_id, "end_id": ends, "pad_id": ground.pad_id, "stock": ground.stock}
     if plan.objective == "block-diffusion":
         config = hub_config(network.config, block=plan.block, **ids)
+    elif plan.format == "llada":
+        config, weights = llada_checkpoint(
+            network.config, weights, mask_id=ground.mask_id, end_id=ends, pad_id=ground.pad_id
+        )
     elif plan.objective == "full-attention":
         config = a2d_config(network.config, **ids)
     else:
-        config = {**_shared(network.config, ground.mask_id, ends, ground.pad_id), **_stock(ground)}
+        config = next_token_config(network.config, **ids)
     aside = folder.with_name(f".{folder.name}.new")
     export(aside, weights, {**config, "torch_dtype": str(dtype).removeprefix("torch.")}, ground.tokenizer, card)
     swap(aside, folder)
-
-
-def _stock(ground: Ground) -> dict[str, Any]:
-    return {"architectures": [ground.stock], "model_type": ground.stock.removesuffix("ForCausalLM").lower()}
 
 
 def adapter_to(folder: Path, network: Any, ground: Ground, card: str) -> Path:

@@ -16,6 +16,7 @@ RECIPES = Path(__file__).parent / "recipes"
 OBJECTIVES = ("block-diffusion", "full-attention", "next-token")
 PADDING = ("mask", "end", "none")
 OPTIMIZERS = ("adamw", "muon")
+FORMATS = ("a2d", "llada")
 PASSING = ("out", "log_every", "save_every", "eval_every", "keep", "report_to", "sample_prompt", "micro_batch")
 """Fields that may change between an interrupted run and the one that goes on: no weight depends on them."""
 
@@ -29,8 +30,11 @@ class Plan:
     chat_template           "chatml" or a file, for a tokenizer without one
     mask_token              an existing token to serve as the mask; None: the tokenizer's own, else a new one
     objective               block-diffusion (Fast-dLLM v2), full-attention (LLaDA's loss) or next-token
+    format                  what full-attention exports: a2d, which holds every base, or llada, LLaDA's own names, which
+                            holds a Llama without biases
     block, sub_block, complementary   see `BlockDiffusion`
-    pad                     fill samples to whole blocks with the mask token, or with a learnt end token, or not at all
+    pad                     fill samples to whole blocks with the mask token (of blocks only), or with a learnt end
+                            token, or not at all
     isolate                 samples of a row do not see each other
     context                 columns of a row
     steps, epochs           length of the run; give one of them
@@ -60,6 +64,7 @@ class Plan:
     chat_template: str | None = None
     mask_token: str | None = None
     objective: str = "block-diffusion"
+    format: str = "a2d"
     block: int = 32
     sub_block: int | None = None
     complementary: bool = True
@@ -96,13 +101,20 @@ class Plan:
         for name in ("base", "data", "out"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} / --{name}: not given")
-        for name, choices in (("objective", OBJECTIVES), ("pad", PADDING), ("optimizer", OPTIMIZERS)):
+        for name, choices in (
+            ("objective", OBJECTIVES), ("format", FORMATS), ("pad", PADDING), ("optimizer", OPTIMIZERS)
+        ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{_option(self, name)}: must be one of {', '.join(choices)}")
         for name in ("block", "context", "batch", "micro_batch", "log_every", "save_every", "eval_every", "keep"):
             self._demand(name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("lora", "eval_rows", "seed", "weight_decay", "clip"):
             self._demand(name, getattr(self, name) >= 0, "must not be negative")
+        self._demand(
+            "format",
+            self.format == "a2d" or self.objective == "full-attention",
+            "belongs to --objective full-attention",
+        )
         self._demand("lr", 0 < self.lr < 1, "must lie between 0 and 1")
         for name in ("warmup", "lora_dropout", "held_out", "average"):
             self._demand(name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)")
@@ -138,8 +150,12 @@ class Plan:
 
     @property
     def fills(self) -> int:
-        """Samples are padded to multiples of this."""
-        return self.block if self.objective == "block-diffusion" and self.pad != "none" else 1
+        """Samples are padded to multiples of this.
+
+        With full attention only learnt end tokens help: a decoder of that kind finds masks behind every answer.
+        """
+        padded = {"block-diffusion": ("mask", "end"), "full-attention": ("end",)}
+        return self.block if self.pad in padded.get(self.objective, ()) else 1
 
     def record(self) -> dict[str, Any]:
         """All fields as JSON holds them."""
