@@ -51,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "options": PARTS | {"expressions", "parts", "registry"},
     "sweeps": {"errors", "registry", "options", "metrics", "jobs", "sweeps"},
     "training": NOUNS | {"models", "training"},
+    "playground": {"errors", "registry", "types", "playground"},
 }
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from random import Random
 from typing import ClassVar
 
-from dllm.playground.base import Example, OneAnswer, demand
+from dllm.playground.base import Example, OneAnswer, demand, is_held_out
 
 Grid = list[list[int]]
+RELABELLED = 40
+"""How often a puzzle gets other digits in search of a prompt of the split."""
 
 
 class Sudoku(OneAnswer):
@@ -23,14 +25,24 @@ class Sudoku(OneAnswer):
     structure = "Each cell is fixed by the prompt, but what a small model can see of it depends on cells filled before."
 
     def draw(self, rng: Random, size: int, held: bool) -> Example:
-        side = self.height * self.width
         demand(self, size, 1, self.sizes[-1])
         while True:
-            empty = [[0] * side for _ in range(side)]
-            solution = next(solutions(empty, self.height, self.width, rng))
+            puzzle, solution = self._puzzle(rng, size)
+            # Other digits make another prompt of the same puzzle, for less than a new one takes.
+            for _ in range(RELABELLED):
+                digits = [0, *rng.sample(range(1, len(puzzle) + 1), len(puzzle))]
+                prompt = f"Sudoku {len(puzzle)}:\n{_written(puzzle, digits)}"
+                if is_held_out(prompt) == held:
+                    return Example(prompt, _written(solution, digits), size)
+
+    def _puzzle(self, rng: Random, size: int) -> tuple[Grid, Grid]:
+        """A puzzle with `size` empty cells, and its solution."""
+        side = self.height * self.width
+        while True:
+            solution = next(solutions([[0] * side for _ in range(side)], self.height, self.width, rng))
             puzzle = self._dug(rng, solution, size)
             if puzzle is not None:
-                return Example(f"Sudoku {side}:\n{_written(puzzle)}", _written(solution), size)
+                return puzzle, solution
 
     def _dug(self, rng: Random, solution: Grid, empty: int) -> Grid | None:
         """The puzzle after emptying cells in random order, wherever the solution stays the only one."""
@@ -102,5 +114,5 @@ def _possible(grid: Grid, row: int, column: int, height: int, width: int) -> lis
     return [digit for digit in range(1, height * width + 1) if digit not in used]
 
 
-def _written(grid: Grid) -> str:
-    return "\n".join("".join(map(str, row)) for row in grid)
+def _written(grid: Grid, digits: list[int]) -> str:
+    return "\n".join("".join(str(digits[cell]) for cell in row) for row in grid)
