@@ -17,6 +17,7 @@ Run:      python -m experiments.train_playground ar --out runs/ar --minutes 40
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -261,11 +262,13 @@ def main(
 
 
 def learn(run: Run, batches: Batches, total: float, peak: float, decay: float, save_every: float, seed: int) -> None:
-    """Train until `total` seconds of training have passed."""
+    """Train until `total` seconds of training have passed, or until SIGTERM; either way the last update is saved."""
     mask_id = run.tokenizer.convert_tokens_to_ids(MASK)
     progress, saved, told = run.progress, run.progress.seconds, []
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     run.network.train()
-    while progress.seconds < total:
+    while progress.seconds < total and not stopped:
         begun = time.perf_counter()
         packed, objective = batches[progress.update], objective_of(run.stage, Random(f"{seed}-{progress.update}"))
         noise = objective.noise(packed, torch.Generator().manual_seed(seed * 1_000_003 + progress.update))

@@ -29,6 +29,7 @@ def _told(writer: Writer, template: str, teller: Teller, **numbers: str) -> str:
         "d": d,
         "has": person.verb("have", False),
         "he": person.he,
+        "his": person.his,
         "He": sentence(person.he),
         "do": person.do(False),
         "verbed": writer.pick(("selling", "losing", "eating", "giving away")),

@@ -7,9 +7,10 @@ from random import Random
 
 from dllm.playground import daily, stories
 from dllm.playground.base import Example, Task, demand
-from dllm.playground.english import Writer
+from dllm.playground.english import Writer, sentence
 from dllm.playground.limits import Values
 from dllm.playground.stories import Kind, Story, Work, fill
+from dllm.playground.wordings import WORDINGS
 
 KINDS: tuple[tuple[Kind, int, int], ...] = (
     (stories.changes, 8, 3),
@@ -67,7 +68,8 @@ class Problems(Worked):
         writer = Writer(rng, held)
         able = [kind for kind in KINDS if kind[2] >= size] or [(stories.changes, 1, size)]
         story = rng.choices([kind for kind, _, _ in able], [weight for _, weight, _ in able])[0](writer, size)
-        return Example(_casual(rng, writer.pick(PREFACES) + story.text), worked(story), len(story.equations))
+        text = _rearranged(rng, story.text) if rng.random() < 0.15 else story.text
+        return Example(_casual(rng, writer.pick(PREFACES) + text), worked(story), len(story.equations))
 
 
 class Questions(Worked):
@@ -133,6 +135,25 @@ def stated(text: str) -> str | None:
         return str(int(marked.group(1)))
     found = NUMBER.findall(text)
     return str(int(found[-1])) if found else None
+
+
+def _rearranged(rng: Random, text: str) -> str:
+    """The same problem with its question in one sentence with what is known: `If …, how many …?` or `How many … if …?`.
+
+    A text that does not end in a question, or that has more than three sentences, stays as it is.
+    """
+    *told, asked = re.split(r"(?<=[.?]) ", text)
+    if not asked.endswith("?") or not 1 <= len(told) <= 2:
+        return text
+    told = [_within(text.rstrip(".")) for text in told]
+    joined = rng.choice((" and ", ", and ", ", ")).join(told) if len(told) == 2 else told[0]
+    known = f"If {joined}, {_within(asked)}", f"{asked[:-1]} if {joined}?", f"Suppose that {joined}. {asked}"
+    return rng.choice((*known, sentence(f"{joined}. {asked}")))
+
+
+def _within(text: str) -> str:
+    """A sentence as part of a longer one: without its capital, unless that belongs to a name."""
+    return text[0].lower() + text[1:] if text.split()[0] in WORDINGS["openers"] else text
 
 
 def _casual(rng: Random, text: str) -> str:
