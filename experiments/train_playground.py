@@ -247,7 +247,8 @@ def main(
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     if start is None:
-        tokenizer = build_tokenizer()
+        earlier = out / "model"
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(earlier) if earlier.exists() else build_tokenizer()
         network = fresh(len(tokenizer), width, layers, tokenizer.eos_token_id, tokenizer.pad_token_id)
     else:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
