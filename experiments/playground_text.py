@@ -56,13 +56,13 @@ class Mixture:
         return Sample(name, None if example.infill else example.prompt, example.reference)
 
 
-def build_tokenizer() -> Any:
-    """The tokenizer of the words that the first examples bring; all else is spelt in bytes."""
+def build_tokenizer(samples: int = 30_000) -> Any:
+    """The tokenizer of the words that the first `samples` examples bring; all else is spelt in bytes."""
 
     def texts() -> Iterator[str]:
         yield from [POLITE] * 1000  # its words are tokens, though few of them come elsewhere
         stream = Mixture("words").samples(0)
-        for _ in range(30_000):
+        for _ in range(samples):
             sample = next(stream)
             if sample.task not in SPELT:
                 yield sample.prompt or ""
