@@ -23,22 +23,6 @@ KINDS: tuple[tuple[Kind, int, int], ...] = (
 )
 """Kinds of story, how often each comes, and how many steps it can have."""
 
-PREFACES = (
-    "",
-    "",
-    "",
-    "",
-    "",
-    "",
-    "",
-    "",
-    "",
-    "",
-    "Solve this: ",
-    "Here is a problem: ",
-    "Please help me. ",
-    "Question: ",
-)
 NUMBER = re.compile(r"-?\d+")
 
 
@@ -69,7 +53,8 @@ class Problems(Worked):
         able = [kind for kind in KINDS if kind[2] >= size] or [(stories.changes, 1, size)]
         story = rng.choices([kind for kind, _, _ in able], [weight for _, weight, _ in able])[0](writer, size)
         text = _rearranged(rng, story.text) if rng.random() < 0.15 else story.text
-        return Example(_casual(rng, writer.pick(PREFACES) + text), worked(story), len(story.equations))
+        preface = writer.wording("prefaces") if writer.chance(0.2) else ""
+        return Example(_casual(rng, preface + text), worked(story), len(story.equations))
 
 
 class Questions(Worked):
