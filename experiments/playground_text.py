@@ -16,9 +16,9 @@ from experiments.playground_talk import POLITE, talk
 
 VOCABULARY = 1024
 MIXTURE = {
-    "problems": 26, "questions": 11, "talk": 4, "copy": 2, "reverse": 3, "sort": 5, "shuffle": 3, "replace": 3,
-    "insert": 3, "remove": 3, "pairs": 3, "latin": 4, "sudoku4": 5, "sudoku6": 7, "sum": 5, "carries": 5, "star": 6,
-    "brackets": 3, "agreement": 4,
+    "problems": 28, "questions": 12, "talk": 4, "copy": 1, "reverse": 2, "sort": 5, "shuffle": 4, "replace": 4,
+    "insert": 3, "remove": 2, "pairs": 4, "latin": 3, "sudoku4": 4, "sudoku6": 7, "sum": 6, "carries": 3, "star": 7,
+    "brackets": 2, "agreement": 4,
 }  # fmt: skip
 """Examples of each task among a hundred or so; `talk` is what gets the polite sentence."""
 

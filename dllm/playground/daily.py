@@ -31,6 +31,7 @@ def _told(writer: Writer, template: str, teller: Teller, **numbers: str) -> str:
         "he": person.he,
         "his": person.his,
         "He": sentence(person.he),
+        "His": sentence(person.his),
         "do": person.do(False),
         "verbed": writer.pick(("selling", "losing", "eating", "giving away")),
         **{base: person.verb(base, False) for base in WORDINGS["verbs"]},

@@ -34,13 +34,12 @@ class Pairs(Task):
         return Example(f"Pick {COUNTS[size - 1]}: {_written(options)}", _written(answer), size)
 
     def is_right(self, example: Example, text: str) -> bool:
-        chosen = text.split()
-        found = list(zip(chosen[::2], chosen[1::2], strict=False))
-        return len(chosen) == 2 * example.size and set(found) <= set(_options(example))
+        chosen = [tuple(pair.split()) for pair in text.split(",")]
+        return len(chosen) == example.size and set(chosen) <= set(_options(example))
 
     def answers(self, example: Example) -> Iterator[Answer]:
         for chosen in product(_options(example), repeat=example.size):
-            yield tuple(chain.from_iterable(chosen))
+            yield tuple(chain.from_iterable((one, two, ",") for one, two in chosen))[:-1]
 
     def limit(self, example: Example, values: Values = "drawn") -> int:
         return 2
@@ -50,9 +49,9 @@ class Pairs(Task):
 
 
 def _options(example: Example) -> list[tuple[str, str]]:
-    words = example.prompt.partition(":")[2].split()
-    return list(zip(words[::2], words[1::2], strict=True))
+    pairs = example.prompt.partition(":")[2].split(",")
+    return [(one, two) for one, two in (pair.split() for pair in pairs)]
 
 
 def _written(pairs: list[tuple[str, str]]) -> str:
-    return " ".join(f"{one} {two}" for one, two in pairs)
+    return ", ".join(f"{one} {two}" for one, two in pairs)
