@@ -237,3 +237,9 @@ def test_what_packages_bring_must_be_a_task(tmp_path: Path, monkeypatch: pytest.
     assert task("playground/mine").examples(0, count=2)
     with pytest.raises(ConfigError, match=r"bad.*my-tasks 1\.0.*no subclass of dllm.playground.Task"):
         task("bad")
+
+
+def test_one_prompt_in_sixteen_is_held_out_and_stays_so() -> None:
+    held = [number for number in range(3200) if is_held_out(f"Copy: {number}")]
+    assert 150 < len(held) < 250
+    assert held[:3] == [10, 16, 34]
