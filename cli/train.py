@@ -74,6 +74,9 @@ def train(
         str | None,
         _make_option(HOW, "block-diffusion (Fast-dLLM v2, default) · full-attention (LLaDA's loss) · next-token."),
     ] = None,
+    format: Annotated[
+        str | None, _make_option(HOW, "What full-attention exports: a2d (default) · llada, of a Llama without biases.")
+    ] = None,
     block: Annotated[int | None, _make_option(HOW, "Columns of a block. Default: 32.")] = None,
     sub_block: Annotated[int | None, _make_option(HOW, "Columns that share a noise rate. Default: the block.")] = None,
     complementary: Annotated[
@@ -85,7 +88,8 @@ def train(
         ),
     ] = None,
     pad: Annotated[
-        str | None, _make_option(HOW, "Fill samples to whole blocks with: mask (default) · end (learnt) · none.")
+        str | None,
+        _make_option(HOW, "Fill samples to whole blocks with: mask (default; blocks only) · end (learnt) · none."),
     ] = None,
     isolate: Annotated[
         bool | None,
