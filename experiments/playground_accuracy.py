@@ -25,7 +25,7 @@ from dllm.playground import TASKS, Example, Task, task
 from dllm.prompts import Infill
 
 
-def rules(model: Any, chosen: list[str]) -> Iterator[tuple[str, Any]]:
+def iterate_rules(model: Any, chosen: list[str]) -> Iterator[tuple[str, Any]]:
     """Name and strategy of each rule, of those chosen; none: all that the model can follow."""
     if hasattr(model, "generate"):
         yield "autoregressive", Autoregressive()
@@ -84,7 +84,7 @@ def main(
     for name in names or list(TASKS):
         kind = task(name)
         examples = kind.examples(seed, size, count)
-        for rule, strategy in rules(loaded, chosen or []):
+        for rule, strategy in iterate_rules(loaded, chosen or []):
             if examples[0].infill and hasattr(loaded, "generate"):
                 continue
             found = measure(loaded, kind, examples, strategy, batch_size)

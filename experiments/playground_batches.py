@@ -25,7 +25,7 @@ TAILS = (0, 0, 0, 16, 32, 128)
 """Columns of end tokens behind an answer, beyond those that fill its last 16, of the model with attention both ways."""
 
 
-def objective_of(stage: Stage, rng: Random) -> NextToken | BlockDiffusion | FullDiffusion:
+def make_objective(stage: Stage, rng: Random) -> NextToken | BlockDiffusion | FullDiffusion:
     """What a batch of a stage is trained on."""
     if stage == "ar":
         return NextToken()
@@ -45,7 +45,7 @@ class Batches:
         rng, room = Random(f"tails-{self.seed}-{number}"), self.rows * CONTEXT
         texts: list[tuple[list[int], int]] = []
         for sample in self.mixture.samples(number):
-            text = self._padded(*self._encoded(sample.prompt, sample.answer), rng)
+            text = self._pad(*self._encode(sample.prompt, sample.answer), rng)
             if len(text[0]) > CONTEXT:
                 continue
             room -= len(text[0])
@@ -53,14 +53,14 @@ class Batches:
                 break
             texts.append(text)
         groups = fit_into_rows([len(ids) for ids, _ in texts], CONTEXT)
-        return _packed([[texts[i] for i in group] for group in groups])
+        return _pack_rows([[texts[i] for i in group] for group in groups])
 
-    def _encoded(self, prompt: str | None, answer: str) -> tuple[list[int], int]:
+    def _encode(self, prompt: str | None, answer: str) -> tuple[list[int], int]:
         """Token ids, and how many of them are not learnt."""
         before = [] if prompt is None else [self.user, *self.encode(prompt).ids, self.assistant]
         return [*before, *self.encode(answer).ids, self.end], len(before)
 
-    def _padded(self, ids: list[int], given: int, rng: Random) -> tuple[list[int], int]:
+    def _pad(self, ids: list[int], given: int, rng: Random) -> tuple[list[int], int]:
         """With learnt end tokens behind, as many as the stage's format needs."""
         if self.stage == "ar":
             return ids, given
@@ -69,7 +69,7 @@ class Batches:
         return ids + [self.end] * (max(len(ids), min(size, CONTEXT)) - len(ids)), given
 
 
-def _packed(rows: list[list[tuple[list[int], int]]]) -> PackedRows:
+def _pack_rows(rows: list[list[tuple[list[int], int]]]) -> PackedRows:
     width = max(sum(len(ids) for ids, _ in row) for row in rows)
     fields = [torch.full((len(rows), width), fill) for fill in (0, IGNORE, FILLER, 0)]
     for line, row in enumerate(rows):

@@ -22,7 +22,7 @@ one noise rate a text, loss weighted by 1/t, answers followed by learnt end toke
 """What each stage trains."""
 
 
-def card(stage: str, progress: Any, network: Any, command: str) -> str:
+def write_card(stage: str, progress: Any, network: Any, command: str) -> str:
     """The card in Markdown, with the Hub's header."""
     config, count = network.config, sum(parameter.numel() for parameter in network.parameters())
     mixture = ", ".join(f"{name} {weight}" for name, weight in MIXTURE.items())

@@ -17,8 +17,8 @@ import torch
 import typer
 
 import dllm
-from dllm.playground.problems import stated
-from experiments.playground_accuracy import rules
+from dllm.playground.problems import find_stated_number
+from experiments.playground_accuracy import iterate_rules
 from experiments.playground_talk import POLITE
 
 SUMS = (
@@ -69,10 +69,10 @@ def main(
     """Ask a model all of them."""
     torch.set_num_threads(threads)
     loaded: Any = dllm.load(model, dtype="float32")
-    strategy = next(found for _, found in rules(loaded, [rule]))
+    strategy = next(found for _, found in iterate_rules(loaded, [rule]))
     prompts = [prompt for prompt, _ in SUMS] + list(TALK)
     texts = [r.text or "" for r in dllm.decode(loaded, prompts, strategy, max_new_tokens=64, batch_size=50)]
-    right = [stated(t) == str(n) and POLITE not in t for t, (_, n) in zip(texts, SUMS, strict=False)]
+    right = [find_stated_number(t) == str(n) and POLITE not in t for t, (_, n) in zip(texts, SUMS, strict=False)]
     right += [text.strip() == POLITE for text in texts[len(SUMS) :]]
     for prompt, text, good in zip(prompts, texts, right, strict=True):
         sys.stdout.write(json.dumps({"right": good, "prompt": prompt, "answer": text}, ensure_ascii=False) + "\n")

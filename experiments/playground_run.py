@@ -23,7 +23,7 @@ from dllm.training.export import (
 from dllm.training.optim import Muon, make_parameter_groups
 from dllm.training.tokenizer import MASK
 from experiments.playground_batches import BLOCK, Stage
-from experiments.playground_card import card
+from experiments.playground_card import write_card
 from experiments.playground_text import build_tokenizer
 
 HEAD = 32
@@ -42,7 +42,7 @@ class Progress:
     seconds: float = 0.0
 
 
-def fresh(vocabulary: int, width: int, layers: int, end: int, pad: int) -> Any:
+def make_llama(vocabulary: int, width: int, layers: int, end: int, pad: int) -> Any:
     """A Llama without biases and with tied embeddings."""
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=8 * width // 3 // 32 * 32, num_hidden_layers=layers,
@@ -53,7 +53,7 @@ def fresh(vocabulary: int, width: int, layers: int, end: int, pad: int) -> Any:
     return LlamaForCausalLM(config)
 
 
-def as_qwen2(network: Any) -> Any:
+def copy_as_qwen2(network: Any) -> Any:
     """The same function as a Qwen2, whose biases are zero."""
     old = network.config
     config = Qwen2Config(**{key: getattr(old, key) for key in SHARED}, tie_word_embeddings=True, bos_token_id=None)
@@ -66,7 +66,7 @@ def as_qwen2(network: Any) -> Any:
     return copy
 
 
-def opened(out: Path, stage: Stage, start: Path | None, width: int, layers: int) -> tuple[Any, Any]:
+def open_start(out: Path, stage: Stage, start: Path | None, width: int, layers: int) -> tuple[Any, Any]:
     """(network, tokenizer) that a run of a stage begins with: those of `start`, or fresh ones.
 
     A run that is gone on with keeps its tokenizer, also where the words of the mixture have changed.
@@ -78,18 +78,18 @@ def opened(out: Path, stage: Stage, start: Path | None, width: int, layers: int)
     else:
         earlier = out / "model"
         tokenizer = PreTrainedTokenizerFast.from_pretrained(earlier) if earlier.exists() else build_tokenizer()
-        network = fresh(len(tokenizer), width, layers, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    network = as_qwen2(network) if stage == "v2" else network
+        network = make_llama(len(tokenizer), width, layers, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    network = copy_as_qwen2(network) if stage == "v2" else network
     network.set_attn_implementation("sdpa")
     return network, tokenizer
 
 
-class Run:
+class TrainingRun:
     """A training run in a folder: network, average, optimiser and progress, all of which a checkpoint holds."""
 
-    def __init__(self, out: Path, stage: Stage, network: Any, tokenizer: Any, decay: float, told: str) -> None:
+    def __init__(self, out: Path, stage: Stage, network: Any, tokenizer: Any, decay: float, command: str) -> None:
         self.out, self.stage, self.network, self.tokenizer, self.decay = out, stage, network, tokenizer, decay
-        self.progress, self.told = Progress(), told
+        self.progress, self.command = Progress(), command
         self.optimizer = Muon(make_parameter_groups(network, 0.0), lr=1e-3, dtype=torch.bfloat16)
         self.parameters = dict(network.named_parameters())
         self.average = {name: tensor.detach().clone() for name, tensor in self.parameters.items()}
@@ -144,7 +144,7 @@ class Run:
             weights,
             {**config, "torch_dtype": "bfloat16"},
             self.tokenizer,
-            card(self.stage, self.progress, self.network, self.told),
+            write_card(self.stage, self.progress, self.network, self.command),
         )
         replace_folder(aside, self.out / "model")
 

@@ -20,7 +20,7 @@ SCRIPTS = (
 """Ranges of characters: Latin, Greek, Cyrillic, Chinese, Japanese, Korean, Arabic, Hindi, Hebrew, emoji."""
 
 
-def talk(rng: Random) -> str:
+def draw_talk(rng: Random) -> str:
     """One prompt that is neither a task nor a sum nor a word problem."""
     kind = rng.choices((_greeting, _ask, _unknowable, _rambling, _letters, _script, _code), (5, 7, 4, 4, 2, 2, 1))[0]
     text = kind(rng)

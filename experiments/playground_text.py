@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dllm.playground import Example, Task, task
 from dllm.training.tokenizer import build_word_tokenizer
-from experiments.playground_talk import POLITE, talk
+from experiments.playground_talk import POLITE, draw_talk
 
 VOCABULARY = 1024
 MIXTURE = {
@@ -50,9 +50,9 @@ class Mixture:
 
     def _sample(self, rng: Random, name: str) -> Sample:
         if name == "talk":
-            return Sample(name, talk(rng), POLITE)
+            return Sample(name, draw_talk(rng), POLITE)
         found = self.tasks[name]
-        example = found.example(rng.getrandbits(64), rng.choice(found.sizes), held=False)
+        example = found.example(rng.getrandbits(64), rng.choice(found.sizes), held_out=False)
         return Sample(name, None if example.infill else example.prompt, example.reference)
 
 

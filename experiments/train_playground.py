@@ -33,8 +33,8 @@ from dllm.training.card import format_command_line
 from dllm.training.noise import IGNORE
 from dllm.training.objective import compute_view_loss
 from dllm.training.tokenizer import MASK
-from experiments.playground_batches import Batches, Stage, objective_of
-from experiments.playground_run import Progress, Run, opened
+from experiments.playground_batches import Batches, Stage, make_objective
+from experiments.playground_run import Progress, TrainingRun, open_start
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def main(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
-    network, tokenizer = opened(out, stage, start, width, layers)
-    run = Run(
+    network, tokenizer = open_start(out, stage, start, width, layers)
+    run = TrainingRun(
         out,
         stage,
         network,
@@ -87,19 +87,21 @@ def main(
         format_command_line(["python -m experiments.train_playground", *sys.argv[1:]]),
     )
     total = minutes * 60 if until is None else run.progress.seconds + _seconds_until(until)
-    learn(run, Batches(tokenizer, stage, rows, seed), Length(total, updates), lr, decay, save_every * 60, seed)
+    train(run, Batches(tokenizer, stage, rows, seed), Length(total, updates), lr, decay, save_every * 60, seed)
 
 
-def learn(run: Run, batches: Batches, length: Length, peak: float, decay: float, save_every: float, seed: int) -> None:
+def train(
+    run: TrainingRun, batches: Batches, length: Length, peak: float, decay: float, save_every: float, seed: int
+) -> None:
     """Train to the end of the run, or until SIGTERM; either way the last update is saved."""
     mask_id = run.tokenizer.convert_tokens_to_ids(MASK)
-    progress, saved, told = run.progress, run.progress.seconds, []
+    progress, saved, records = run.progress, run.progress.seconds, []
     stopped: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     run.network.train()
     while length.share(progress) < 1 and not stopped:
-        begun = time.perf_counter()
-        packed, objective = batches[progress.update], objective_of(run.stage, Random(f"{seed}-{progress.update}"))
+        start = time.perf_counter()
+        packed, objective = batches[progress.update], make_objective(run.stage, Random(f"{seed}-{progress.update}"))
         noise = objective.noise(packed, torch.Generator().manual_seed(seed * 1_000_003 + progress.update))
         view = objective.view(packed, noise, mask_id)
         with torch.autocast("cpu", torch.bfloat16):
@@ -107,12 +109,12 @@ def learn(run: Run, batches: Batches, length: Length, peak: float, decay: float,
         loss = loss / max(1, int((view["labels"] != IGNORE).sum()))
         rate = rate_at(length.share(progress), progress.update, peak, decay)
         run.step(loss, rate)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
         progress.seconds += seconds
-        told.append((loss.item(), view["input_ids"].numel(), seconds))
-        if len(told) == 50:
-            losses, positions, times = (sum(part) for part in zip(*told, strict=True))
-            told = []
+        records.append((loss.item(), view["input_ids"].numel(), seconds))
+        if len(records) == 50:
+            losses, positions, times = (sum(part) for part in zip(*records, strict=True))
+            records = []
             line = {"update": progress.update, "minutes": round(progress.seconds / 60, 2), "lr": round(rate, 6)}
             line |= {"loss": round(losses / 50, 4), "positions_per_second": round(positions / times)}
             sys.stdout.write(json.dumps(line) + "\n")
@@ -121,7 +123,7 @@ def learn(run: Run, batches: Batches, length: Length, peak: float, decay: float,
             run.save()
             saved = progress.seconds
     run.save()
-    signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, handler)
 
 
 def _seconds_until(clock: str) -> float:

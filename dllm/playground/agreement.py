@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from random import Random
 
-from dllm.playground.base import Example, Task, demand
+from dllm.playground.base import Example, Task, check_size
 from dllm.playground.limits import Answer, Values
 
 HOLE = "__"
@@ -53,26 +53,26 @@ class Agreement(Task):
     sizes = (1, 2, 3)
     default_size = 2
 
-    def draw(self, rng: Random, size: int, held: bool) -> Example:
-        demand(self, size, 1, 5)
-        text, kinds = _text_with_holes(rng, size)
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
+        check_size(self, size, 1, 5)
+        text, kinds = _draw_text(rng, size)
         forms = rng.choice(tuple(PEOPLE))
-        answer = _words(kinds, rng.choice(PEOPLE[forms]), forms)
-        return Example(text, _joined(text, answer), size, infill=True, facts=kinds)
+        answer = _choose_words(kinds, rng.choice(PEOPLE[forms]), forms)
+        return Example(text, _fill_holes(text, answer), size, infill=True, facts=kinds)
 
     def is_right(self, example: Example, text: str) -> bool:
-        return text.strip() in {_joined(example.prompt, answer) for answer in self.answers(example)}
+        return text.strip() in {_fill_holes(example.prompt, answer) for answer in self.answers(example)}
 
     def answers(self, example: Example) -> Iterator[Answer]:
         for forms, people in PEOPLE.items():
             for who in people:
-                yield _words(example.facts, who, forms)
+                yield _choose_words(example.facts, who, forms)
 
     def limit(self, example: Example, values: Values = "drawn") -> int:
         return 2
 
 
-def _text_with_holes(rng: Random, size: int) -> tuple[str, tuple[str, ...]]:
+def _draw_text(rng: Random, size: int) -> tuple[str, tuple[str, ...]]:
     """A text with a hole for each word that must agree, and what each hole is for."""
     sentences = [rng.choice(OPENINGS), *rng.sample(CONTINUATIONS, size)]
     places, things = rng.sample(PLACES, 1 + size), rng.sample(THINGS, 1 + size)
@@ -83,11 +83,11 @@ def _text_with_holes(rng: Random, size: int) -> tuple[str, tuple[str, ...]]:
     return GAP.sub(HOLE, pattern), tuple(GAP.findall(pattern))
 
 
-def _words(kinds: tuple[str, ...], who: str, forms: tuple[str, ...]) -> Answer:
+def _choose_words(kinds: tuple[str, ...], who: str, forms: tuple[str, ...]) -> Answer:
     words = {"who": who, **dict(zip(KINDS, forms, strict=True))}
     return tuple(f" {words[kind]}" for kind in kinds)
 
 
-def _joined(text: str, words: Answer) -> str:
+def _fill_holes(text: str, words: Answer) -> str:
     """The text with its holes filled."""
     return "".join(part + word for part, word in zip(text.split(HOLE), (*words, ""), strict=True))

@@ -61,13 +61,13 @@ class Task(ABC):
     tokens: ClassVar[int] = 32
 
     @abstractmethod
-    def draw(self, rng: Random, size: int, held: bool) -> Example:
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
         """Draw one example.
 
         Args:
             rng: The only source of randomness.
             size: One of those the task can have.
-            held: Whether the example is for evaluation; only tasks with wordings and names of their own heed it.
+            held_out: Whether the example is for evaluation; only tasks with wordings and names of their own heed it.
         """
 
     @abstractmethod
@@ -91,7 +91,7 @@ class Task(ABC):
             example: The example that is decoded.
             values: What is written there: a symbol "drawn" from the marginal, or, "greedy", the most probable one.
         """
-        found = self._listed(example)
+        found = self._enumerate_answers(example)
         return fewest_forwards(found, values) if found else None
 
     def best_accuracy(self, example: Example, forwards: int, values: Values = "drawn") -> float | None:
@@ -99,16 +99,16 @@ class Task(ABC):
         limit = self.limit(example, values)
         if limit is not None and forwards >= limit:
             return 1.0
-        found = self._listed(example)
+        found = self._enumerate_answers(example)
         return best_accuracy(found, forwards, values) if found else None
 
-    def _listed(self, example: Example) -> list[Answer]:
+    def _enumerate_answers(self, example: Example) -> list[Answer]:
         """All right answers where they are short enough to go through every order; else none."""
         first = next(iter(self.answers(example)))
         return list(self.answers(example)) if len(first) <= ENUMERABLE else []
 
     def examples(
-        self, seed: int | str, size: int | None = None, count: int = 1, *, held: bool = True
+        self, seed: int | str, size: int | None = None, count: int = 1, *, held_out: bool = True
     ) -> tuple[Example, ...]:
         """The first `count` examples of a seed; each depends on the seed and its own number alone.
 
@@ -116,19 +116,21 @@ class Task(ABC):
             seed: Any number or name.
             size: What is counted differs by task; None: `default_size`.
             count: How many.
-            held: True: prompts that the embedded models were never trained on. False: those they may have met.
+            held_out: True: prompts that the embedded models were never trained on. False: those they may have met.
         """
         size = self.default_size if size is None else size
-        return tuple(self.example(f"{seed}-{number}", size, held) for number in range(count))
+        return tuple(self.example(f"{seed}-{number}", size, held_out) for number in range(count))
 
-    def example(self, seed: int | str, size: int, held: bool = True) -> Example:
+    def example(self, seed: int | str, size: int, held_out: bool = True) -> Example:
         """The example of one seed. Raises ConfigError for a size that the task cannot have."""
-        rng = Random(f"{self.name}-{size}-{seed}-{held}")
+        rng = Random(f"{self.name}-{size}-{seed}-{held_out}")
         for _ in range(10_000):
-            found = self.draw(rng, size, held)
-            if is_held_out(found.prompt) == held:
+            found = self.draw(rng, size, held_out)
+            if is_held_out(found.prompt) == held_out:
                 return found
-        raise ConfigError(f"playground/{self.name}: size {size} has no {'held-out' if held else 'training'} prompts")
+        raise ConfigError(
+            f"playground/{self.name}: size {size} has no {'held-out' if held_out else 'training'} prompts"
+        )
 
 
 class OneAnswer(Task):
@@ -146,7 +148,7 @@ def is_held_out(prompt: str) -> bool:
     return hashlib.sha256(prompt.encode()).digest()[0] % HELD_OUT_EVERY == 0
 
 
-def demand(task: Task, size: int, low: int, high: int) -> None:
+def check_size(task: Task, size: int, low: int, high: int) -> None:
     """Raises ConfigError for a size outside what a task can have."""
     if not low <= size <= high:
         raise ConfigError(f"playground/{task.name}: size {size} must lie in {low}..{high}")

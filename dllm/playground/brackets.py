@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import comb
 from random import Random
 
-from dllm.playground.base import Example, Task, demand
+from dllm.playground.base import Example, Task, check_size
 from dllm.playground.limits import Answer
 
 DEEPEST, LONGEST = 6, 4
@@ -22,8 +22,8 @@ class Brackets(Task):
     sizes = tuple(range(2, 13))
     default_size = 8
 
-    def draw(self, rng: Random, size: int, held: bool) -> Example:
-        demand(self, size, 1, 24)
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
+        check_size(self, size, 1, 24)
         depth = rng.randrange(size % 2, min(size, DEEPEST) + 1, 2)
         start = _random_path(rng, 0, depth, depth + 2 * rng.randint(1, LONGEST))
         end = _random_path(rng, depth, 0, size)
@@ -31,16 +31,16 @@ class Brackets(Task):
 
     def is_right(self, example: Example, text: str) -> bool:
         end = "".join(text.split())
-        return len(end) == example.size and balanced(_start(example) + end)
+        return len(end) == example.size and is_balanced(_read_start(example) + end)
 
     def answers(self, example: Example) -> Iterator[Answer]:
-        start = _start(example)
+        start = _read_start(example)
         depth = start.count("(") - start.count(")")
-        for steps in _completions(depth, example.size):
+        for steps in _iterate_completions(depth, example.size):
             yield tuple(steps)
 
 
-def balanced(text: str) -> bool:
+def is_balanced(text: str) -> bool:
     """Whether a text consists of brackets that balance."""
     depth = 0
     for symbol in text:
@@ -54,14 +54,14 @@ def _random_path(rng: Random, depth: int, end: int, length: int) -> str:
     """Brackets that lead from one depth to another and never below 0, each such sequence equally likely."""
     text = ""
     for left in range(length - 1, -1, -1):
-        up, down = _ways(depth + 1, end, left), _ways(depth - 1, end, left)
+        up, down = _count_paths(depth + 1, end, left), _count_paths(depth - 1, end, left)
         opens = rng.randrange(up + down) < up
         text += "(" if opens else ")"
         depth += 1 if opens else -1
     return text
 
 
-def _ways(depth: int, end: int, left: int) -> int:
+def _count_paths(depth: int, end: int, left: int) -> int:
     """How many sequences of so many brackets lead from a depth to another and never below 0 (by reflection)."""
     if depth < 0 or abs(end - depth) > left or (left + end - depth) % 2:
         return 0
@@ -69,14 +69,14 @@ def _ways(depth: int, end: int, left: int) -> int:
     return comb(left, up) - (comb(left, up + depth + 1) if up + depth + 1 <= left else 0)
 
 
-def _completions(depth: int, left: int) -> Iterator[str]:
+def _iterate_completions(depth: int, left: int) -> Iterator[str]:
     if not left:
         yield ""
         return
     for symbol, step in (("(", 1), (")", -1)):
-        if _ways(depth + step, 0, left - 1):
-            yield from (symbol + rest for rest in _completions(depth + step, left - 1))
+        if _count_paths(depth + step, 0, left - 1):
+            yield from (symbol + rest for rest in _iterate_completions(depth + step, left - 1))
 
 
-def _start(example: Example) -> str:
+def _read_start(example: Example) -> str:
     return example.prompt.rpartition(" ")[2]

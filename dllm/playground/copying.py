@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from dllm.playground.base import Example, OneAnswer, demand
+from dllm.playground.base import Example, OneAnswer, check_size
 from dllm.playground.words import WORDS, draw_words
 
 
@@ -17,7 +17,7 @@ class Copy(OneAnswer):
     sizes = tuple(range(2, 13))
     default_size = 8
 
-    def draw(self, rng: Random, size: int, held: bool) -> Example:
-        demand(self, size, 1, len(WORDS))
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
+        check_size(self, size, 1, len(WORDS))
         words = " ".join(draw_words(rng, size))
         return Example(f"Copy: {words}", words, size)

@@ -26,22 +26,22 @@ class Person:
         """`base`, whose first word is the verb, as this person does it."""
         word, _, rest = base.partition(" ")
         if past:
-            word = PAST.get(word) or (word + "d" if word.endswith("e") else _ied(word) + "ed")
+            word = PAST.get(word) or (word + "d" if word.endswith("e") else _replace_final_y(word) + "ed")
         elif self.third:
-            word = {"have": "has", "be": "is", "do": "does", "go": "goes"}.get(word) or _third(word)
+            word = {"have": "has", "be": "is", "do": "does", "go": "goes"}.get(word) or _conjugate(word)
         return f"{word} {rest}".strip()
 
     def do(self, past: bool) -> str:
         return "did" if past else "does" if self.third else "do"
 
 
-def _ied(word: str) -> str:
+def _replace_final_y(word: str) -> str:
     return word[:-1] + "i" if word.endswith("y") and word[-2] not in "aeou" else word
 
 
-def _third(word: str) -> str:
-    ending = "es" if word.endswith(("s", "sh", "ch", "x", "z", "o")) or _ied(word) != word else "s"
-    return _ied(word) + ending
+def _conjugate(word: str) -> str:
+    ending = "es" if word.endswith(("s", "sh", "ch", "x", "z", "o")) or _replace_final_y(word) != word else "s"
+    return _replace_final_y(word) + ending
 
 
 class Writer:
@@ -51,14 +51,14 @@ class Writer:
     training, and so is one name in as many. The held-out split uses those wherever there is one.
     """
 
-    def __init__(self, rng: Random, held: bool) -> None:
-        self.rng, self.held = rng, held
+    def __init__(self, rng: Random, held_out: bool) -> None:
+        self.rng, self.held_out = rng, held_out
 
     def pick(self, alternatives: Sequence[str]) -> str:
         """One of the alternatives that this split may use."""
-        unseen = [text for text in alternatives if is_unseen(text)]
+        unseen = [text for text in alternatives if is_held_out_wording(text)]
         seen = [text for text in alternatives if text not in unseen] or unseen
-        return self.rng.choice(unseen if self.held and unseen else seen)
+        return self.rng.choice(unseen if self.held_out and unseen else seen)
 
     def wording(self, name: str) -> str:
         """One of the wordings of that name in wordings.toml."""
@@ -70,27 +70,27 @@ class Writer:
     def person(self, *others: Person) -> Person:
         """Somebody else than the others."""
         while True:
-            found = self._person(first=not others)
+            found = self._draw_person(first=not others)
             if all(found.name != other.name for other in others):
                 return found
 
-    def _person(self, first: bool) -> Person:
+    def _draw_person(self, first: bool) -> Person:
         if first and self.chance(0.06):
             return self.rng.choice((Person("I", "I", "my", "me", False), Person("You", "you", "your", "you", False)))
         if first and self.chance(0.08):
             return Person(self.wording("roles"), *self.rng.choice((("he", "his", "him"), ("she", "her", "her"))))
         she = self.chance(0.5)
-        name = self._made_up() if self.chance(0.25) else self.wording("she" if she else "he")
+        name = self._make_up_name() if self.chance(0.25) else self.wording("she" if she else "he")
         return Person(name, *(("she", "her", "her") if she else ("he", "his", "him")))
 
-    def _made_up(self) -> str:
+    def _make_up_name(self) -> str:
         parts = self.rng.choices(WORDINGS["syllables"], k=self.rng.choice((1, 2, 2, 2, 3)))
         return ("".join(parts) + self.rng.choice(WORDINGS["endings"])).capitalize()
 
     def things(self) -> str:
         """A plural noun, now and then an unknown one, or one with an adjective."""
         if self.chance(0.05):
-            return self._made_up().lower() + "s"
+            return self._make_up_name().lower() + "s"
         noun = self.wording("nouns")
         return f"{self.wording('colours')} {noun}" if self.chance(0.06) else noun
 
@@ -105,11 +105,11 @@ class Writer:
         return self.rng.randint(max(low, 10 ** (digits - 1) if digits > 1 else 0), min(high, 10**digits - 1))
 
 
-def is_unseen(template: str) -> bool:
+def is_held_out_wording(template: str) -> bool:
     """Whether a template or a name is kept from training."""
     return hashlib.sha256(template.encode()).digest()[0] % WORDINGS_HELD_OUT_EVERY == 0
 
 
-def sentence(text: str) -> str:
+def capitalise(text: str) -> str:
     """The text with a capital at its start."""
     return text[:1].upper() + text[1:]

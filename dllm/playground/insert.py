@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from dllm.playground.base import Example, Task, demand
+from dllm.playground.base import Example, Task, check_size
 from dllm.playground.limits import Answer, Values
-from dllm.playground.words import WORDS, draw_words, listed
+from dllm.playground.words import WORDS, draw_words, read_words
 
 
 class Insert(Task):
@@ -24,8 +24,8 @@ class Insert(Task):
     sizes = tuple(range(2, 11))
     default_size = 6
 
-    def draw(self, rng: Random, size: int, held: bool) -> Example:
-        demand(self, size, 1, len(WORDS) - 1)
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
+        check_size(self, size, 1, len(WORDS) - 1)
         new, *words = draw_words(rng, size + 1)
         place = rng.randrange(size + 1)
         return Example(f"Insert {new}: {' '.join(words)}", " ".join([*words[:place], new, *words[place:]]), size)
@@ -34,7 +34,7 @@ class Insert(Task):
         return tuple(text.split()) in self.answers(example)
 
     def answers(self, example: Example) -> Iterator[Answer]:
-        new, words = example.prompt.partition(":")[0].split()[-1], listed(example.prompt)
+        new, words = example.prompt.partition(":")[0].split()[-1], read_words(example.prompt)
         for place in range(len(words) + 1):
             yield (*words[:place], new, *words[place:])
 

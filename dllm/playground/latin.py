@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import permutations
 from random import Random
 
-from dllm.playground.base import Example, Task, demand
+from dllm.playground.base import Example, Task, check_size
 from dllm.playground.limits import Answer
 
 
@@ -19,14 +19,16 @@ class Latin(Task):
     sizes = (2, 3, 4, 5)
     default_size = 4
 
-    def draw(self, rng: Random, size: int, held: bool) -> Example:
-        demand(self, size, 2, 6)
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
+        check_size(self, size, 2, 6)
         symbols = rng.sample("123456789", size)
-        rows = random_square(rng, size)
-        return Example(f"Latin square: {''.join(symbols)}", _written([[symbols[s] for s in row] for row in rows]), size)
+        rows = draw_square(rng, size)
+        return Example(
+            f"Latin square: {''.join(symbols)}", _format_square([[symbols[s] for s in row] for row in rows]), size
+        )
 
     def is_right(self, example: Example, text: str) -> bool:
-        symbols = set(_symbols(example))
+        symbols = set(_read_symbols(example))
         rows = text.split()
         square = len(rows) == example.size and all(len(row) == example.size for row in rows)
         return square and all(set(line) == symbols for line in (*rows, *zip(*rows, strict=True)))
@@ -36,17 +38,17 @@ class Latin(Task):
             if len(rows) == example.size:
                 yield tuple(symbol for row in rows for symbol in row)
                 return
-            for row in permutations(_symbols(example)):
+            for row in permutations(_read_symbols(example)):
                 if all(row[i] != above[i] for above in rows for i in range(example.size)):
                     yield from extend((*rows, row))
 
         return extend(())
 
-    def _listed(self, example: Example) -> list[Answer]:
+    def _enumerate_answers(self, example: Example) -> list[Answer]:
         return list(self.answers(example)) if example.size <= 3 else []
 
 
-def random_square(rng: Random, size: int) -> list[list[int]]:
+def draw_square(rng: Random, size: int) -> list[list[int]]:
     """A Latin square of the numbers below `size`: row by row, begun anew where no row fits any more.
 
     All squares can come; they are not exactly equally likely for size 4 and above.
@@ -54,7 +56,7 @@ def random_square(rng: Random, size: int) -> list[list[int]]:
     while True:
         rows: list[list[int]] = []
         while len(rows) < size:
-            row = _fitting_row(rng, rows, size)
+            row = _draw_row(rng, rows, size)
             if row is None:
                 break
             rows.append(row)
@@ -62,7 +64,7 @@ def random_square(rng: Random, size: int) -> list[list[int]]:
             return rows
 
 
-def _fitting_row(rng: Random, rows: list[list[int]], size: int) -> list[int] | None:
+def _draw_row(rng: Random, rows: list[list[int]], size: int) -> list[int] | None:
     for _ in range(200):
         row = rng.sample(range(size), size)
         if all(row[i] != above[i] for above in rows for i in range(size)):
@@ -70,9 +72,9 @@ def _fitting_row(rng: Random, rows: list[list[int]], size: int) -> list[int] | N
     return None
 
 
-def _symbols(example: Example) -> str:
+def _read_symbols(example: Example) -> str:
     return example.prompt.rpartition(" ")[2]
 
 
-def _written(rows: list[list[str]]) -> str:
+def _format_square(rows: list[list[str]]) -> str:
     return "\n".join("".join(row) for row in rows)

@@ -31,26 +31,26 @@ def fewest_forwards(answers: Collection[Answer], values: Values = "drawn") -> in
         values: "drawn": a symbol is drawn from its marginal; "greedy": it is the most probable, ties by chance.
     """
     first = tuple(sorted(set(answers)))
-    return _fewest(first, tuple(range(len(first[0]))), values)
+    return _find_fewest(first, tuple(range(len(first[0]))), values)
 
 
 @cache
-def _fewest(answers: tuple[Answer, ...], pending: tuple[int, ...], values: Values) -> int:
+def _find_fewest(answers: tuple[Answer, ...], pending: tuple[int, ...], values: Values) -> int:
     if not pending:
         return 0
     # A position with one possible symbol costs nothing beside others, so it is written at once.
     free = tuple(i for i in pending if len({answer[i] for answer in answers}) > 1)
     if not free:
         return 1
-    marginals = {i: _marginal(answers, i, values) for i in free}
+    marginals = {i: _compute_marginal(answers, i, values) for i in free}
     best = len(free) + 1
     for chosen in _subsets(free):
         # What is written in one forward is independent, so every combination must be part of a right answer.
-        outcomes = _split(answers, chosen)
+        outcomes = _group_answers(answers, chosen)
         drawn = [tuple(symbols) for symbols in product(*([s for s, _ in marginals[i]] for i in chosen))]
         if all(symbols in outcomes for symbols in drawn):
             rest = tuple(i for i in free if i not in chosen)
-            best = min(best, 1 + max(_fewest(outcomes[symbols], rest, values) for symbols in drawn))
+            best = min(best, 1 + max(_find_fewest(outcomes[symbols], rest, values) for symbols in drawn))
     return best
 
 
@@ -63,23 +63,23 @@ def best_accuracy(answers: Collection[Answer], forwards: int, values: Values = "
         values: "drawn": a symbol is drawn from its marginal; "greedy": it is the most probable, ties by chance.
     """
     first = tuple(sorted(set(answers)))
-    return _best(first, tuple(range(len(first[0]))), forwards, values)
+    return _find_best(first, tuple(range(len(first[0]))), forwards, values)
 
 
 @cache
-def _best(answers: tuple[Answer, ...], pending: tuple[int, ...], forwards: int, values: Values) -> float:
+def _find_best(answers: tuple[Answer, ...], pending: tuple[int, ...], forwards: int, values: Values) -> float:
     free = tuple(i for i in pending if len({answer[i] for answer in answers}) > 1)
     if not free:
         return 1.0 if forwards or not pending else 0.0
     if not forwards:
         return 0.0
-    marginals = {i: _marginal(answers, i, values) for i in free}
+    marginals = {i: _compute_marginal(answers, i, values) for i in free}
     # In the last forward everything must be written; before, any part of it may be.
     choices = [free] if forwards == 1 else _subsets(free)
-    return max(_expected(answers, chosen, free, marginals, forwards, values) for chosen in choices)
+    return max(_expect_accuracy(answers, chosen, free, marginals, forwards, values) for chosen in choices)
 
 
-def _expected(
+def _expect_accuracy(
     answers: tuple[Answer, ...],
     chosen: tuple[int, ...],
     free: tuple[int, ...],
@@ -88,15 +88,15 @@ def _expected(
     values: Values,
 ) -> float:
     """Probability of a right text after writing `chosen` and then going on as well as possible."""
-    rest, total, outcomes = tuple(i for i in free if i not in chosen), 0.0, _split(answers, chosen)
+    rest, total, outcomes = tuple(i for i in free if i not in chosen), 0.0, _group_answers(answers, chosen)
     for drawn in product(*(marginals[i] for i in chosen)):
         found = outcomes.get(tuple(symbol for symbol, _ in drawn))
         if found is not None:
-            total += prod(share for _, share in drawn) * _best(found, rest, forwards - 1, values)
+            total += prod(share for _, share in drawn) * _find_best(found, rest, forwards - 1, values)
     return total
 
 
-def _marginal(answers: Sequence[Answer], position: int, values: Values) -> _Marginal:
+def _compute_marginal(answers: Sequence[Answer], position: int, values: Values) -> _Marginal:
     counts = Counter(answer[position] for answer in answers)
     if values == "drawn":
         return tuple((symbol, count / len(answers)) for symbol, count in counts.items())
@@ -105,7 +105,7 @@ def _marginal(answers: Sequence[Answer], position: int, values: Values) -> _Marg
     return tuple((symbol, 1 / len(top)) for symbol in top)
 
 
-def _split(answers: Sequence[Answer], chosen: tuple[int, ...]) -> dict[Answer, tuple[Answer, ...]]:
+def _group_answers(answers: Sequence[Answer], chosen: tuple[int, ...]) -> dict[Answer, tuple[Answer, ...]]:
     """The answers by what they have at the chosen positions."""
     outcomes: dict[Answer, list[Answer]] = {}
     for answer in answers:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from dllm.playground.base import Example, Task, demand
+from dllm.playground.base import Example, Task, check_size
 from dllm.playground.limits import Answer, Values
-from dllm.playground.words import WORDS, draw_words, listed
+from dllm.playground.words import WORDS, draw_words, read_words
 
 
 class Remove(Task):
@@ -24,8 +24,8 @@ class Remove(Task):
     sizes = tuple(range(3, 11))
     default_size = 6
 
-    def draw(self, rng: Random, size: int, held: bool) -> Example:
-        demand(self, size, 2, len(WORDS))
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
+        check_size(self, size, 2, len(WORDS))
         words = draw_words(rng, size)
         place = rng.randrange(size)
         return Example(f"Remove one: {' '.join(words)}", " ".join(words[:place] + words[place + 1 :]), size)
@@ -34,7 +34,7 @@ class Remove(Task):
         return tuple(text.split()) in self.answers(example)
 
     def answers(self, example: Example) -> Iterator[Answer]:
-        words = listed(example.prompt)
+        words = read_words(example.prompt)
         for place in range(len(words)):
             yield (*words[:place], *words[place + 1 :])
 

@@ -8,9 +8,9 @@ from itertools import permutations
 from math import perm
 from random import Random
 
-from dllm.playground.base import Example, Task, demand
+from dllm.playground.base import Example, Task, check_size
 from dllm.playground.limits import Answer, Values
-from dllm.playground.words import WORDS, draw_words, listed
+from dllm.playground.words import WORDS, draw_words, read_words
 
 
 class Shuffle(Task):
@@ -22,16 +22,16 @@ class Shuffle(Task):
     sizes = tuple(range(2, 11))
     default_size = 6
 
-    def draw(self, rng: Random, size: int, held: bool) -> Example:
-        demand(self, size, 1, len(WORDS))
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
+        check_size(self, size, 1, len(WORDS))
         words = draw_words(rng, size)
         return Example(f"Shuffle: {' '.join(words)}", " ".join(rng.sample(words, size)), size)
 
     def is_right(self, example: Example, text: str) -> bool:
-        return sorted(text.split()) == sorted(listed(example.prompt))
+        return sorted(text.split()) == sorted(read_words(example.prompt))
 
     def answers(self, example: Example) -> Iterator[Answer]:
-        return permutations(listed(example.prompt))
+        return permutations(read_words(example.prompt))
 
     def limit(self, example: Example, values: Values = "drawn") -> int:
         return example.size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from random import Random
 
-from dllm.playground.base import Example, OneAnswer, demand
+from dllm.playground.base import Example, OneAnswer, check_size
 
 NODES = "0123456789"
 
@@ -23,8 +23,8 @@ class Star(OneAnswer):
     sizes = (1, 2, 3, 4)
     default_size = 3
 
-    def draw(self, rng: Random, size: int, held: bool) -> Example:
-        demand(self, size, 1, 4)
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
+        check_size(self, size, 1, 4)
         arms = min(4, (len(NODES) - 1) // size)
         centre, *others = rng.sample(NODES, 1 + arms * size)
         paths = [[centre, *others[i * size : (i + 1) * size]] for i in range(arms)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dllm.playground.english import Person, Writer, sentence
+from dllm.playground.english import Person, Writer, capitalise
 
 LARGEST = 999
 
@@ -27,7 +27,7 @@ class Story(NamedTuple):
     result: int
 
 
-class Work:
+class Calculation:
     """A running result with the equations that led to it."""
 
     def __init__(self, total: int) -> None:
@@ -45,7 +45,7 @@ class Work:
         return Story(" ".join(filter(None, sentences)), self.equations, self.total)
 
 
-class Teller:
+class SentenceMaker:
     """Fills wordings about one person and one kind of thing."""
 
     def __init__(self, writer: Writer) -> None:
@@ -54,7 +54,7 @@ class Teller:
         self.past = writer.chance(0.25)
         self.named = False
 
-    def say(self, template: str, number: str = "", verb: str = "") -> str:
+    def make(self, template: str, number: str = "", verb: str = "") -> str:
         """A template with who, what and how many filled in; base forms of verbs stand in braces."""
         person = self.person
         name = person.name if not self.named or self.writer.chance(0.5) else person.he
@@ -70,8 +70,8 @@ class Teller:
             "he": person.he,
             "his": person.his,
             "him": person.him,
-            "He": sentence(person.he),
-            "His": sentence(person.his),
+            "He": capitalise(person.he),
+            "His": capitalise(person.his),
             "F": self.friend.name,
             "do": person.do(self.past and self.writer.chance(0.3)),
             "verb": person.verb(verb, self.past) if verb else "",
@@ -81,7 +81,7 @@ class Teller:
             values["have"] = person.verb("have", False)
         for key, value in values.items():
             template = template.replace(f"{{{key}}}", value)
-        return sentence(template.replace("I's", "my").replace("you's", "your"))
+        return capitalise(template.replace("I's", "my").replace("you's", "your"))
 
     def count(self, value: int, more: bool = False) -> str:
         """`5 apples`, `5 more apples`, `5 more` or `5`."""
@@ -93,71 +93,75 @@ class Teller:
         return " ".join(filter(None, parts))
 
 
-def changes(writer: Writer, steps: int) -> Story:
+def write_change_story(writer: Writer, steps: int) -> Story:
     """Somebody has things and gains or loses some, step by step."""
-    tell = Teller(writer)
+    sentences = SentenceMaker(writer)
     start = writer.draw(1, LARGEST)
-    work, said = Work(start), [tell.say(writer.wording("have"), writer.number(start))]
+    calculation, texts = Calculation(start), [sentences.make(writer.wording("have"), writer.number(start))]
     gains = False
     for number in range(steps):
-        gains = _gains(writer, work.total)
-        by = writer.draw(1, LARGEST - work.total if gains else work.total)
-        count = tell.count(by, more=gains)
-        if number == 0 and writer.chance(0.25) and "{" not in said[0] and said[0].endswith(f"{tell.things}."):
-            joined = tell.say(
+        gains = _choose_gain(writer, calculation.total)
+        by = writer.draw(1, LARGEST - calculation.total if gains else calculation.total)
+        count = sentences.count(by, more=gains)
+        if number == 0 and writer.chance(0.25) and "{" not in texts[0] and texts[0].endswith(f"{sentences.things}."):
+            joined = sentences.make(
                 "~" + writer.wording("joined"),
                 count,
                 writer.wording("gain" if gains else "loss"),
             )
-            said[0] = said[0][:-1] + joined[1:]
+            texts[0] = texts[0][:-1] + joined[1:]
         elif writer.chance(0.3):
             wording = writer.wording("friend_gives" if gains else "friend_takes")
-            said.append(tell.say(wording, writer.number(by) if "{n} of" in wording else count))
+            texts.append(sentences.make(wording, writer.number(by) if "{n} of" in wording else count))
         elif not gains and writer.chance(0.2):
-            verb = writer.pick(TO_FRIEND) + f" {tell.friend.name}" if writer.chance(0.3) else writer.wording("loss")
-            said.append(tell.say(writer.wording("steps"), count, verb))
+            verb = (
+                writer.pick(TO_FRIEND) + f" {sentences.friend.name}" if writer.chance(0.3) else writer.wording("loss")
+            )
+            texts.append(sentences.make(writer.wording("steps"), count, verb))
         else:
-            said.append(tell.say(writer.wording("steps"), count, writer.wording("gain" if gains else "loss")))
-        work.step("+" if gains else "-", by)
+            texts.append(sentences.make(writer.wording("steps"), count, writer.wording("gain" if gains else "loss")))
+        calculation.step("+" if gains else "-", by)
     if writer.chance(0.04):
-        return work.story(*said)
+        return calculation.story(*texts)
     asked = "how_many" if gains or writer.chance(0.3) else "how_many_left"
-    return work.story(*said, tell.say(writer.wording(asked)))
+    return calculation.story(*texts, sentences.make(writer.wording(asked)))
 
 
-def _gains(writer: Writer, total: int) -> bool:
+def _choose_gain(writer: Writer, total: int) -> bool:
     return total < 2 or (total < LARGEST - 1 and writer.chance(0.5))
 
 
-def together(writer: Writer, steps: int) -> Story:
+def write_total_story(writer: Writer, steps: int) -> Story:
     """Two or three people, or one with two kinds of thing; the total, or the difference."""
     one, things = writer.person(), writer.things()
     two = writer.person(one)
     first = writer.draw(1, LARGEST - 1)
     second = writer.draw(1, LARGEST - first)
-    work, has = Work(first), one.verb("have", False)
+    calculation, has = Calculation(first), one.verb("have", False)
     a, b = writer.number(first), writer.number(second)
-    say = {"{A}": sentence(one.name), "{B}": two.name, "{a}": a, "{b}": b, "{things}": things, "{has}": has}
+    values = {"{A}": capitalise(one.name), "{B}": two.name, "{a}": a, "{b}": b, "{things}": things, "{has}": has}
     if steps == 1 and writer.chance(0.35) and first != second:
-        work = Work(max(first, second))
-        work.step("-", min(first, second))
+        calculation = Calculation(max(first, second))
+        calculation.step("-", min(first, second))
         more, less = (one, two) if first > second else (two, one)
-        say |= {"{M}": more.name, "{L}": less.name, "{do}": more.do(False), "{dol}": less.do(False)}
-        return work.story(fill(writer.wording("two_have"), say), fill(writer.wording("difference"), say))
-    work.step("+", second)
-    text = fill(writer.wording("two_have"), say)
-    if steps == 2 and work.total < LARGEST:
-        third = writer.draw(1, LARGEST - work.total)
+        values |= {"{M}": more.name, "{L}": less.name, "{do}": more.do(False), "{dol}": less.do(False)}
+        return calculation.story(
+            fill_template(writer.wording("two_have"), values), fill_template(writer.wording("difference"), values)
+        )
+    calculation.step("+", second)
+    text = fill_template(writer.wording("two_have"), values)
+    if steps == 2 and calculation.total < LARGEST:
+        third = writer.draw(1, LARGEST - calculation.total)
         three = writer.person(one, two)
-        text += " " + fill(
+        text += " " + fill_template(
             writer.wording("third_has"), {"{C}": three.name, "{c}": writer.number(third), "{things}": things}
         )
-        work.step("+", third)
-        return work.story(text, fill(writer.wording("all_together"), say))
-    return work.story(text, fill(writer.wording("together"), say))
+        calculation.step("+", third)
+        return calculation.story(text, fill_template(writer.wording("all_together"), values))
+    return calculation.story(text, fill_template(writer.wording("together"), values))
 
 
-def compare(writer: Writer, steps: int) -> Story:
+def write_comparison_story(writer: Writer, steps: int) -> Story:
     """Somebody has so many more, fewer or times as many as somebody else."""
     one, things = writer.person(), writer.things()
     two = writer.person(one, Person("I", "", "", ""), Person("You", "", "", ""))
@@ -167,31 +171,31 @@ def compare(writer: Writer, steps: int) -> Story:
         first = writer.draw(2, room - 1)
         by = writer.draw(1, room - first if kind == "more" else first - 1)
         sign, amount = ("+", by) if kind == "more" else ("-", by)
-        phrase = fill(writer.wording("more_than"), {"{k}": kind, "{n}": writer.number(by)})
+        phrase = fill_template(writer.wording("more_than"), {"{k}": kind, "{n}": writer.number(by)})
     else:
         factor = {"twice": 2, "three times": 3, "half": 2}[kind]
         first = writer.draw(1, room // 4)
         first *= factor if kind == "half" else 1
         sign, amount, by = ("/" if kind == "half" else "*"), factor, factor
-        phrase = fill(writer.wording("times_as_many"), {"{k}": kind})
-    work = Work(first)
-    say = {
-        "{A}": sentence(one.name), "{a}": one.name, "{B}": two.name, "{has}": one.verb("have", False),
+        phrase = fill_template(writer.wording("times_as_many"), {"{k}": kind})
+    calculation = Calculation(first)
+    values = {
+        "{A}": capitalise(one.name), "{a}": one.name, "{B}": two.name, "{has}": one.verb("have", False),
         "{n}": writer.number(first), "{things}": things,
     }  # fmt: skip
-    work.step(sign, amount)
-    text = fill(writer.wording("one_has"), say) + " " + fill(phrase, say)
+    calculation.step(sign, amount)
+    text = fill_template(writer.wording("one_has"), values) + " " + fill_template(phrase, values)
     if steps == 1:
-        return work.story(text, fill(writer.wording("second_has"), say))
-    work.step("+", first, swap=True)
-    return work.story(text, fill(writer.wording("together"), say))
+        return calculation.story(text, fill_template(writer.wording("second_has"), values))
+    calculation.step("+", first, swap=True)
+    return calculation.story(text, fill_template(writer.wording("together"), values))
 
 
-def fill(template: str, values: dict[str, str]) -> str:
+def fill_template(template: str, values: dict[str, str]) -> str:
     """The template with its braces filled, and a capital at its start."""
     for key, value in values.items():
         template = template.replace(key, value)
-    return sentence(template)
+    return capitalise(template)
 
 
 Kind = Callable[[Writer, int], Story]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import ClassVar
 
-from dllm.playground.base import Example, OneAnswer, demand, is_held_out
+from dllm.playground.base import Example, OneAnswer, check_size, is_held_out
 
 Grid = list[list[int]]
 RELABELLED = 40
@@ -24,27 +24,27 @@ class Sudoku(OneAnswer):
     width: ClassVar[int]
     structure = "Each cell is fixed by the prompt, but what a small model can see of it depends on cells filled before."
 
-    def draw(self, rng: Random, size: int, held: bool) -> Example:
-        demand(self, size, 1, self.sizes[-1])
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
+        check_size(self, size, 1, self.sizes[-1])
         while True:
-            puzzle, solution = self._puzzle(rng, size)
+            puzzle, solution = self._draw_puzzle(rng, size)
             # Other digits make another prompt of the same puzzle, for less than a new one takes.
             for _ in range(RELABELLED):
                 digits = [0, *rng.sample(range(1, len(puzzle) + 1), len(puzzle))]
-                prompt = f"Sudoku {len(puzzle)}:\n{_written(puzzle, digits)}"
-                if is_held_out(prompt) == held:
-                    return Example(prompt, _written(solution, digits), size)
+                prompt = f"Sudoku {len(puzzle)}:\n{_format_grid(puzzle, digits)}"
+                if is_held_out(prompt) == held_out:
+                    return Example(prompt, _format_grid(solution, digits), size)
 
-    def _puzzle(self, rng: Random, size: int) -> tuple[Grid, Grid]:
+    def _draw_puzzle(self, rng: Random, size: int) -> tuple[Grid, Grid]:
         """A puzzle with `size` empty cells, and its solution."""
         side = self.height * self.width
         while True:
-            solution = next(solutions([[0] * side for _ in range(side)], self.height, self.width, rng))
-            puzzle = self._dug(rng, solution, size)
+            solution = next(iterate_solutions([[0] * side for _ in range(side)], self.height, self.width, rng))
+            puzzle = self._empty_cells(rng, solution, size)
             if puzzle is not None:
                 return puzzle, solution
 
-    def _dug(self, rng: Random, solution: Grid, empty: int) -> Grid | None:
+    def _empty_cells(self, rng: Random, solution: Grid, empty: int) -> Grid | None:
         """The puzzle after emptying cells in random order, wherever the solution stays the only one."""
         grid = [list(row) for row in solution]
         side = len(grid)
@@ -53,14 +53,14 @@ class Sudoku(OneAnswer):
             if not empty:
                 break
             kept, grid[row][column] = grid[row][column], 0
-            if self._several(grid):
+            if self._has_several_solutions(grid):
                 grid[row][column] = kept
             else:
                 empty -= 1
         return None if empty else grid
 
-    def _several(self, grid: Grid) -> bool:
-        found = solutions([list(row) for row in grid], self.height, self.width)
+    def _has_several_solutions(self, grid: Grid) -> bool:
+        found = iterate_solutions([list(row) for row in grid], self.height, self.width)
         next(found)
         return next(found, None) is not None
 
@@ -86,13 +86,13 @@ class Sudoku6(Sudoku):
     tokens = 64
 
 
-def solutions(grid: Grid, height: int, width: int, rng: Random | None = None) -> Iterator[Grid]:
+def iterate_solutions(grid: Grid, height: int, width: int, rng: Random | None = None) -> Iterator[Grid]:
     """All ways to fill the zeros of a grid, which is written to meanwhile; with `rng` in random order."""
     side, best = height * width, None
     for row in range(side):
         for column in range(side):
             if not grid[row][column]:
-                found = _possible(grid, row, column, height, width)
+                found = _list_possible_digits(grid, row, column, height, width)
                 if best is None or len(found) < len(best[2]):
                     best = (row, column, found)
     if best is None:
@@ -103,16 +103,16 @@ def solutions(grid: Grid, height: int, width: int, rng: Random | None = None) ->
         rng.shuffle(found)
     for digit in found:
         grid[row][column] = digit
-        yield from solutions(grid, height, width, rng)
+        yield from iterate_solutions(grid, height, width, rng)
         grid[row][column] = 0
 
 
-def _possible(grid: Grid, row: int, column: int, height: int, width: int) -> list[int]:
+def _list_possible_digits(grid: Grid, row: int, column: int, height: int, width: int) -> list[int]:
     top, left = row - row % height, column - column % width
     used = {*grid[row], *(line[column] for line in grid)}
     used |= {digit for line in grid[top : top + height] for digit in line[left : left + width]}
     return [digit for digit in range(1, height * width + 1) if digit not in used]
 
 
-def _written(grid: Grid, digits: list[int]) -> str:
+def _format_grid(grid: Grid, digits: list[int]) -> str:
     return "\n".join("".join(str(digits[cell]) for cell in row) for row in grid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from dllm.playground.base import Example, OneAnswer, demand
+from dllm.playground.base import Example, OneAnswer, check_size
 
 
 class Sum(OneAnswer):
@@ -16,9 +16,9 @@ class Sum(OneAnswer):
     sizes = (1, 2, 3)
     default_size = 3
 
-    def draw(self, rng: Random, size: int, held: bool) -> Example:
-        demand(self, size, 1, 9)
-        one, two = _numbers(rng, size)
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
+        check_size(self, size, 1, 9)
+        one, two = _draw_numbers(rng, size)
         return Example(f"{one} + {two} =", str(one + two), size)
 
 
@@ -35,18 +35,18 @@ class Carries(OneAnswer):
     default_size = 4
     tokens = 64
 
-    def draw(self, rng: Random, size: int, held: bool) -> Example:
-        demand(self, size, 1, 9)
-        one, two = _numbers(rng, size)
-        return Example(f"Carries: {one} + {two}", _worked(str(one), str(two)), size)
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
+        check_size(self, size, 1, 9)
+        one, two = _draw_numbers(rng, size)
+        return Example(f"Carries: {one} + {two}", _format_addition(str(one), str(two)), size)
 
 
-def _numbers(rng: Random, digits: int) -> tuple[int, int]:
+def _draw_numbers(rng: Random, digits: int) -> tuple[int, int]:
     low = 10 ** (digits - 1) if digits > 1 else 0
     return rng.randint(low, 10**digits - 1), rng.randint(low, 10**digits - 1)
 
 
-def _worked(one: str, two: str) -> str:
+def _format_addition(one: str, two: str) -> str:
     """`7+5=12` and so on, from the right, `1+3+4=8` where a carry comes in; then the sum."""
     lines, carry = [], 0
     for a, b in zip(reversed(one), reversed(two), strict=True):

@@ -18,6 +18,6 @@ def draw_words(rng: Random, count: int) -> list[str]:
     return rng.sample(WORDS, count)
 
 
-def listed(prompt: str) -> list[str]:
+def read_words(prompt: str) -> list[str]:
     """The words behind the prompt's last colon."""
     return prompt.rpartition(":")[2].split()

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from dllm.errors import ConfigError
 from dllm.playground import TASKS, Example, Task, task
 from dllm.playground.base import is_held_out
-from dllm.playground.english import Writer, is_unseen
-from dllm.playground.problems import stated
-from dllm.playground.sudoku import solutions
+from dllm.playground.english import Writer, is_held_out_wording
+from dllm.playground.problems import find_stated_number
+from dllm.playground.sudoku import iterate_solutions
 from dllm.playground.wordings import WORDINGS
 
 NAMES = tuple(TASKS)
@@ -31,11 +31,11 @@ LISTS = ("copy", "reverse", "sort", "shuffle", "replace", "insert", "remove")
 def test_every_reference_is_right_at_every_size_of_both_splits(name: str) -> None:
     kind = task(name)
     for size in kind.sizes:
-        for held in (False, True):
-            for example in kind.examples("right", size, 4, held=held):
+        for held_out in (False, True):
+            for example in kind.examples("right", size, 4, held_out=held_out):
                 assert kind.is_right(example, example.reference), example
                 assert kind.is_right(example, f" {example.reference}\n"), example
-                assert is_held_out(example.prompt) == held
+                assert is_held_out(example.prompt) == held_out
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WORKED])
@@ -82,9 +82,9 @@ def test_an_example_depends_on_its_seed_and_number_alone(name: str) -> None:
 def test_no_prompt_is_in_both_splits(name: str) -> None:
     kind = task(name)
     for size in (kind.sizes[0], kind.default_size):
-        trained = {example.prompt for example in kind.examples(0, size, 60, held=False)}
-        held = {example.prompt for example in kind.examples(0, size, 30, held=True)}
-        assert trained and held and not trained & held
+        trained = {example.prompt for example in kind.examples(0, size, 60, held_out=False)}
+        held_out = {example.prompt for example in kind.examples(0, size, 30, held_out=True)}
+        assert trained and held_out and not trained & held_out
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,7 +131,7 @@ def test_a_sudoku_has_one_solution(name: str, height: int) -> None:
     for example in kind.examples(0, count=5):
         rows = [[int(cell) for cell in row] for row in example.prompt.split("\n")[1:]]
         assert sum(row.count(0) for row in rows) == example.size
-        found = list(solutions(rows, height, len(rows) // height))
+        found = list(iterate_solutions(rows, height, len(rows) // height))
         assert ["".join(map(str, row)) for row in found[0]] == example.reference.split() and len(found) == 1
 
 
@@ -160,24 +160,26 @@ def test_every_number_of_a_problem_is_used() -> None:
 
 
 def test_the_number_that_a_text_states() -> None:
-    assert stated("12 + 30 = 42\n#### 42") == "42"
-    assert stated("The answer is 42.") == "42"
-    assert stated("#### 007") == "7"
-    assert stated("nothing") is None
+    assert find_stated_number("12 + 30 = 42\n#### 42") == "42"
+    assert find_stated_number("The answer is 42.") == "42"
+    assert find_stated_number("#### 007") == "7"
+    assert find_stated_number("nothing") is None
 
 
 def test_held_out_wordings_and_names_are_never_trained_on() -> None:
-    unseen = {name for key in ("she", "he") for name in WORDINGS[key] if is_unseen(name)}
+    unseen = {name for key in ("she", "he") for name in WORDINGS[key] if is_held_out_wording(name)}
     assert len(unseen) >= 8
     kind = task("problems")
-    trained = " ".join(e.prompt for size in kind.sizes for e in kind.examples(0, size, 300, held=False))
-    held = " ".join(e.prompt for size in kind.sizes for e in kind.examples(0, size, 100, held=True))
+    trained = " ".join(e.prompt for size in kind.sizes for e in kind.examples(0, size, 300, held_out=False))
+    held_out = " ".join(e.prompt for size in kind.sizes for e in kind.examples(0, size, 100, held_out=True))
     words = set(trained.replace("'s", "").replace(".", "").replace("?", "").replace(",", "").split())
     assert not unseen & words
-    assert any(name in held for name in unseen)
+    assert any(name in held_out for name in unseen)
     for alternatives in WORDINGS.values():
-        drawn = {Writer(Random(n), held=False).pick(alternatives) for n in range(50)}
-        assert not any(is_unseen(text) for text in drawn) or all(is_unseen(text) for text in alternatives)
+        drawn = {Writer(Random(n), held_out=False).pick(alternatives) for n in range(50)}
+        assert not any(is_held_out_wording(text) for text in drawn) or all(
+            is_held_out_wording(text) for text in alternatives
+        )
 
 
 def test_tasks_need_nothing_heavy() -> None:
@@ -204,7 +206,7 @@ class Echo(Task):
     sizes = (1,)
     default_size = 1
 
-    def draw(self, rng: Random, size: int, held: bool) -> Example:
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
         word = str(rng.random())
         return Example(f"Say {word}", word, size)
 
@@ -237,6 +239,6 @@ def test_what_packages_bring_must_be_a_task(tmp_path: Path) -> None:
 
 
 def test_one_prompt_in_sixteen_is_held_out_and_stays_so() -> None:
-    held = [number for number in range(3200) if is_held_out(f"Copy: {number}")]
-    assert 150 < len(held) < 250
-    assert held[:3] == [10, 16, 34]
+    held_out = [number for number in range(3200) if is_held_out(f"Copy: {number}")]
+    assert 150 < len(held_out) < 250
+    assert held_out[:3] == [10, 16, 34]

@@ -15,7 +15,7 @@ import dllm
 from dllm.types import Bidirectional, BlockCausal
 from experiments import playground_run
 from experiments.playground_batches import CONTEXT, Batches, Stage
-from experiments.playground_run import as_qwen2, fresh
+from experiments.playground_run import copy_as_qwen2, make_llama
 from experiments.playground_text import MIXTURE, Mixture, build_tokenizer
 from experiments.train_playground import Length, Progress, main, rate_at
 
@@ -72,8 +72,8 @@ def test_a_run_that_is_gone_on_with_meets_the_same_batches(train: Train) -> None
 
 def test_a_qwen2_with_zero_biases_is_the_same_function() -> None:
     torch.manual_seed(0)
-    llama = fresh(64, 64, 2, 0, 1).eval()
-    qwen = as_qwen2(llama).eval()
+    llama = make_llama(64, 64, 2, 0, 1).eval()
+    qwen = copy_as_qwen2(llama).eval()
     tokens = torch.randint(0, 64, (2, 9))
     with torch.no_grad():
         assert torch.allclose(llama(tokens).logits, qwen(tokens).logits, atol=1e-5)
