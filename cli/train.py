@@ -68,6 +68,9 @@ ObjectiveOption = Annotated[
     str | None,
     make_option(HOW, "block-diffusion (Fast-dLLM v2, default) · full-attention (LLaDA's loss) · next-token."),
 ]
+FormatOption = Annotated[
+    str | None, make_option(HOW, "What full-attention exports: a2d (default) · llada, of a Llama without biases.")
+]
 BlockOption = Annotated[int | None, make_option(HOW, "Columns of a block. Default: 32.")]
 SubBlockOption = Annotated[int | None, make_option(HOW, "Columns that share a noise rate. Default: the block.")]
 ComplementaryOption = Annotated[
@@ -79,7 +82,8 @@ ComplementaryOption = Annotated[
     ),
 ]
 PadOption = Annotated[
-    str | None, make_option(HOW, "Fill samples to whole blocks with: mask (default) · end (learnt) · none.")
+    str | None,
+    make_option(HOW, "Fill samples to whole blocks with: mask (default; blocks only) · end (learnt) · none."),
 ]
 IsolateOption = Annotated[
     bool | None,
@@ -141,7 +145,8 @@ QuietOption = Annotated[bool, make_option(OUT, "Nothing but errors.", "--quiet",
 def train(
     base: BaseOption = None, data: DataOption = None, config: ConfigOption = None,
     chat_template: ChatTemplateOption = None, mask_token: MaskTokenOption = None, held_out: HeldOutOption = None,
-    strict_data: StrictDataOption = None, objective: ObjectiveOption = None, block: BlockOption = None,
+    strict_data: StrictDataOption = None, objective: ObjectiveOption = None,
+    format: FormatOption = None, block: BlockOption = None,
     sub_block: SubBlockOption = None, complementary: ComplementaryOption = None, pad: PadOption = None,
     isolate: IsolateOption = None, context: ContextOption = None, batch: BatchOption = None,
     micro_batch: MicroBatchOption = None, steps: StepsOption = None, epochs: EpochsOption = None, lr: LrOption = None,

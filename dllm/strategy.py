@@ -116,8 +116,8 @@ class Strategy:
             )
         if self.probes and not self.cache.fills_probes:
             raise ConfigError(
-                f"{self.policy} needs {self.probes[0]}, and {self.cache} serves steps without a forward that could fill "
-                "it; use another cache"
+                f"{self.policy} needs {self.probes[0]}, and {self.cache} serves steps without a forward that could "
+                "fill it; use another cache"
             )
         if self.constrained:
             self._check_constraint()
@@ -172,8 +172,8 @@ class Strategy:
             )
         if self.policy.chooses_tokens:
             raise ConfigError(
-                f"{self.policy} commits other tokens than the candidates, which a constraint cannot follow; use a policy "
-                "that does not"
+                f"{self.policy} commits other tokens than the candidates, which a constraint cannot follow; use a "
+                "policy that does not"
             )
         if self.scheduler.moves_columns:
             raise ConfigError(

@@ -57,8 +57,8 @@ def load(
     Never runs code of a checkpoint, never reads pickles.
 
     Args:
-        name: A folder, a Hub id, or "embedded" for the model inside the package; or the small files of a checkpoint that
-            were read already (`read_checkpoint`), whose family then counts.
+        name: A folder, a Hub id, or "embedded" for the model inside the package; or the small files of a checkpoint
+            that were read already (`read_checkpoint`), whose family then counts.
         dtype: "float32", "bfloat16", …, or "auto" for the checkpoint's. None: "auto" on an accelerator and float32 on a
             CPU, where half precision is many times slower; but bfloat16 is faster where the CPU multiplies it itself
             (avx512_bf16, amx), most of all packed.
@@ -202,7 +202,7 @@ def _load_network(found: CheckpointFiles, config: Any, options: Mapping[str, Any
             key_mapping=renames or None,
             use_safetensors=True,
             trust_remote_code=False,
-            generation_config=transformers.GenerationConfig(),  # type: ignore[no-untyped-call]
+            generation_config=transformers.GenerationConfig(),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that `verify_weights` can name all that is wrong
             **options,

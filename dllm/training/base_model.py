@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def inspect_base(plan: TrainingPlan) -> BaseModelInfo:
 
     Raises:
         ConfigError: For a class that cannot be adapted, unknown LoRA targets, a context beyond the base's positions, a
-            tokenizer that cannot be read, or a missing end token.
+            base that the plan's format cannot hold, a tokenizer that cannot be read, or a missing end token.
     """
     found, facts = read_checkpoint(plan.base), describe_checkpoint(plan.base)
     if facts.stock == "AutoModelForCausalLM" or facts.stock not in KINDS:
@@ -75,6 +75,10 @@ def inspect_base(plan: TrainingPlan) -> BaseModelInfo:
         )
     if facts.context is not None and plan.context > facts.context:
         raise ConfigError(f"context / --context {plan.context}: {plan.base} has {facts.context} positions")
+    if plan.format == "llada" and (reason := find_llada_obstacle(facts.stock, found.config)):
+        raise ConfigError(
+            f"format / --format llada: {plan.base} has {reason}, which LLaDA has not; --format a2d holds it"
+        )
     tokenizer = read_tokenizer(found.folder, found.family)
     if tokenizer is None:
         raise ConfigError(f"base / --base {plan.base}: has no tokenizer that can be read, and data are texts")
@@ -86,6 +90,28 @@ def inspect_base(plan: TrainingPlan) -> BaseModelInfo:
     return BaseModelInfo(
         plan.base, found.folder, facts.stock, tokenizer, mask_id, fresh, facts.stop_ids, facts.pad_id, facts.dtype
     )
+
+
+def find_llada_obstacle(stock: str, config: Mapping[str, Any]) -> str | None:
+    """Find a property of a checkpoint that LLaDA's format cannot hold.
+
+    Args:
+        stock: Class of the checkpoint in `transformers`, or the class of its config.
+        config: Contents of its `config.json`.
+
+    Returns:
+        The property as a noun phrase for a message, or None if the format can hold the checkpoint.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    width = config.get("hidden_size", 0) // (config.get("num_attention_heads") or 1)
+    reasons = {
+        f"the class {stock}": not stock.startswith("Llama"),
+        "biases": bool(config.get("attention_bias") or config.get("mlp_bias")),
+        f"the activation {config.get('hidden_act')}": config.get("hidden_act") not in (None, "silu"),
+        "scaled rotary embeddings": rope.get("rope_type", rope.get("type", "default")) != "default",
+        "heads of a width of their own": config.get("head_dim") not in (None, width),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _read_chat_template(name: str, tokenizer: Any) -> str:

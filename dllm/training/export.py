@@ -3,10 +3,11 @@
 | objective | format | stock class |
 |---|---|---|
 | block-diffusion | Fast-dLLM v2 (`Fast_dLLM_Qwen`; our `Fast_dLLM_Qwen3`, `Fast_dLLM_Llama`) | by `model_type` |
-| full-attention | A2D (`a2d-qwen2`, `a2d-qwen3`, `a2d-llama`) | by `model_type` |
+| full-attention | A2D (`a2d-qwen2`, `a2d-qwen3`, `a2d-llama`), or LLaDA where it is asked for | by `model_type` |
 | next-token | the base's own | the base's |
 
-Tensors have the names of the stock class in every format, so that this class reads the weights directly.
+Tensors have the names of the stock class, so that this class reads the weights directly; LLaDA's have the names of its
+published checkpoints.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm.training.base_model import KINDS, BaseModelInfo
+from dllm.errors import ConfigError
+from dllm.models.families.llada import VARIANT, LLaDA
+from dllm.training.base_model import KINDS, BaseModelInfo, find_llada_obstacle
 from dllm.training.plan import TrainingPlan
 
 CONFIG_KEYS = (
@@ -32,9 +36,10 @@ CONFIG_KEYS = (
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 SHARD = "5GB"
+LLADA = LLaDA()
 
 
-def _make_fast_dllm_config(
+def make_fast_dllm_config(
     config: Any, *, block: int, mask_id: int, end_id: int | list[int], pad_id: int, stock: str = "Qwen2ForCausalLM"
 ) -> dict[str, Any]:
     """Translate a stock config into the `config.json` of a Fast-dLLM v2 checkpoint."""
@@ -55,6 +60,55 @@ def _make_a2d_config(config: Any, *, mask_id: int, end_id: int | list[int], pad_
         "model_type": f"a2d-{name.lower()}",
         **_make_shared_fields(config, mask_id, end_id, pad_id),
     }
+
+
+def make_stock_config(config: Any, *, mask_id: int, end_id: int | list[int], pad_id: int, stock: str) -> dict[str, Any]:
+    """Translate a stock config into the `config.json` of a causal checkpoint under its own `model_type`."""
+    kind = {"architectures": [stock], "model_type": stock.removesuffix("ForCausalLM").lower()}
+    return {**_make_shared_fields(config, mask_id, end_id, pad_id), **kind}
+
+
+def make_llada_checkpoint(
+    config: Any, weights: Mapping[str, Tensor], *, mask_id: int, end_id: int | list[int], pad_id: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Translate a Llama without biases into the names of LLaDA's published checkpoints.
+
+    Args:
+        config: The network's config of `transformers`.
+        weights: Its tensors under stock names.
+        mask_id: Id of the mask token.
+        end_id: Id or ids that end a text.
+        pad_id: Id of padding.
+
+    Returns:
+        Contents of `config.json`, and the tensors under LLaDA's names.
+
+    Raises:
+        ConfigError: For a network that the format cannot hold (see `find_llada_obstacle`).
+    """
+    if reason := find_llada_obstacle(type(config).__name__, config.to_dict()):
+        raise ConfigError(f"LLaDA's format cannot hold a network with {reason}")
+    rope = config.rope_parameters
+    fields = {
+        "architectures": ["LLaDAModelLM"],
+        "model_type": "llada",
+        "mask_token_id": mask_id,
+        "eos_token_id": end_id,
+        "pad_token_id": pad_id,
+        "d_model": config.hidden_size,
+        "n_heads": config.num_attention_heads,
+        "n_kv_heads": config.num_key_value_heads,
+        "n_layers": config.num_hidden_layers,
+        "mlp_hidden_size": config.intermediate_size,
+        "vocab_size": config.vocab_size,
+        "embedding_size": config.vocab_size,
+        "max_sequence_length": config.max_position_embeddings,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": rope["rope_theta"],
+        "weight_tying": config.tie_word_embeddings,
+        **VARIANT,
+    }
+    return fields, {LLADA.disk_name(name): tensor for name, tensor in weights.items()}
 
 
 def _make_shared_fields(config: Any, mask_id: int, end_id: int | list[int], pad_id: int) -> dict[str, Any]:
@@ -82,7 +136,7 @@ def export_model(folder: Path, network: Any, base: BaseModelInfo, plan: Training
         folder: Folder to write, or to replace.
         network: Network after training.
         base: Facts about its base.
-        plan: Plan of the run; its objective decides the format.
+        plan: Plan of the run; its objective and its format decide the format of the folder.
         card: Contents of README.md.
     """
     if hasattr(network, "merge_and_unload"):
@@ -94,24 +148,20 @@ def export_model(folder: Path, network: Any, base: BaseModelInfo, plan: Training
     ends = base.stop_ids[0] if len(base.stop_ids) == 1 else list(base.stop_ids)
     ids: dict[str, Any] = {"mask_id": base.mask_id, "end_id": ends, "pad_id": base.pad_id, "stock": base.stock}
     if plan.objective == "block-diffusion":
-        config = _make_fast_dllm_config(network.config, block=plan.block, **ids)
+        config = make_fast_dllm_config(network.config, block=plan.block, **ids)
+    elif plan.format == "llada":
+        config, weights = make_llada_checkpoint(
+            network.config, weights, mask_id=base.mask_id, end_id=ends, pad_id=base.pad_id
+        )
     elif plan.objective == "full-attention":
         config = _make_a2d_config(network.config, **ids)
     else:
-        config = {
-            **_make_shared_fields(network.config, base.mask_id, ends, base.pad_id),
-            **_make_stock_fields(base),
-        }
+        config = make_stock_config(network.config, **ids)
     aside = folder.with_name(f".{folder.name}.new")
     write_model_folder(
         aside, weights, {**config, "torch_dtype": str(dtype).removeprefix("torch.")}, base.tokenizer, card
     )
     replace_folder(aside, folder)
-
-
-def _make_stock_fields(base: BaseModelInfo) -> dict[str, Any]:
-    """Name the base's own class and model type."""
-    return {"architectures": [base.stock], "model_type": base.stock.removesuffix("ForCausalLM").lower()}
 
 
 def export_adapter(folder: Path, network: Any, base: BaseModelInfo, card: str) -> Path:

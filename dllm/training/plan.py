@@ -16,6 +16,7 @@ RECIPES = Path(__file__).parent / "recipes"
 OBJECTIVES = ("block-diffusion", "full-attention", "next-token")
 PADDING = ("mask", "end", "none")
 OPTIMIZERS = ("adamw", "muon")
+FORMATS = ("a2d", "llada")
 PASSING = ("out", "log_every", "save_every", "eval_every", "keep", "report_to", "sample_prompt", "micro_batch")
 """Fields that may differ between an interrupted run and the run that continues it: no weight depends on them."""
 
@@ -34,11 +35,13 @@ class TrainingPlan:
         chat_template: "chatml" or a file, for a tokenizer without a chat template.
         mask_token: Existing token to serve as the mask; None: the tokenizer's own, else a new one.
         objective: block-diffusion (Fast-dLLM v2), full-attention (LLaDA's loss) or next-token.
+        format: Format that full-attention exports: "a2d", which holds every base, or "llada", which has the names of
+            LLaDA's checkpoints and holds a Llama without biases.
         block: Columns of a block; see `BlockDiffusion`.
         sub_block: Columns that share a noise rate; see `BlockDiffusion`.
         complementary: Also train on the complement of each noised copy; see `BlockDiffusion`.
-        pad: Fill samples to whole blocks with the mask token ("mask"), with a learnt end token ("end"), or not at all
-            ("none").
+        pad: Fill samples to whole blocks with the mask token ("mask", with block-diffusion only), with a learnt end
+            token ("end"), or not at all ("none").
         isolate: Samples of a row do not see each other.
         context: Columns of a row.
         steps: Updates of the run; give this or `epochs`. 0 exports the base.
@@ -79,6 +82,7 @@ class TrainingPlan:
     chat_template: str | None = None
     mask_token: str | None = None
     objective: str = "block-diffusion"
+    format: str = "a2d"
     block: int = 32
     sub_block: int | None = None
     complementary: bool = True
@@ -115,13 +119,20 @@ class TrainingPlan:
         for name in ("base", "data", "out"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} / --{name}: not given")
-        for name, choices in (("objective", OBJECTIVES), ("pad", PADDING), ("optimizer", OPTIMIZERS)):
+        for name, choices in (
+            ("objective", OBJECTIVES), ("format", FORMATS), ("pad", PADDING), ("optimizer", OPTIMIZERS)
+        ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{_format_option(self, name)}: must be one of {', '.join(choices)}")
         for name in ("block", "context", "batch", "micro_batch", "log_every", "save_every", "eval_every", "keep"):
             self._demand(name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("lora", "eval_rows", "seed", "weight_decay", "clip"):
             self._demand(name, getattr(self, name) >= 0, "must not be negative")
+        self._demand(
+            "format",
+            self.format == "a2d" or self.objective == "full-attention",
+            "belongs to --objective full-attention",
+        )
         self._demand("lr", 0 < self.lr < 1, "must lie between 0 and 1")
         for name in ("warmup", "lora_dropout", "held_out", "average"):
             self._demand(name, 0 <= getattr(self, name) < 1, "must lie in [0, 1)")
@@ -161,8 +172,12 @@ class TrainingPlan:
 
     @property
     def fills(self) -> int:
-        """The number of columns to whose multiples samples are padded."""
-        return self.block if self.objective == "block-diffusion" and self.pad != "none" else 1
+        """The number of columns to whose multiples samples are padded.
+
+        With full attention only learnt end tokens are of use: its decoder finds mask tokens behind every answer anyway.
+        """
+        padded = {"block-diffusion": ("mask", "end"), "full-attention": ("end",)}
+        return self.block if self.pad in padded.get(self.objective, ()) else 1
 
     def record(self) -> dict[str, Any]:
         """Return all fields as JSON represents them."""

@@ -188,7 +188,7 @@ def mask_scores(score: Float[Tensor, "b k"], pending: Bool[Tensor, "b k"]) -> Fl
 class Guess:
     """What the model predicts for a window.
 
-    Slots that got no logits hold zeros. Two planes may be one tensor (greedily `tokens` and `mode`), so write into none.
+    Slots that got no logits hold zeros. Two planes may be one tensor (greedily `tokens` and `mode`): write into none.
 
     Attributes:
         tokens: Candidate: the arg-max, or a sample; never the mask id.

@@ -125,3 +125,10 @@ def test_what_has_no_gradient_stays() -> None:
         group["weight_decay"] = 0.5
     optimiser.step()
     assert all((named[name] == before[name]).all() for name in named)
+
+
+def test_orthogonalising_in_bfloat16_is_nearly_the_same() -> None:
+    update = torch.randn(3, 24, 16, generator=torch.Generator().manual_seed(0))
+    exact, half = orthogonalise_matrices(update), orthogonalise_matrices(update, dtype=torch.bfloat16)
+    assert half.dtype == torch.float32 and not torch.equal(half, exact)
+    assert (half - exact).norm() < 0.05 * exact.norm()

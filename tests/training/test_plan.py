@@ -31,6 +31,8 @@ NEEDED: dict[str, Any] = {"base": "b", "data": ("d.jsonl",), "out": "o", "steps"
         ({"sub_block": 5}, "--sub-block 5: must divide --block 32"),
         ({"objective": "next-token", "sub_block": 8}, "sub_block and complementary belong to block-diffusion"),
         ({"objective": "full-attention", "complementary": False}, "belong to block-diffusion"),
+        ({"format": "llada"}, "format / --format llada: belongs to --objective full-attention"),
+        ({"format": "gguf"}, "must be one of a2d, llada"),
         ({"batch": 6, "micro_batch": 4}, "--batch 6: must be a multiple of --micro-batch 4"),
         ({"lr": 0.0}, "--lr 0.0: must lie between 0 and 1"),
         ({"warmup": 1.0}, r"--warmup 1.0: must lie in \[0, 1\)"),
@@ -52,6 +54,8 @@ def test_the_objective_is_a_value() -> None:
     assert TrainingPlan(**NEEDED, objective="full-attention", context=100).task == FullDiffusion()
     assert TrainingPlan(**NEEDED, objective="next-token", context=100).task == NextToken()
     assert [TrainingPlan(**NEEDED, pad=pad).fills for pad in ("mask", "end", "none")] == [32, 32, 1]
+    full = [TrainingPlan(**NEEDED, pad=pad, objective="full-attention").fills for pad in ("mask", "end", "none")]
+    assert full == [1, 32, 1]
 
 
 @pytest.mark.parametrize(("name", "rate", "steps"), [("1.5b", 2e-5, 6000), ("7b", 1e-5, 2500)])

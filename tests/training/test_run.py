@@ -24,6 +24,7 @@ from dllm.training.events import (
     ModelExported,
     RunPrepared,
 )
+from dllm.training.export import export_model
 from dllm.training.plan import TrainingPlan
 from dllm.training.run import run_training
 
@@ -123,6 +124,37 @@ def test_other_objectives_export_formats_that_load(kind: str, make_base: Base, d
     assert dllm.load(causal).family == "autoregressive"
     stock = transformers.AutoModelForCausalLM.from_pretrained(causal)
     assert type(stock).__name__ == f"{kind}ForCausalLM"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_full_attention_exports_llada_with_the_trained_logits(
+    tied: bool, make_base: Base, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Any] = []
+    monkeypatch.setattr(
+        "dllm.training.run.export_model",
+        lambda folder, network, *rest: trained.append(network) or export_model(folder, network, *rest),
+    )
+    base = make_base("Llama", tied=tied)
+    options = {"objective": "full-attention", "format": "llada", "pad": "end", "steps": 2}
+    model = dllm.load(run_training(plan(base, data_file, tmp_path / "run", **options)))
+    assert (model.family, model.needs_left, model.mask_id) == ("llada", 0, 2)
+    assert model.geometry == dllm.types.Bidirectional()
+    tokens = torch.arange(20)[None]
+    network = trained[0].eval()
+    network.config.is_causal = False
+    everything = torch.ones(1, 1, 20, 20, dtype=torch.bool)
+    with torch.no_grad():
+        wanted = network(input_ids=tokens, attention_mask=everything, use_cache=False).logits
+        found = model.network(input_ids=tokens, attention_mask=everything, use_cache=False).logits
+    assert torch.equal(found, wanted)
+
+
+def test_a_base_that_llada_cannot_hold_is_refused_first(make_base: Base, data_file: Path, tmp_path: Path) -> None:
+    options = {"objective": "full-attention", "format": "llada", "steps": 1}
+    with pytest.raises(ConfigError, match=r"--format llada: .* has the class Qwen2ForCausalLM"):
+        run_training(plan(make_base("Qwen2"), data_file, tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_adapted_model_can_be_trained_on(make_base: Base, data_file: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class PretendedDevice:
         PretendedDevice._current, PretendedTensor.handler, self._active = self, self.dispatch, True
         self._undo = patch_torch(self)
         self._mode: Any = _Mode(self)
-        self._mode.__enter__()
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:

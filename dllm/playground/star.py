@@ -1,0 +1,34 @@
+"""The path in a star graph: from the centre one arm leads to the goal, and only its end tells which."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from random import Random
+
+from dllm.playground.base import Example, OneAnswer, check_size
+
+NODES = "0123456789"
+
+
+class Star(OneAnswer):
+    """The path from the centre of a star to the end of one arm, of `size` steps.
+
+    All edges are given in random order. Read from the left, the first step is a guess among the arms unless the whole
+    path is seen at once; read from the goal, each step is found by one look.
+    """
+
+    name = "star"
+    title = "Find the path from the centre of a star graph to the end of one of its arms."
+    structure = "Each node is fixed by the prompt, most easily seen from the node behind it; the first one hardest."
+    sizes = (1, 2, 3, 4)
+    default_size = 3
+
+    def draw(self, rng: Random, size: int, held_out: bool) -> Example:
+        check_size(self, size, 1, 4)
+        arms = min(4, (len(NODES) - 1) // size)
+        centre, *others = rng.sample(NODES, 1 + arms * size)
+        paths = [[centre, *others[i * size : (i + 1) * size]] for i in range(arms)]
+        edges = [one + two for path in paths for one, two in pairwise(path)]
+        rng.shuffle(edges)
+        goal = rng.choice(paths)
+        return Example(f"Path {centre} to {goal[-1]}: {' '.join(edges)}", "".join(goal), size)
