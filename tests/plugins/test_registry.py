@@ -17,6 +17,7 @@ from tests.tiny import tiny_model
 GOOD = """
     from dataclasses import dataclass
     from dllm.policies import PrefixRule, Confidence
+    from dllm.types import Cache as CacheBase
 
     @dataclass(frozen=True)
     class Good(PrefixRule):
@@ -31,7 +32,7 @@ GOOD = """
         pass
 
     @dataclass(frozen=True)
-    class Cache:
+    class Cache(CacheBase):
         def init(self, canvas, model, /): ...
         def step(self, model, canvas, window, state, /): ...
 
@@ -119,7 +120,7 @@ def test_a_broken_package_is_an_error_of_its_own_name_alone(site: Site, case: st
         ("part:Thawed", "frozen dataclass"),
         ("part:Bare", "frozen dataclass"),
         ("part:good", "a policy is a class"),
-        ("part:Cache", "Cache is no policy: it has no step(guess, window, state)"),
+        ("part:Cache", "Cache is no policy: it does not derive from dllm.types.Policy"),
     ],
 )
 def test_what_is_no_policy_is_refused(site: Site, place: str, reason: str):
