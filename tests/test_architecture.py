@@ -1,116 +1,81 @@
-"""The arrows between the rooms: who may import whom, read from the source."""
+"""The arrows between the rooms, read from the source, against the one table in docs/architecture.toml."""
 
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dllm"
-
-ROOMS = ("policies", "schedulers", "caches", "models", "processors")
-NOUNS = {"types", "errors", "theory", "transfer", "version", "remembered"}
-LOOP = NOUNS | {"requests", "sampling", "stopping", "strategy"}
-PARTS = LOOP | set(ROOMS) | {"sampler", "prompts", "metrics", "results", "recipes", "options"}
-
-ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
-    "version": set(),
-    "remembered": set(),
-    "registry": {"errors"},
-    "parts": {"errors", "registry"},
-    "transfer": set(),
-    "types": {"errors", "transfer"},
-    "theory": {"types", "errors"},
-    **{room: NOUNS | {room} for room in ROOMS},
-    "models": NOUNS | {"models", "registry"},
-    "schedulers": NOUNS | {"schedulers", "lengths"},
-    "sampling": NOUNS,
-    "stopping": NOUNS | {"requests"},
-    "requests": NOUNS,
-    "strategy": LOOP,
-    "judging": LOOP,
-    "ledger": LOOP | {"judging"},
-    "lengths": NOUNS,
-    "feeds": NOUNS | {"requests"},
-    "seats": LOOP | {"feeds", "ledger", "lengths"},
-    "bench": LOOP | {"models", "sampler", "bench"},
-    "sampler": LOOP | {"feeds", "judging", "ledger", "lengths", "seats"},
-    "metrics": {"version"},
-    "likelihood": LOOP,
-    "prompts": LOOP,
-    "results": LOOP | {"sampler", "prompts", "metrics", "recipes", "baseline"},
-    "baseline": LOOP | {"results"},
-    "streaming": LOOP | {"sampler", "prompts", "results", "recipes", "baseline", "streaming"},
-    "tracing": LOOP | {"sampler", "prompts", "results", "recipes", "policies", "tracing"},
-    "trace": {"tracing"},
-    "history": LOOP | {"caches", "models"},
-    "recipes": LOOP | set(ROOMS) | {"registry"},
-    "expressions": LOOP | {"parts", "registry", "policies"},
-    "options": PARTS | {"expressions", "parts", "registry"},
-    "sweeps": {"errors", "registry", "options", "metrics", "jobs", "sweeps"},
-    "training": NOUNS | {"models", "training"},
-}
+FLOORS = tomllib.loads((ROOT / "docs" / "architecture.toml").read_text())["floor"]
+HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor["rooms"]}
+ALLOWED = {room: set(below) for floor in FLOORS for room, below in floor["rooms"].items()}
+FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
+PARTS = {"policies", "schedulers", "caches", "models", "processors"}
 
 
-def imported(path: Path) -> set[str]:
-    """Rooms of `dllm` that a file imports, at any depth."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms of `dllm` that a file imports, at any depth; those for type checkers alone do not count."""
+    tree = ast.parse(path.read_text())
+    unseen = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    rooms = set()
+    for node in ast.walk(tree):
+        if node in unseen:
+            continue
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dllm":
             parts = (node.module or "").split(".")
-            names |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
-            names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("dllm.")}
-    return names
+            rooms |= {a.name.split(".")[1] for a in node.names if a.name.startswith("dllm.")}
+    return rooms
 
 
-DOORS = {"experiments", "benchmarks", "tests"}
-"""Folders beside the library, which may import anything in it."""
-
-
-def top_level(path: Path) -> set[str]:
-    """Top-level modules that a file imports, at any depth."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            names.add((node.module or "").split(".")[0])
-        elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-    return names
-
-
-def room(path: Path) -> str:
+def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py" and "cli" not in p.parts]
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_arrows(path: Path) -> None:
-    if room(path) not in ALLOWED:
-        assert room(path) in {"jobs", "testing", "integrations", "trace"}, f"{room(path)} is a room without arrows"
-        return
-    assert imported(path) <= ALLOWED[room(path)], f"{path.name} imports {imported(path) - ALLOWED[room(path)]}"
+def test_a_file_imports_what_its_room_may(path: Path) -> None:
+    room = room_of(path)
+    assert room in ALLOWED, f"{room} is a room without arrows: name it in docs/architecture.toml"
+    if ALLOWED[room] != {"*"}:
+        extra = imported_rooms(path) - ALLOWED[room] - {room}
+        assert not extra, f"{path.relative_to(ROOT)} imports {sorted(extra)}, which {room} may not"
 
 
-@pytest.mark.parametrize("folder", ["dllm", "cli"])
-def test_nothing_that_is_installed_imports_the_doors(folder: str) -> None:
-    for path in (ROOT / folder).rglob("*.py"):
-        assert not top_level(path) & DOORS, path
+def test_the_table_has_no_circle_and_no_arrow_that_points_up() -> None:
+    for room, below in ALLOWED.items():
+        for other in below - {"*"}:
+            assert other in HEIGHT, f"{room} names {other}, which is no room"
+            beside = HEIGHT[other] == HEIGHT[room] and room not in ALLOWED[other]
+            assert HEIGHT[other] < HEIGHT[room] or beside, f"{room} may not import {other}, which lies above it"
+    assert not any(PARTS & ALLOWED[room] for room in PARTS), "part rooms never meet"
+    assert not PARTS & ALLOWED["engine"], "the engine knows no part"
 
 
-def test_experiments_need_no_benchmark() -> None:
-    """Benchmarks use what the experiments share, and the tests' reading of recordings; nothing goes the other way."""
-    for path in (ROOT / "experiments").rglob("*.py"):
-        assert not top_level(path) & {"benchmarks"}, path
+def test_every_arrow_of_the_table_is_used() -> None:
+    used: dict[str, set[str]] = {}
+    for path in FILES:
+        used.setdefault(room_of(path), set()).update(imported_rooms(path))
+    assert set(used) == set(ALLOWED)
+    idle = {room: sorted(below - used[room]) for room, below in ALLOWED.items() if below - used[room] - {"*"}}
+    assert not idle
 
 
-def test_the_loop_knows_no_part() -> None:
-    assert not imported(PACKAGE / "sampler.py") & set(ROOMS)
+def test_an_installed_wheel_does_not_claim_the_name_cli() -> None:
+    """Files in cli/ import each other relatively, so that editors follow them wherever the folder is mapped to."""
+    for path in sorted((ROOT / "cli").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                assert not (node.module or "").startswith("dllm.cli"), f"{path.name}:{node.lineno}: import relatively"
 
 
 def test_nothing_in_the_library_prints_or_trusts_code() -> None:

@@ -123,7 +123,7 @@ class Bench:
 
         def once() -> None:
             nonlocal forwards
-            quotas = chain.from_iterable(policy.plan())
+            quotas = chain.from_iterable(policy.slot_quotas())
             _, forwards = decode_as_published(
                 self.model.network, ids, self.new, BLOCK, self.model.mask_id, "dual", quotas=quotas
             )

@@ -1,4 +1,4 @@
-"""How fast a strategy decodes, and how far that is from what the hardware allows."""
+"""Measurements of decoding speed, and of its distance from what the hardware allows."""
 
 from dllm.bench.floor import HardwareRates, count_forward_work, measure_rates
 from dllm.bench.shapes import SHAPES, ModelShape, make_random_model

@@ -1,4 +1,4 @@
-"""The floor: what a forward would take if it only moved the bytes and did the products that it must."""
+"""The floor: the time of a forward that only moves the bytes and computes the products that it must."""
 
 from __future__ import annotations
 
@@ -15,31 +15,41 @@ from dllm.types import Step
 
 
 class HardwareRates(NamedTuple):
-    """What this machine does: bytes copied and floating-point operations of matrix products, each per second."""
+    """Measured rates of this machine.
+
+    Attributes:
+        bytes: Bytes copied per second.
+        operations: Floating-point operations of matrix products per second.
+    """
 
     bytes: float
     operations: float
 
 
 class ForwardWork(NamedTuple):
-    """What a forward must do: bytes to move and floating-point operations."""
+    """Work that a forward cannot avoid.
+
+    Attributes:
+        bytes: Bytes to move.
+        operations: Floating-point operations.
+    """
 
     bytes: float
     operations: float
 
     def seconds(self, rates: HardwareRates) -> float:
-        """The longer of the two, as if the other were hidden behind it."""
+        """Return the longer of the two times, as if the other one were hidden behind it."""
         return max(self.bytes / rates.bytes, self.operations / rates.operations)
 
 
 def synchronize_device(device: torch.device) -> None:
-    """Until the device has done all that it was told."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _time_fastest_run(run: Callable[[], Any], device: torch.device, repeats: int = 7) -> float:
-    """Seconds of the fastest of some runs."""
+    """Return the seconds of the fastest of some runs, after one run to warm up."""
     run()
     seconds = []
     for _ in range(repeats):
@@ -52,10 +62,14 @@ def _time_fastest_run(run: Callable[[], Any], device: torch.device, repeats: int
 
 
 def measure_rates(device: torch.device, dtype: torch.dtype) -> HardwareRates:
-    """Copy bandwidth and matrix-product rate, measured here and now.
+    """Measure copy bandwidth and matrix-product rate, here and now.
 
-    The rate is that of the fastest product of weights of this type that we know here: on a CPU often that of packed
-    ones. Products of rounded numbers (`int8-dynamic`) can be faster still.
+    The rate is that of the fastest known product of weights of this type: on a CPU often that of packed ones. Products
+    of rounded numbers (`int8-dynamic`) can be faster still.
+
+    Args:
+        device: Device to measure.
+        dtype: Dtype of the weights.
     """
     accelerator = device.type == "cuda"
     count = 2**30 if accelerator else 2**26
@@ -72,9 +86,14 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> HardwareRates:
 
 
 def count_forward_work(model: Any, step: Step) -> ForwardWork:
-    """What the forward of a step must do: read the weights and the keys and values once, and multiply.
+    """Count the work that the forward of a step cannot avoid.
 
-    Only the slots that get logits go through the head. Rows that were not run cost nothing.
+    It reads the weights and the keys and values once, and multiplies. Only the slots that get logits go through the
+    head. Rows that were not run cost nothing.
+
+    Args:
+        model: Model that made the step.
+        step: Step whose forward is counted.
     """
     network = model.network
     config = network.config
@@ -82,15 +101,18 @@ def count_forward_work(model: Any, step: Step) -> ForwardWork:
     head = network.get_output_embeddings().weight.numel()
     table = network.get_input_embeddings().weight.numel()
     tied = network.get_output_embeddings().weight is network.get_input_embeddings().weight
+    # The embedding is a look-up, which costs next to nothing; the head is counted by itself, for it runs on few slots.
     body = sum(p.numel() for p in network.parameters()) - table - (0 if tied else head)
     columns, slots = int(step.queries.sum()), len(step.window.slots)
     ends = step.canvas.rows.length if model.geometry.block is None else step.window.block_end
     keys = int((ends * (step.queries > 0)).sum())
+    # Configs of transformers: those of a class without grouped heads have no such field, and `head_dim` may be None.
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     weights = sum(stored_bytes(p) for p in network.parameters()) - size * (table + (0 if tied else head))
     stored = 2 * config.num_hidden_layers * heads * width
     pairs = int((ends * step.queries).sum())
+    # Two products (queries with keys, weights with values) of two operations for each number.
     attention = 4 * config.num_hidden_layers * config.num_attention_heads * width * pairs
     return ForwardWork(
         bytes=weights + size * ((head if slots else 0) + stored * keys),

@@ -1,4 +1,4 @@
-"""Models of real shapes with random weights: speed needs no download."""
+"""Models of real shapes with random weights, so that measuring speed needs no download."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from dllm.types import Bidirectional, BlockCausal, Geometry
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a model's speed depends on.
+    """Sizes that decide a model's speed.
 
-    stock        class of `transformers`, without "ForCausalLM"
-    hidden       width of the residual stream
-    inner        width of the feed-forward layers
-    layers, heads, kv_heads
-    head_width   of one attention head
-    vocabulary   tokens
-    block        attention block; None: attention in both directions
-    needs_left   1 for token-shifted families
-    tied         the head shares the embedding's weights
+    Attributes:
+        stock: Class of `transformers`, without "ForCausalLM".
+        hidden: Width of the residual stream.
+        inner: Width of the feed-forward layers.
+        layers: Number of layers.
+        heads: Query heads of a layer.
+        kv_heads: Key and value heads of a layer.
+        head_width: Width of one attention head.
+        vocabulary: Number of tokens.
+        block: Columns of an attention block; None: attention in both directions.
+        needs_left: 1 for token-shifted families, else 0.
+        tied: True if the head shares the embedding's weights.
     """
 
     stock: str
@@ -42,6 +45,7 @@ class ModelShape:
 
     @property
     def geometry(self) -> Geometry:
+        """The way in which columns attend to each other."""
         return Bidirectional() if self.block is None else BlockCausal(self.block)
 
 
@@ -55,7 +59,7 @@ SHAPES: dict[str, ModelShape] = {
     "small-126k": ModelShape("Llama", 512, 1365, 8, 8, 8, 64, 126_464),
     "small-blocks": ModelShape("Qwen2", 512, 1365, 8, 8, 8, 64, 32_000, block=32, needs_left=1),
 }
-"""Published checkpoints by name, from their config.json, and small ones for a CPU."""
+"""Published checkpoints by name, with sizes from their config.json, and small models for a CPU."""
 
 
 def make_random_model(
@@ -65,10 +69,17 @@ def make_random_model(
     sharpness: float = 25.0,
     quantize: str | None = None,
 ) -> TransformerModel:
-    """A model of that shape with random weights; the last id is the mask.
+    """Make a model of a shape with random weights; the last id is the mask.
 
-    sharpness  factor on the head's weights, which spreads the confidences so that thresholds mean something
-    quantize   a way to quantise the weights (`dllm.models.quantizing`), or None
+    Args:
+        shape: Sizes of the model.
+        device: Device to make it on.
+        dtype: Dtype of the weights.
+        sharpness: Factor on the head's weights, which spreads the confidences so that thresholds have an effect.
+        quantize: Way to quantise the weights (`dllm.models.quantizing`), or None.
+
+    Raises:
+        ConfigError: If the model does not fit on the device.
     """
     import transformers
 

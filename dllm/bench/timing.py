@@ -1,4 +1,4 @@
-"""A strategy timed: whole runs for tokens per second, and step by step for windows and refreshes."""
+"""Timing of a strategy: whole runs for tokens per second, and single steps for windows and refreshes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,22 @@ from dllm.types import Step
 
 @dataclass(frozen=True)
 class StrategyTiming:
-    """What was measured. Seconds are medians; a floor is what the same forwards would take at the measured rates.
+    """Measurements of one strategy on one model.
 
-    tokens_per_second  all rows' new tokens over the time of a whole run, prompts included
-    tokens_per_forward new tokens over forwards, mean of the rows
-    seconds            of a whole run
-    window, refresh    of one step that runs the window alone, and of one that runs more (0 where there was none)
-    window_floor, refresh_floor
-    outside            share of a whole run that is not spent in the model
-    memory             bytes, `peak_memory` after the whole runs
+    Times are medians in seconds. A floor is the time that the same forwards would take at the measured rates.
+
+    Attributes:
+        tokens_per_second: New tokens of all rows over the time of a whole run, prompts included.
+        tokens_per_forward: New tokens over forwards, all rows together.
+        nfe: Forwards of a row, mean of the rows.
+        seconds: Time of a whole run.
+        window: Time of a step that runs its window alone (0 where there was none).
+        window_floor: Floor of such a step.
+        refresh: Time of a step that runs more than its window (0 where there was none).
+        refresh_floor: Floor of such a step.
+        floor: Floor of the whole run.
+        outside: Share of a whole run that is not spent in the model.
+        memory: Bytes, as `peak_memory` returns them after the whole runs.
     """
 
     tokens_per_second: float
@@ -44,25 +51,37 @@ class StrategyTiming:
     memory: int
 
     def row(self) -> dict[str, float]:
+        """Return the fields as a dictionary."""
         return asdict(self)
 
 
 class ForwardTimer:
-    """Adds up the time that a model's forwards and heads take, waiting for the device each time."""
+    """Context in which the time of a model's forwards and heads is added up, waiting for the device each time.
+
+    Args:
+        model: Model whose `forward` and `head` are replaced inside the context.
+
+    Attributes:
+        inside: Seconds spent in the model so far.
+    """
 
     def __init__(self, model: Any) -> None:
         self.model, self.device, self.inside = model, model.device, 0.0
-        self.waits = self.device.type == "cuda"  # asked once: what the clock takes counts as time outside
-        self.kept = model.forward, model.head
+        # Decided once, since the time that the timer itself takes counts as time outside the model.
+        self.waits = self.device.type == "cuda"
+        self.originals = model.forward, model.head
 
     def __enter__(self) -> ForwardTimer:
-        self.model.forward, self.model.head = self.timed(self.kept[0]), self.timed(self.kept[1])
+        forward, head = self.originals
+        self.model.forward, self.model.head = self.timed(forward), self.timed(head)
         return self
 
     def __exit__(self, *_: object) -> None:
-        del self.model.forward, self.model.head
+        del self.model.forward, self.model.head  # the instance's attributes, which hid the methods of its class
 
     def timed(self, run: Any) -> Any:
+        """Wrap a function so that the time it takes is added to `inside`."""
+
         def timed(*args: Any) -> Any:
             if self.waits:
                 synchronize_device(self.device)
@@ -84,7 +103,16 @@ def time_strategy(
     repeats: int = 5,
     batch_size: int | None = None,
 ) -> StrategyTiming:
-    """Time a strategy on a model: `repeats` whole runs, then one step by step, after a run to warm up."""
+    """Time a strategy on a model: `repeats` whole runs, then one run step by step, after a run to warm up.
+
+    Args:
+        model: Model to decode with.
+        requests: Requests of a run.
+        strategy: Strategy to time.
+        rates: Rates of the machine, for the floors.
+        repeats: Number of whole runs, of which the median counts.
+        batch_size: Rows run together; None: all.
+    """
     device = model.device
     stream = list(steps(model, requests, strategy, batch_size=batch_size))
     if device.type == "cuda":
@@ -99,18 +127,18 @@ def time_strategy(
     counts = torch.stack([step.queries > 0 for step in stream]).sum()
     tokens = sum(r.max_new_tokens for r in requests)
 
-    def middle(values: Sequence[float], which: bool) -> float:
-        return statistics.median([v for v, n in zip(values, narrow, strict=True) if n == which] or [0.0])
+    def median_of_steps(values: Sequence[float], window_only: bool) -> float:
+        return statistics.median([v for v, n in zip(values, narrow, strict=True) if n == window_only] or [0.0])
 
     return StrategyTiming(
         tokens_per_second=tokens / whole,
         tokens_per_forward=tokens / float(counts),
         nfe=float(counts) / len(requests),
         seconds=whole,
-        window=middle(parts, True),
-        window_floor=middle(ideal, True),
-        refresh=middle(parts, False),
-        refresh_floor=middle(ideal, False),
+        window=median_of_steps(parts, True),
+        window_floor=median_of_steps(ideal, True),
+        refresh=median_of_steps(parts, False),
+        refresh_floor=median_of_steps(ideal, False),
         floor=sum(ideal),
         outside=1 - clock.inside / total,
         memory=memory,
@@ -118,8 +146,11 @@ def time_strategy(
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that was allocated on an accelerator since its statistics were reset; on a CPU the most that the
-    process ever held, what it loaded before among it."""
+    """Return the most memory that was in use, in bytes.
+
+    On an accelerator this is the most since its statistics were reset. On a CPU it is the most that the process ever
+    had, including everything that it loaded before.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource  # not on every system
@@ -128,7 +159,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def time_whole_run(model: Any, requests: Sequence[Request], strategy: Strategy, batch_size: int | None) -> float:
-    """Seconds of a whole run."""
+    """Return the seconds of a whole run."""
     synchronize_device(model.device)
     start = time.perf_counter()
     for _ in steps(model, requests, strategy, batch_size=batch_size):
@@ -138,7 +169,7 @@ def time_whole_run(model: Any, requests: Sequence[Request], strategy: Strategy, 
 
 
 def _time_each_step(model: Any, requests: Sequence[Request], strategy: Strategy, batch_size: int | None) -> list[float]:
-    """Seconds of each step, waiting for the device after each."""
+    """Return the seconds of each step, waiting for the device after each."""
     seconds, last = [], time.perf_counter()
     for _ in steps(model, requests, strategy, batch_size=batch_size):
         synchronize_device(model.device)
@@ -149,16 +180,21 @@ def _time_each_step(model: Any, requests: Sequence[Request], strategy: Strategy,
 
 
 def _ran_window_only(step: Step) -> bool:
-    """Whether a step ran no more than its window (and the column left of it)."""
+    """Return True if a step ran no more than its window (and the column left of it)."""
     return bool((step.queries <= step.window.end - step.window.start + 1).all())
 
 
 def time_autoregressive(
     network: Any, prompts: torch.Tensor, new: int, repeats: int = 3, compiled: bool = False
 ) -> float:
-    """Tokens per second of greedy autoregressive decoding by `transformers` on the same weights, prompts (b, t).
+    """Return the tokens per second of greedy autoregressive decoding by `transformers` on the same weights.
 
-    compiled  with a static cache and the compiled forward that `generate` makes of it
+    Args:
+        network: Stock network.
+        prompts: (b, t) int64, prompts of equal length.
+        new: New tokens of each row.
+        repeats: Number of runs, of which the median counts.
+        compiled: Use a static cache and the compiled forward that `generate` makes of it.
     """
     config = network.config
     causal = config.is_causal

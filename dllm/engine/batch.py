@@ -22,7 +22,7 @@ from dllm.requests import Layout, Request, assign_seeds, count_canvas_columns, m
 from dllm.signals import Shadow
 from dllm.strategy import Strategy
 from dllm.transfer import to_device
-from dllm.types import Canvas, Guess, HostView, Ledger, Model, Seen, Step, Window, move_columns
+from dllm.types import Canvas, Guess, HostView, Ledger, Model, Probe, Seen, Step, Window, move_columns
 
 
 @dataclass
@@ -39,6 +39,8 @@ class Batch:
         max_stop_ids: End tokens that a row has room for.
         layout: The rows before their first step.
         stopper: Closes rows that are finished.
+        covers_decided: Whether the policy judges decided slots too.
+        probes: Probes that the policy needs.
         confidence: The last step's confidences and their sum, of which the next step asks whether they are numbers.
         last_step: Number of the last step.
     """
@@ -52,6 +54,8 @@ class Batch:
     max_stop_ids: int
     layout: Layout
     stopper: Stopper = field(init=False)
+    covers_decided: bool = False
+    probes: tuple[Probe, ...] = ()
     confidence: tuple[Tensor, Tensor] | None = None
     last_step: int = -1
 
@@ -87,6 +91,7 @@ class Batch:
         seated += seated[:1] * vacant  # a row that was never taken is laid out like the first, and closed
         layout = Layout.of(model, seated, queue.width)
         batch = cls(model, queue, strategy, proposer, seated, place, max_stop_ids, layout)
+        batch.covers_decided, batch.probes = strategy.policy.covers_decided, strategy.probes
         batch._show_processors_waiting_requests()
         return batch
 
@@ -157,6 +162,8 @@ class Batch:
         self._check_numbers()
         if isinstance(self.queue, ListQueue) and self.queue.taken == len(self.queue.requests):
             return state, view
+        if not bool((view.head >= state.canvas.rows.limit).any()):
+            return state, view  # what was asked for is pending in every row: none can be finished
         finished = self.strategy.scheduler.finished(state.canvas, view, state.parts.scheduler)
         rows = finished.nonzero().flatten().tolist()
         coming = self.queue.take(len(rows)) if rows else ()
@@ -194,10 +201,9 @@ class Batch:
 
     def prepare_window(self, window: Window, canvas: Canvas) -> Window:
         """Add to a window what the policy needs beside the pending slots."""
-        policy = self.strategy.policy
-        if policy.covers_decided:
-            window = open_decided_slots(window, canvas)._replace(shadow=Shadow() in policy.needs)
-        return window._replace(probes=self.strategy.probes) if self.strategy.probes else window
+        if self.covers_decided:
+            window = open_decided_slots(window, canvas)._replace(shadow=Shadow() in self.proposer.needs)
+        return window._replace(probes=self.probes) if self.probes else window
 
     def count_forward(self, state: DecodingState, window: Window, seen: Seen) -> DecodingState:
         """Count the forward and the windows of each row."""

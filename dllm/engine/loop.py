@@ -65,11 +65,10 @@ def steps(
             window, scheduled = scheduler.refine(guess, window, scheduled)
             window = exclude_deferred_slots(window, canvas)
             verdict, judged = policy.step(guess, window, parts.policy)
-            commit = batch.proposer.settle(
-                canvas, window, guess, enforce_progress(verdict, window), verdict.score, processed
-            )
+            commit = enforce_progress(verdict, window)
+            commit = batch.proposer.settle(canvas, window, guess, commit, verdict.score, processed)
             change = decide_change(policy, verdict, canvas, guess, window, commit, model.mask_id)
             cached = cache.observe(guess, window, change.commit, change.score, cached)
-            state = state._replace(parts=PartStates(scheduled, judged, cached, processed))
-            state, moved = batch.write(state, window, seen, guess, change)
+            parts = PartStates(scheduled, judged, cached, processed)
+            state, moved = batch.write(state._replace(parts=parts), window, seen, guess, change)
         yield batch.report(number, state, window, seen, guess, change, moved)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from einops import rearrange
@@ -89,7 +89,7 @@ class Proposer:
     vocabulary: int
     _guards: IdentityMemo[bool] = field(init=False, compare=False, default_factory=lambda: IdentityMemo(_guards_ends))
 
-    @property
+    @cached_property
     def signals(self) -> tuple[Signal, ...]:
         """Signals that are computed from the logits of the window."""
         return tuple(need for need in dict.fromkeys(self.needs) if isinstance(need, Signal) and need != Shadow())

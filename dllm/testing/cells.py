@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import product
@@ -10,7 +9,7 @@ from typing import Any
 
 from dllm.caches import DualCache, NoCache, PrefixCache
 from dllm.compose.expressions import read_part
-from dllm.compose.names import METHODS, TABLES, implements_kind
+from dllm.compose.names import TABLES
 from dllm.engine.batch import match_block_size
 from dllm.errors import ConfigError
 from dllm.policies import KLASS, CertaintyPrior, EarlyCommit, EqualSplit, NegativeEntropy, Threshold, TimeSchedule, TopK
@@ -109,12 +108,10 @@ def find_part_kind(part: Any) -> str:
     for made, table in product(type(part).__mro__, TABLES.values()):
         if table.name_of(made) is not None:
             return table.kind
-    for kind in METHODS:
-        if implements_kind(kind, type(part)) and (
-            kind != "cache" or "logits" not in inspect.signature(part.step).parameters
-        ):
+    for kind, table in TABLES.items():
+        if table.accepts(type(part)):
             return kind
-    raise ConfigError(f"{part!r} is no part: it has none of the methods that dllm.parts.METHODS lists")
+    raise ConfigError(f"{part!r} is no part: it has no method of any kind of part, which dllm.compose.names lists")
 
 
 def _add_needed_steps(scheduler: Scheduler, policy: Policy) -> Scheduler:

@@ -1,4 +1,4 @@
-"""Who sees whom while training: clean text beside noised copies of it, several samples a row, in one forward.
+"""Attention masks of training: clean text beside noised copies of it, several samples a row, in one forward.
 
 A *column* of a training row is a position of a sample's text in one of several *copies*: copy 0 is clean (x_0), copies
 1, 2, … are noised. Three rules cover every layout, in any order of columns and with any of them left out:
@@ -7,8 +7,12 @@ A *column* of a training row is a position of a sample's text in one of several 
 - a column sees the clean copy of every earlier block (M_OBC from a noised copy, M_BC from the clean one);
 - a column never sees another sample.
 
-Source: Wu et al. 2025, Fast-dLLM v2 (arXiv:2509.26328), section 3.2; Arriola et al. 2025, BD3-LM (arXiv:2503.09573).
-Departs from it: the published code packs samples into a row without the third rule.
+References:
+    Wu et al. 2025, Fast-dLLM v2 (arXiv:2509.26328), section 3.2.
+    Arriola et al. 2025, BD3-LM (arXiv:2503.09573).
+
+Departures:
+    From the published code, which packs samples into a row without the third rule.
 """
 
 from __future__ import annotations
@@ -19,20 +23,24 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from dllm.models.transformer import to_additive_mask
+
 CLEAN = 0
+"""Number of the copy that shows every token."""
 FILLER = -1
-"""Sample number of columns that belong to no sample; they see each other and nobody sees them."""
+"""Sample number of columns that belong to no sample; they see each other, and no other column sees them."""
 
 TILE = 128
-"""Columns of a tile of FlexAttention; rows of a multiple of it waste nothing."""
+"""Columns of a tile of FlexAttention; rows of a multiple of it waste no part of a tile."""
 
 
 class ColumnLayout(NamedTuple):
-    """The columns of training rows, each (k,) or (b, k) int64.
+    """The columns of training rows, each field (k,) or (b, k) int64.
 
-    position  place in the sample's text: the rotary position, and what blocks are counted in
-    copy      0 for clean text, 1, 2, … for its noised copies
-    sample    which text of the row, `FILLER` for none
+    Attributes:
+        position: Place in the sample's text: the rotary position, and the unit in which blocks are counted.
+        copy: 0 for clean text, 1, 2, … for its noised copies.
+        sample: Number of the text in the row, `FILLER` for none.
     """
 
     position: Tensor
@@ -41,15 +49,16 @@ class ColumnLayout(NamedTuple):
 
 
 def make_paper_layout(length: int, device: torch.device | str | None = None) -> ColumnLayout:
-    """[x_t ; x_0] of one text of `length` tokens: 2 · length columns."""
+    """Lay out [x_t ; x_0] of one text of `length` tokens: 2 · length columns."""
     column = torch.arange(2 * length, device=device)
     return ColumnLayout(column % length, torch.where(column < length, 1, CLEAN), torch.zeros_like(column))
 
 
 def make_visibility_mask(layout: ColumnLayout, block: int) -> Tensor:
-    """(…, k, k) bool: True where the row's column (query) may look at the other column (key).
+    """Return (…, k, k) bool, True where the row's column (query) may attend to the other column (key).
 
-    Raises ValueError if `block` is below 1.
+    Raises:
+        ValueError: If `block` is below 1.
     """
     query = ColumnLayout(*(rearrange(field, "... q -> ... q 1") for field in layout))
     key = ColumnLayout(*(rearrange(field, "... k -> ... 1 k") for field in layout))
@@ -57,7 +66,7 @@ def make_visibility_mask(layout: ColumnLayout, block: int) -> Tensor:
 
 
 def make_flex_mask(layout: ColumnLayout, block: int) -> Any:
-    """The same of (b, k) columns as a FlexAttention `BlockMask`, which skips tiles that nobody sees."""
+    """Make the same mask of (b, k) columns as a FlexAttention `BlockMask`, which skips tiles without a visible pair."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     rows, columns = layout.position.shape
@@ -71,7 +80,7 @@ def make_flex_mask(layout: ColumnLayout, block: int) -> Any:
 
 
 def _apply_visibility_rules(query: ColumnLayout, key: ColumnLayout, block: int) -> Tensor:
-    """The three rules, of columns in any shapes that broadcast."""
+    """Apply the three rules to columns in any shapes that broadcast."""
     if block < 1:
         raise ValueError(f"sees(block={block}): a block holds at least one column")
     mine, theirs = query.position // block, key.position // block
@@ -80,22 +89,21 @@ def _apply_visibility_rules(query: ColumnLayout, key: ColumnLayout, block: int) 
 
 
 def make_block_causal_mask(length: int, block: int, device: torch.device | str | None = None) -> Tensor:
-    """(t, t) bool of plain inference: a column sees earlier blocks and all of its own."""
+    """Return (t, t) bool of plain inference: a column sees earlier blocks and all of its own."""
     column = torch.arange(length, device=device)
     return make_visibility_mask(ColumnLayout(column, torch.zeros_like(column), torch.zeros_like(column)), block)
 
 
 def make_additive_mask(allowed: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(b or 1, 1, q, k) float mask for a transformers decoder: 0 where allowed, the lowest number elsewhere."""
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    mask = mask.masked_fill(~allowed, torch.finfo(dtype).min)
+    """Make a (b or 1, 1, q, k) float mask for a transformers decoder: 0 where allowed, the lowest number elsewhere."""
+    mask = to_additive_mask(allowed, dtype)
     return rearrange(mask, "q k -> 1 1 q k") if mask.ndim == 2 else rearrange(mask, "b q k -> b 1 q k")
 
 
 def make_attention_mask(network: Any, layout: ColumnLayout, block: int) -> Any:
-    """The mask of (b, k) columns as the network's attention function takes it.
+    """Make the mask of (b, k) columns in the form that the network's attention function takes.
 
-    flex_attention takes a `BlockMask`, sdpa booleans, eager a float mask.
+    FlexAttention takes a `BlockMask`, SDPA booleans, eager attention a float mask.
     """
     kind = network.config._attn_implementation
     if kind == "flex_attention":

@@ -1,6 +1,7 @@
-"""A running average of the weights in training, which is what is evaluated and exported where it is asked for.
+"""A running average of the weights in training, evaluated and exported in their place where the plan asks for it.
 
-Source: Polyak & Juditsky 1992; the exponential form as in Tarvainen & Valpola 2017 (arXiv:1703.01780).
+References:
+    Polyak & Juditsky 1992; the exponential form as in Tarvainen & Valpola 2017 (arXiv:1703.01780).
 """
 
 from __future__ import annotations
@@ -17,52 +18,59 @@ from transformers import TrainerCallback
 
 FILE = "average.safetensors"
 LEAD = 10
-"""Early updates are averaged over a tenth of what there is, so that the start is soon forgotten."""
+"""Damping of the start: update `n` keeps at most (n + 1) / (n + LEAD) of the average, so that it soon forgets it."""
 
 
 class WeightAverage(TrainerCallback):
     """The average of a network's trained weights.
 
-    network     whose weights change in place
-    decay       share of the average that an update keeps, 0 < decay < 1
-    checkpoint  folder of the checkpoint that training goes on from, if any
+    Args:
+        network: Module whose weights change in place.
+        decay: Share of the average that an update keeps, 0 < decay < 1.
+        checkpoint: Folder of the checkpoint that training continues from, if any.
+
+    Attributes:
+        trained: The network's own trained parameters by name.
+        averages: Their averages by the same names; empty until training begins.
     """
 
     def __init__(self, network: Any, decay: float, checkpoint: str | None) -> None:
         self.decay, self.checkpoint = decay, checkpoint
-        self.live = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
-        self.held: dict[str, Tensor] = {}
+        self.trained = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
+        self.averages: dict[str, Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.held = {name: tensor.detach().clone() for name, tensor in self.live.items()}
+        """Start from the weights as they are, or from the average that the checkpoint holds."""
+        self.averages = {name: tensor.detach().clone() for name, tensor in self.trained.items()}
         if self.checkpoint is not None:
             for name, tensor in load_file(Path(self.checkpoint) / FILE).items():
-                self.held[name].copy_(tensor)
+                self.averages[name].copy_(tensor)
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        keep = min(self.decay, (state.global_step + 1) / (state.global_step + LEAD))
-        live = [tensor.detach() for tensor in self.live.values()]
-        torch._foreach_lerp_(list(self.held.values()), live, 1 - keep)
+        """Move the average towards the weights after an update."""
+        share = min(self.decay, (state.global_step + 1) / (state.global_step + LEAD))
+        current = [tensor.detach() for tensor in self.trained.values()]
+        torch._foreach_lerp_(list(self.averages.values()), current, 1 - share)
 
     def write(self, folder: Path) -> None:
-        """Keep the average in a checkpoint's folder."""
-        save_file({name: tensor.contiguous() for name, tensor in self.held.items()}, folder / FILE)
+        """Save the average into a checkpoint's folder."""
+        save_file({name: tensor.contiguous() for name, tensor in self.averages.items()}, folder / FILE)
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Give the network the average for good."""
-        for name, tensor in self.live.items():
-            tensor.copy_(self.held[name])
+    def copy_to_network(self) -> None:
+        """Replace the network's weights by the average for good."""
+        for name, tensor in self.trained.items():
+            tensor.copy_(self.averages[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The network has the average meanwhile, and its own weights afterwards."""
-        own = {name: tensor.detach().clone() for name, tensor in self.live.items()}
-        self.settle()
+        """Give the network the average inside the context, and its own weights back afterwards."""
+        own = {name: tensor.detach().clone() for name, tensor in self.trained.items()}
+        self.copy_to_network()
         try:
             yield
         finally:
             with torch.no_grad():
-                for name, tensor in self.live.items():
+                for name, tensor in self.trained.items():
                     tensor.copy_(own[name])

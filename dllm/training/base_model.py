@@ -1,4 +1,4 @@
-"""The model that is adapted: looked at without its weights, then opened, given a mask token and perhaps an adapter."""
+"""The model to be adapted: inspected without its weights, then opened and given a mask token and perhaps an adapter."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ from dllm.models import describe_checkpoint, load
 from dllm.models.checkpoint import read_checkpoint
 from dllm.models.families.qwen import CHATML
 from dllm.models.tokenizers import read_tokenizer
+from dllm.training.arguments import uses_bf16
 from dllm.training.plan import TrainingPlan
 
 MASK_TOKEN = "|<MASK>|"
-"""What Fast-dLLM v2 calls the token it adds."""
+"""Name of the token that Fast-dLLM v2 adds."""
 
 KINDS = {"LlamaForCausalLM": "Llama", "Qwen2ForCausalLM": "Qwen", "Qwen3ForCausalLM": "Qwen3"}
-"""Stock classes that can be adapted, and what Hub formats call them."""
+"""Stock classes that can be adapted, and their names in Hub formats."""
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Linear layers that all of them have."""
+"""Linear layers that every one of them has."""
 
 
 @dataclass(frozen=True)
 class BaseModelInfo:
-    """What is known of a base before its weights are read.
+    """Facts about a base that are known before its weights are read.
 
-    name, folder  what was asked for, and where it is
-    stock         its class of `transformers`
-    tokenizer     with the mask token, and a chat template where there is one
-    mask_id       id of the mask; `fresh` if nothing has trained its row of the embedding yet
-    stop_ids      ids that end a turn or a text, the first one ending documents
-    pad_id        id that fills nothing
-    dtype         dtype of its weights on disk
+    Attributes:
+        name: Folder or Hub id as the plan names it.
+        folder: Local folder that holds it.
+        stock: Its class of `transformers`.
+        tokenizer: Tokenizer with the mask token, and with a chat template where there is one.
+        mask_id: Id of the mask token.
+        fresh: True if nothing has trained the mask's row of the embedding yet.
+        stop_ids: Ids that end a turn or a text; the first one ends documents.
+        pad_id: Id of padding.
+        dtype: Dtype of its weights on disk, as safetensors names it.
     """
 
     name: str
@@ -51,7 +55,12 @@ class BaseModelInfo:
 
 
 def inspect_base(plan: TrainingPlan) -> BaseModelInfo:
-    """Read the small files of a plan's base and settle its special tokens. Raises ConfigError for what cannot work."""
+    """Read the small files of a plan's base and settle its special tokens.
+
+    Raises:
+        ConfigError: For a class that cannot be adapted, unknown LoRA targets, a context beyond the base's positions, a
+            tokenizer that cannot be read, or a missing end token.
+    """
     found, facts = read_checkpoint(plan.base), describe_checkpoint(plan.base)
     if facts.stock == "AutoModelForCausalLM" or facts.stock not in KINDS:
         raise ConfigError(
@@ -59,9 +68,11 @@ def inspect_base(plan: TrainingPlan) -> BaseModelInfo:
             "Qwen2 and Qwen2.5, Qwen3, Llama and SmolLM2"
         )
     if plan.lora_targets != "all-linear" and (
-        odd := [name for name in plan.lora_targets.split(",") if name not in LINEAR]
+        unknown := [name for name in plan.lora_targets.split(",") if name not in LINEAR]
     ):
-        raise ConfigError(f"lora_targets / --lora-targets {odd[0]}: must be all-linear or some of {', '.join(LINEAR)}")
+        raise ConfigError(
+            f"lora_targets / --lora-targets {unknown[0]}: must be all-linear or some of {', '.join(LINEAR)}"
+        )
     if facts.context is not None and plan.context > facts.context:
         raise ConfigError(f"context / --context {plan.context}: {plan.base} has {facts.context} positions")
     tokenizer = read_tokenizer(found.folder, found.family)
@@ -78,6 +89,7 @@ def inspect_base(plan: TrainingPlan) -> BaseModelInfo:
 
 
 def _read_chat_template(name: str, tokenizer: Any) -> str:
+    """Return the chat template that a plan names: ChatML, or the contents of a file."""
     if name == "chatml":
         if missing := {"<|im_start|>", "<|im_end|>"} - tokenizer.get_vocab().keys():
             raise ConfigError(f"chat_template / --chat-template chatml: the tokenizer has no token {min(missing)}")
@@ -88,7 +100,11 @@ def _read_chat_template(name: str, tokenizer: Any) -> str:
 
 
 def _settle_mask_token(plan: TrainingPlan, tokenizer: Any, known: int | None) -> tuple[int, bool]:
-    """(id of the mask token, whether it is new); the tokenizer has it afterwards."""
+    """Choose the mask token and set it in the tokenizer.
+
+    Returns:
+        Id of the mask token, and whether it is new.
+    """
     if plan.mask_token is not None:
         words = tokenizer.get_vocab()
         if plan.mask_token not in words:
@@ -107,40 +123,40 @@ def _settle_mask_token(plan: TrainingPlan, tokenizer: Any, known: int | None) ->
     return tokenizer.mask_token_id, True
 
 
-def open_network(ground: BaseModelInfo, plan: TrainingPlan) -> Any:
-    """The base's network, ready to be trained: its mask row, its adapter, its attention function.
+def open_network(base: BaseModelInfo, plan: TrainingPlan) -> Any:
+    """Load the base's network and make it ready for training: mask row, adapter, attention function.
 
-    A new row of the embedding starts as the mean of the others. With `lora` the weights stay as they are, but for an
-    adapter on their linear layers and the mask's row of the embedding.
+    A new row of the embedding starts as the mean of the others. With `lora` the weights stay frozen, except an adapter
+    on the linear layers and the mask's row of the embedding.
     """
-    half = plan.lora and _uses_bf16(plan)
-    network: Any = load(ground.name, dtype="bfloat16" if half else "float32", device="cpu").network
-    if ground.fresh:
-        _add_embedding_row(network, ground.mask_id)
+    # Weights that are trained stay float32 (mixed precision casts them per operation); frozen ones need no more than
+    # bfloat16.
+    half = plan.lora and uses_bf16(plan)
+    network: Any = load(base.name, dtype="bfloat16" if half else "float32", device="cpu").network
+    if base.fresh:
+        _add_embedding_row(network, base.mask_id)
     network.config.use_cache = False
     network.set_attn_implementation("flex_attention" if torch.cuda.is_available() else "sdpa")
     if plan.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
-    return _add_adapter(network, plan, ground.mask_id) if plan.lora else network
-
-
-def _uses_bf16(plan: TrainingPlan) -> bool:
-    if plan.bf16 is not None:
-        return plan.bf16
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return _add_adapter(network, plan, base.mask_id) if plan.lora else network
 
 
 @torch.no_grad()
 def _add_embedding_row(network: Any, index: int) -> None:
-    """A row `index` of the embedding, and of an untied head, that is the mean of those before it, as all new ones."""
-    held = network.get_input_embeddings().num_embeddings
-    network.resize_token_embeddings(max(index + 1, held), mean_resizing=False)
-    known = min(index, held)
+    """Add row `index` to the embedding, and to an untied head, as the mean of the rows that were there.
+
+    Rows before it that are new as well get the same mean.
+    """
+    rows = network.get_input_embeddings().num_embeddings
+    network.resize_token_embeddings(max(index + 1, rows), mean_resizing=False)
+    known = min(index, rows)
     for layer in (network.get_input_embeddings(), network.get_output_embeddings()):
         layer.weight[known : index + 1] = layer.weight[:known].float().mean(0).to(layer.weight.dtype)
 
 
 def _add_adapter(network: Any, plan: TrainingPlan, mask_id: int) -> Any:
+    """Wrap a network in a LoRA adapter that also trains the mask's row of the embedding."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -158,5 +174,5 @@ def _add_adapter(network: Any, plan: TrainingPlan, mask_id: int) -> Any:
 
 
 def trained_parameters(network: Any) -> Iterator[torch.nn.Parameter]:
-    """The parameters that training changes."""
+    """Iterate over the parameters that training changes."""
     return (parameter for parameter in network.parameters() if parameter.requires_grad)

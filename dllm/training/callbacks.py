@@ -1,4 +1,4 @@
-"""What the Trainer logs becomes events, and at each evaluation the model in training answers a prompt."""
+"""Callbacks of the Trainer: its log as events, and an answer of the model in training at each evaluation."""
 
 from __future__ import annotations
 
@@ -15,73 +15,94 @@ from dllm.training.card import ModelCard
 from dllm.training.encoding import TrainingSample
 from dllm.training.events import AnswerSampled, CheckpointSaved, Event, LossEvaluated, LossLogged, Watch
 from dllm.training.plan import TrainingPlan
-from dllm.types import Bidirectional, BlockCausal
+from dllm.types import Bidirectional, BlockCausal, Geometry
 
-CONTINUES = 16
+PROMPT_LENGTH = 16
 """Tokens of a held-out document that serve as a prompt."""
 
 Sampler = Callable[[TransformerModel, str | Sequence[int]], str]
-"""Answers a prompt (text, or token ids) with a model."""
+"""Function that answers a prompt (text or token ids) with a model."""
 
 
-def _make_decoding_model(network: Any, ground: BaseModelInfo, plan: TrainingPlan) -> TransformerModel:
-    """The network in training as a model that decodes; it shares the weights."""
-    inner = network.get_base_model() if hasattr(network, "get_base_model") else network
-    geometry: Any = Bidirectional() if plan.objective == "full-attention" else BlockCausal(plan.task.attention_block)
+def _unwrap_adapter(network: Any) -> Any:
+    """Return the stock network inside a PEFT adapter, or the network itself."""
+    return network.get_base_model() if hasattr(network, "get_base_model") else network
+
+
+def _make_decoding_model(network: Any, base: BaseModelInfo, plan: TrainingPlan) -> TransformerModel:
+    """Wrap the network in training as a model that decodes; it shares the weights."""
+    geometry: Geometry = (
+        Bidirectional() if plan.objective == "full-attention" else BlockCausal(plan.task.attention_block)
+    )
     return TransformerModel(
-        inner,
+        _unwrap_adapter(network),
         geometry,
         needs_left=0 if plan.objective == "full-attention" else 1,
-        mask_id=ground.mask_id,
-        stop_ids=ground.stop_ids,
-        pad_id=ground.pad_id,
+        mask_id=base.mask_id,
+        stop_ids=base.stop_ids,
+        pad_id=base.pad_id,
         family="in training",
-        name=ground.name,
-        tokenizer=ground.tokenizer,
+        name=base.name,
+        tokenizer=base.tokenizer,
     )
 
 
 class EventReporter:
-    """Turns what the Trainer logs into events, and answers the sample prompt at each evaluation."""
+    """Turns the Trainer's log into events, and answers the sample prompt at each evaluation.
+
+    Args:
+        plan: Plan of the run.
+        base: Facts about the base.
+        held_out: Held-out samples; the first one supplies the prompt where the plan has none.
+        watch: Receiver of the events.
+        sampler: Function that decodes the answer; None for no answers.
+        card: Card that keeps the last answer.
+
+    Attributes:
+        sharded: True if each process holds a part of the weights, so that nothing can be decoded while training.
+        prompt: Text or token ids to answer; None where there is nothing to ask.
+    """
 
     def __init__(
         self,
         plan: TrainingPlan,
-        ground: BaseModelInfo,
-        spared: list[TrainingSample],
+        base: BaseModelInfo,
+        held_out: list[TrainingSample],
         watch: Watch,
         sampler: Sampler | None,
-        story: ModelCard,
+        card: ModelCard,
     ) -> None:
-        self.plan, self.ground, self.watch, self.sampler, self.story = plan, ground, watch, sampler, story
+        self.plan, self.base, self.watch, self.sampler, self.card = plan, base, watch, sampler, card
         self.sharded = False
         self.prompt: str | list[int] | None = plan.sample_prompt
-        if self.prompt is None and spared:
-            sample = spared[0]
-            self.prompt = sample.tokens[: sample.learnt.index(True) or CONTINUES]
+        if self.prompt is None and held_out:
+            sample = held_out[0]
+            self.prompt = sample.tokens[: sample.learnt.index(True) or PROMPT_LENGTH]
 
     def callback(self) -> Any:
+        """Build the callback for the Trainer."""
         from transformers import TrainerCallback
 
-        teller = self
+        reporter = self
 
         class Callback(TrainerCallback):
             def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
                 if state.is_world_process_zero:
-                    for event in teller.events(state.global_step, logs or {}):
-                        teller.watch(event)
+                    for event in reporter.events(state.global_step, logs or {}):
+                        reporter.watch(event)
 
             def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-                if state.is_world_process_zero and not teller.sharded:
-                    teller.answer(model, state.global_step)
+                if state.is_world_process_zero and not reporter.sharded:
+                    reporter.answer(model, state.global_step)
 
             def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 if state.is_world_process_zero:
-                    teller.watch(CheckpointSaved(state.global_step))
+                    reporter.watch(CheckpointSaved(state.global_step))
 
         return Callback()
 
     def events(self, step: int, logs: dict[str, float]) -> list[Event]:
+        """Translate one entry of the Trainer's log into events."""
         if "eval_loss" in logs:
             return [LossEvaluated(step, logs["eval_loss"])]
         if "loss" in logs:
@@ -90,28 +111,30 @@ class EventReporter:
 
     @torch.no_grad()
     def answer(self, network: Any, step: int) -> None:
-        """Decode the sample prompt; the attention function of training may not take decoding's masks."""
+        """Decode the sample prompt, and report and keep the answer."""
         if self.sampler is None or self.prompt is None:
             return
-        inner = network.get_base_model() if hasattr(network, "get_base_model") else network
+        inner = _unwrap_adapter(network)
+        # Decoding brings masks that the attention function of training (FlexAttention on a GPU) does not take.
         attention = inner.config._attn_implementation
         inner.set_attn_implementation("sdpa")
         try:
-            answer = self.sampler(_make_decoding_model(network, self.ground, self.plan), self.prompt)
+            answer = self.sampler(_make_decoding_model(network, self.base, self.plan), self.prompt)
         except DllmError as error:
             answer = f"(cannot be decoded: {error})"
         inner.set_attn_implementation(attention)
-        shown = self.prompt if isinstance(self.prompt, str) else self.ground.tokenizer.decode(self.prompt)
-        self.story.sample = (step, shown, answer)
+        shown = self.prompt if isinstance(self.prompt, str) else self.base.tokenizer.decode(self.prompt)
+        self.card.sample = (step, shown, answer)
         self.watch(AnswerSampled(step, shown, answer))
 
 
-def make_callbacks(plan: TrainingPlan, told: Any) -> list[Any]:
-    """Callbacks for the Trainer: ours, and TensorBoard in the run's own folder."""
-    found = [told.callback()]
+def make_callbacks(plan: TrainingPlan, reporter: EventReporter) -> list[Any]:
+    """List the callbacks for the Trainer: our own, and TensorBoard writing into the run's folder."""
+    found = [reporter.callback()]
     if "tensorboard" in plan.report_to:
         from torch.utils.tensorboard import SummaryWriter
-        from transformers.integrations import TensorBoardCallback
+        from transformers.integrations.integration_utils import TensorBoardCallback
 
-        found.append(TensorBoardCallback(SummaryWriter(str(Path(plan.out) / "logs"))))
+        writer = SummaryWriter(str(Path(plan.out) / "logs"))
+        found.append(TensorBoardCallback(writer))
     return found

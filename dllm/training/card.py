@@ -1,4 +1,4 @@
-"""The card of a trained model: what it is, from which data, by which command, and which figures it reached."""
+"""The model card of a trained model: its base, objective, data, command, and the figures it reached."""
 
 from __future__ import annotations
 
@@ -25,19 +25,27 @@ FACTS = (
 
 @dataclass
 class ModelCard:
-    """What a card tells; the run fills in `losses`, `place` and `sample` as it goes.
+    """Contents of a card; the run fills in `losses`, `train`, `sample` and `place` as it goes.
 
-    losses  (step, held-out loss), the first before any training
-    train   (step, training loss)
-    sample  (step, prompt, answer) of the last answer
-    place   device and processes
+    Attributes:
+        plan: Plan of the run.
+        base: Facts about the base.
+        report: Summary of the data.
+        samples: Number of samples trained on.
+        held_out: Number of samples held out.
+        steps: Updates of the whole run.
+        command: Command that started the run, or "".
+        losses: Pairs (step, held-out loss), the first before any training.
+        train: Pairs (step, training loss).
+        sample: Step, prompt and answer of the last answer, if there was one.
+        place: Device and number of processes.
     """
 
     plan: TrainingPlan
-    ground: BaseModelInfo
+    base: BaseModelInfo
     report: DataReport
     samples: int
-    spared: int
+    held_out: int
     steps: int
     command: str
     losses: list[tuple[int, float]] = field(default_factory=list)
@@ -46,22 +54,31 @@ class ModelCard:
     place: str = ""
 
     def finish(self, history: list[dict[str, Any]], arguments: Any) -> None:
-        """Take the figures of the Trainer's log, which survives interruptions."""
+        """Take the figures from the Trainer's log, which survives interruptions.
+
+        Args:
+            history: Entries of the Trainer's log.
+            arguments: `TrainingArguments` of the run.
+        """
         self.losses = sorted({(e["step"], e["eval_loss"]) for e in history if "eval_loss" in e})
         self.train = [(e["step"], e["loss"]) for e in history if "loss" in e]
         name = torch.cuda.get_device_name() if arguments.device.type == "cuda" else platform.machine() + " CPU"
         self.place = f"{arguments.world_size} x {name}"
 
     def text(self, *, adapter: bool) -> str:
-        """The card in Markdown, with the Hub's header."""
+        """Render the card in Markdown with the Hub's header.
+
+        Args:
+            adapter: True for the card of the adapter alone.
+        """
         parts = [self._header(adapter), self._about(adapter), self._figures(), self._data(), self._training()]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def _header(self, adapter: bool) -> str:
         library = "peft" if adapter else "transformers"
         tags = "tags:\n- diffusion-language-model\n- dllm"
-        base = f"base_model: {self.ground.name}\n" if not Path(self.ground.name).exists() else ""
-        return f"---\nlibrary_name: {library}\n{base}{tags}\n---"
+        parent = f"base_model: {self.base.name}\n" if not Path(self.base.name).exists() else ""
+        return f"---\nlibrary_name: {library}\n{parent}{tags}\n---"
 
     def _about(self, adapter: bool) -> str:
         what = "LoRA adapter" if adapter else "model"
@@ -72,8 +89,8 @@ class ModelCard:
         }[self.plan.objective]
         use = "" if adapter else '\n\n    dllm decode "…" --model THIS_FOLDER'
         return (
-            f"# {Path(self.ground.name).name}, adapted\n\nA {what}: `{self.ground.name}` adapted to {how} with "
-            f"dllm {VERSION}. Mask token {self.ground.tokenizer.mask_token!r}, id {self.ground.mask_id}.{use}"
+            f"# {Path(self.base.name).name}, adapted\n\nA {what}: `{self.base.name}` adapted to {how} with "
+            f"dllm {VERSION}. Mask token {self.base.tokenizer.mask_token!r}, id {self.base.mask_id}.{use}"
         )
 
     def _figures(self) -> str:
@@ -98,7 +115,7 @@ class ModelCard:
             raw = Path(name).read_bytes()
             lines.append(f"| {Path(name).name} | {len(raw):,} | `{sha256(raw).hexdigest()}` |")
         lines += ["", *(f"- {line}" for line in self.report.lines())]
-        lines += [f"- {self.samples:,} samples were trained on, {self.spared:,} held out (by the digest of the text)"]
+        lines += [f"- {self.samples:,} samples were trained on, {self.held_out:,} held out (by the digest of the text)"]
         return "\n".join(lines)
 
     def _training(self) -> str:
@@ -116,5 +133,5 @@ class ModelCard:
 
 
 def format_command_line(arguments: list[str]) -> str:
-    """How a command was typed, the program by its name."""
+    """Quote a command as a shell would take it, with the program's name in place of its path."""
     return shlex.join([Path(arguments[0]).name, *arguments[1:]])

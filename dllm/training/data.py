@@ -1,4 +1,4 @@
-"""Training files become conversations and documents; what cannot be used is named by file and line and counted.
+"""Readers of training files: rows become conversations and documents, and unusable rows are named by file and line.
 
 | file | row | becomes |
 |---|---|---|
@@ -26,7 +26,13 @@ SHAPES = "messages; instruction and output; prompt and completion (or response);
 
 
 class DataRecord(NamedTuple):
-    """One row. `messages` of a conversation, or () and the `text` of a document; `place` is file:line."""
+    """One usable row.
+
+    Attributes:
+        place: Position as file:line.
+        messages: Messages of a conversation; empty for a document.
+        text: Text of a document; "" for a conversation.
+    """
 
     place: str
     messages: tuple[Message, ...] = ()
@@ -34,7 +40,13 @@ class DataRecord(NamedTuple):
 
 
 class DataProblem(NamedTuple):
-    """A row that is not used: where, of which kind, and what exactly is wrong."""
+    """A row that is not used.
+
+    Attributes:
+        place: Position as file:line.
+        kind: Kind of the problem, under which rows are counted.
+        message: Exact description.
+    """
 
     place: str
     kind: str
@@ -42,11 +54,15 @@ class DataProblem(NamedTuple):
 
 
 class _BadRowError(Exception):
-    """(kind, message) of a row that cannot be used."""
+    """A row that cannot be used; its arguments are (kind, message) of a `DataProblem`."""
 
 
 def check_data_files(files: Iterable[str]) -> None:
-    """Raises ConfigError for the first file that is missing or of a kind we do not read."""
+    """Check that every file exists and is of a kind that can be read.
+
+    Raises:
+        ConfigError: For the first file that is not.
+    """
     for name in files:
         path = Path(name)
         if path.suffix not in (".jsonl", ".json", ".txt"):
@@ -56,7 +72,14 @@ def check_data_files(files: Iterable[str]) -> None:
 
 
 def read_data_files(files: Iterable[str]) -> Iterator[DataRecord | DataProblem]:
-    """Every row of the files, in order, as a record or as the reason why it is none."""
+    """Read every row of the files in order.
+
+    Yields:
+        A record, or the reason why the row is unusable.
+
+    Raises:
+        ConfigError: For a `.json` file that is not a list of rows, since no row of it can be named.
+    """
     for name in files:
         path = Path(name)
         if path.suffix == ".txt":
@@ -83,7 +106,7 @@ def _read_document(path: Path) -> Iterator[DataRecord | DataProblem]:
 
 
 def _read_json_list(path: Path) -> Iterator[DataRecord | DataProblem]:
-    """A JSON list; a file that is not one is broken as a whole."""
+    """Read a JSON list; a file that is not one is broken as a whole."""
     try:
         rows = json.loads(path.read_bytes())
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError both are
@@ -97,6 +120,7 @@ def _read_json_list(path: Path) -> Iterator[DataRecord | DataProblem]:
 
 
 def _convert_row(place: str, row: Any) -> DataRecord | DataProblem:
+    """Turn a raw line or a parsed object into a record, or into the reason why it is none."""
     try:
         if isinstance(row, bytes):
             row = _parse_json_line(row)
@@ -117,18 +141,20 @@ def _parse_json_line(raw: bytes) -> Any:
 
 
 def _make_record(place: str, row: Mapping[str, Any]) -> DataRecord:
+    """Recognise the fields of a row and build its record."""
     if not row:
         raise _BadRowError("empty row", "an object without fields")
     if "messages" in row:
         return DataRecord(place, _convert_messages(row["messages"]))
     if "instruction" in row and "output" in row:
-        asked, more = _get_text(row, "instruction"), _get_text(row, "input") if row.get("input") else ""
+        question, more = _get_text(row, "instruction"), _get_text(row, "input") if row.get("input") else ""
         return DataRecord(
-            place, _make_question_and_answer(f"{asked}\n\n{more}" if more.strip() else asked, _get_text(row, "output"))
+            place,
+            _make_question_and_answer(f"{question}\n\n{more}" if more.strip() else question, _get_text(row, "output")),
         )
-    for asked, answered in PAIRS:
-        if asked in row and answered in row:
-            return DataRecord(place, _make_question_and_answer(_get_text(row, asked), _get_text(row, answered)))
+    for question, answer in PAIRS:
+        if question in row and answer in row:
+            return DataRecord(place, _make_question_and_answer(_get_text(row, question), _get_text(row, answer)))
     if "text" in row:
         text = _get_text(row, "text")
         if not text.strip():
@@ -146,13 +172,14 @@ def _get_text(row: Mapping[str, Any], key: str) -> str:
     return str(row[key])
 
 
-def _make_question_and_answer(asked: str, answered: str) -> tuple[Message, ...]:
-    if not asked.strip():
+def _make_question_and_answer(question: str, answer: str) -> tuple[Message, ...]:
+    if not question.strip():
         raise _BadRowError("empty row", "the question is blank")
-    return _cut_after_last_answer(({"role": "user", "content": asked}, {"role": "assistant", "content": answered}))
+    return _cut_after_last_answer(({"role": "user", "content": question}, {"role": "assistant", "content": answer}))
 
 
 def _convert_messages(given: Any) -> tuple[Message, ...]:
+    """Check the messages of a conversation and keep their roles and contents."""
     if not isinstance(given, list):
         raise _BadRowError("not a row", f"'messages' is a {type(given).__name__} instead of a list")
     if not given:
@@ -167,7 +194,11 @@ def _convert_messages(given: Any) -> tuple[Message, ...]:
 
 
 def _cut_after_last_answer(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Cut behind the last answer. Refuse what has none, or a blank one."""
+    """Drop the messages behind the last answer, since nothing of them is learnt.
+
+    Raises:
+        _BadRowError: For a conversation without an answer, or with a blank one.
+    """
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:
         raise _BadRowError("no response", "no message of the assistant")

@@ -1,4 +1,4 @@
-"""Conversations and documents become token ids and, for each, whether it is learnt: responses are, prompts are not."""
+"""Conversations and documents as token ids, each marked as learnt or not: responses are learnt, prompts are not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ REWRITES = "earlier responses not learnt: the chat template writes them anew in 
 
 
 class TrainingSample(NamedTuple):
-    """One text: its token ids, which of them are learnt, and a digest that tells texts apart whatever their order."""
+    """One tokenized text.
+
+    Attributes:
+        tokens: Token ids.
+        learnt: True for each token that the loss covers.
+        digest: SHA-256 of the ids, which identifies the text independently of the order of the data.
+    """
 
     tokens: list[int]
     learnt: list[bool]
@@ -24,14 +30,15 @@ class TrainingSample(NamedTuple):
 
 @dataclass
 class DataReport:
-    """What became of the rows of the data files.
+    """Counts of what happened to the rows of the data files.
 
-    rows      rows read
-    samples   texts that are trained on or held out
-    pieces    of which parts of documents that were longer than the context
-    skipped   rows that are not used, by kind
-    first     the first of each kind: file:line and what is wrong
-    notes     rows that are used, but not wholly, by what was left out
+    Attributes:
+        rows: Rows read.
+        samples: Texts that are trained on or held out.
+        pieces: Number of those that are parts of documents longer than the context.
+        skipped: Unused rows by kind of problem.
+        first: First problem of each kind, as file:line and description.
+        notes: Rows that are used only in part, by what was left out.
     """
 
     rows: int = 0
@@ -42,11 +49,12 @@ class DataReport:
     notes: Counter[str] = field(default_factory=Counter)
 
     def skip(self, problem: DataProblem) -> None:
+        """Count an unusable row."""
         self.skipped[problem.kind] += 1
         self.first.setdefault(problem.kind, f"{problem.place}: {problem.message}")
 
     def lines(self) -> list[str]:
-        """The report in words, a line a kind of problem."""
+        """Format the report, one line for each kind of problem."""
         used = f"{self.rows:,} rows, {self.samples:,} samples"
         lines = [used + (f", {self.pieces:,} of them parts of long documents" if self.pieces else "")]
         lines += [f"skipped {count:,}: {kind} (first: {self.first[kind]})" for kind, count in self.skipped.items()]
@@ -56,30 +64,39 @@ class DataReport:
 def encode_records(
     found: Iterable[DataRecord | DataProblem], tokenizer: Any, *, longest: int | None, end: int, strict: bool = False
 ) -> tuple[list[TrainingSample], DataReport]:
-    """Samples of all usable rows, and a report of the others.
+    """Tokenize all usable rows and report the others.
 
-    longest  most tokens of a sample: a longer document is cut into several, a longer conversation skipped; None: any
-    end      id that ends a document
-    strict   raise ConfigError for the first row that cannot be used instead of skipping it
+    Args:
+        found: Rows as `read_data_files` yields them.
+        tokenizer: Tokenizer of the base.
+        longest: Most tokens of a sample; a longer document is cut into several, a longer conversation skipped. None: no
+            limit.
+        end: Id that ends a document.
+        strict: Raise an error for the first unusable row instead of skipping it.
 
-    Raises ConfigError where conversations meet a tokenizer without chat template, or where no row can be used.
+    Returns:
+        Samples in the order of the rows, and the report.
+
+    Raises:
+        ConfigError: If a conversation meets a tokenizer without chat template, if no row can be used, or, with
+            `strict`, for the first row that cannot.
     """
     report, samples = DataReport(), []
     for row in found:
         report.rows += 1
         if isinstance(row, DataRecord):
-            made = (
+            encoded = (
                 _encode_conversation(row, tokenizer, report)
                 if row.messages
                 else _encode_document(row, tokenizer, longest, end)
             )
-            long = row.messages and longest is not None and len(made[0].tokens) > longest
-            if not long:
-                report.pieces += len(made) if len(made) > 1 else 0
-                samples += made
+            too_long = row.messages and longest is not None and len(encoded[0].tokens) > longest
+            if not too_long:
+                report.pieces += len(encoded) if len(encoded) > 1 else 0
+                samples += encoded
                 continue
             row = DataProblem(
-                row.place, "over-long sample", f"{len(made[0].tokens)} tokens; {longest} fit a row (context)"
+                row.place, "over-long sample", f"{len(encoded[0].tokens)} tokens; {longest} fit a row (context)"
             )
         if strict:
             raise ConfigError(f"{row.place}: {row.kind}: {row.message}")
@@ -95,6 +112,7 @@ def _make_sample(tokens: list[int], learnt: list[bool]) -> TrainingSample:
 
 
 def _encode_document(record: DataRecord, tokenizer: Any, longest: int | None, end: int) -> list[TrainingSample]:
+    """Tokenize a document, end it, and cut it into parts of at most `longest` tokens."""
     tokens = [*tokenizer(record.text, add_special_tokens=False).input_ids, end]
     size = longest or len(tokens)
     parts = [tokens[start : start + size] for start in range(0, len(tokens), size)]
@@ -102,8 +120,8 @@ def _encode_document(record: DataRecord, tokenizer: Any, longest: int | None, en
 
 
 def _encode_conversation(record: DataRecord, tokenizer: Any, report: DataReport) -> list[TrainingSample]:
-    """Prompts and responses in turn, each tokenized alone, so that a prompt has the ids that decoding gives it."""
-    if not getattr(tokenizer, "chat_template", None):
+    """Tokenize prompts and responses separately, so that a prompt has the same ids as in decoding."""
+    if not getattr(tokenizer, "chat_template", None):  # a class of transformers; not all of them have the attribute
         raise ConfigError(
             f"{record.place}: a conversation, but the tokenizer of the base has no chat template: "
             "give chat_template / --chat-template (chatml, or a file with a template), or plain text as data"
@@ -118,7 +136,16 @@ def _encode_conversation(record: DataRecord, tokenizer: Any, report: DataReport)
 
 
 def _split_turns(record: DataRecord, tokenizer: Any, report: DataReport) -> list[tuple[str, bool]]:
-    """(text, is a response) of a rendered conversation, in order."""
+    """Split a rendered conversation into prompts and responses.
+
+    A response is learnt only where the template writes it in the whole conversation exactly as it does when the
+    conversation ends there. Templates that rewrite earlier turns (dropping their reasoning, for instance) fail this
+    test, and those responses are counted in the report instead.
+
+    Returns:
+        Pairs (text, True for a response) in order; their texts join to the rendered conversation up to the last
+            response.
+    """
     messages = list(record.messages)
     whole = _render_messages(record, tokenizer, messages)
     parts: list[tuple[str, bool]] = []
@@ -127,6 +154,8 @@ def _split_turns(record: DataRecord, tokenizer: Any, report: DataReport) -> list
         before = _render_messages(record, tokenizer, messages[:number], add_generation_prompt=True)
         after = _render_messages(record, tokenizer, messages[: number + 1])
         last = number == len(messages) - 1
+        # The generation prompt may hold more than the template writes before a given answer, such as an opened
+        # reasoning block; the last response then begins where the two renderings part.
         if last and not whole.startswith(before):
             before = _find_common_prefix(before, whole)
         if not (whole.startswith(before) and whole.startswith(after) and done <= len(before) < len(after)):
@@ -138,11 +167,13 @@ def _split_turns(record: DataRecord, tokenizer: Any, report: DataReport) -> list
 
 
 def _find_common_prefix(one: str, two: str) -> str:
+    """Return the longest common beginning of two texts."""
     size = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
     return one[:size]
 
 
 def _render_messages(record: DataRecord, tokenizer: Any, messages: list[Message], **options: Any) -> str:
+    """Apply the chat template; raise ConfigError naming the row if it refuses the messages."""
     from jinja2 import TemplateError
 
     try:

@@ -1,4 +1,4 @@
-"""What a training run tells while it works; whoever listens decides what to draw or to keep."""
+"""Events that a training run reports while it works; the receiver decides what to show or keep."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from dllm.training.encoding import DataReport
 class RunPrepared(NamedTuple):
     """The run is about to start.
 
-    report                what became of the data
-    samples, held         samples to train on and held out
-    rows                  rows that the training samples fill
-    filled                share of the rows' columns that hold a sample's own tokens
-    steps, start          updates in all, and those that an earlier run did
-    parameters, trained   numbers in the model, and those that training changes
-    device, processes     where it runs, and on how many of them
+    Attributes:
+        report: Summary of the data.
+        samples: Samples to train on.
+        held: Samples held out.
+        rows: Rows that the training samples fill.
+        filled: Share of the rows' columns that hold a sample's own tokens.
+        steps: Updates of the whole run.
+        start: Updates that an earlier run has done already.
+        parameters: Numbers in the model.
+        trained: Numbers that training changes.
+        device: Device of a process.
+        processes: Number of processes.
     """
 
     report: DataReport
@@ -51,7 +56,7 @@ class LossEvaluated(NamedTuple):
 
 
 class AnswerSampled(NamedTuple):
-    """What the model answers to a prompt after `step` updates."""
+    """The model's answer to a prompt after `step` updates."""
 
     step: int
     prompt: str
@@ -65,7 +70,7 @@ class CheckpointSaved(NamedTuple):
 
 
 class ModelExported(NamedTuple):
-    """The trained model lies in `folder`, its adapter (LoRA) in `adapter`."""
+    """The trained model lies in `folder`, and its LoRA adapter, if any, in `adapter`."""
 
     folder: Path
     adapter: Path | None

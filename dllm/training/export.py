@@ -1,4 +1,4 @@
-"""Write a trained model as a folder in a Hub format; a reader never sees a half-written one.
+"""Trained models written as folders in a Hub format; a reader never sees a half-written folder.
 
 | objective | format | stock class |
 |---|---|---|
@@ -6,7 +6,7 @@
 | full-attention | A2D (`a2d-qwen2`, `a2d-qwen3`, `a2d-llama`) | by `model_type` |
 | next-token | the base's own | the base's |
 
-Tensors have the names of the stock class everywhere, so that it reads the weights by itself.
+Tensors have the names of the stock class in every format, so that this class reads the weights directly.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHARD = "5GB"
 def _make_fast_dllm_config(
     config: Any, *, block: int, mask_id: int, end_id: int | list[int], pad_id: int, stock: str = "Qwen2ForCausalLM"
 ) -> dict[str, Any]:
-    """The `config.json` of a stock config as Fast-dLLM v2 checkpoints name its fields."""
+    """Translate a stock config into the `config.json` of a Fast-dLLM v2 checkpoint."""
     kind = f"Fast_dLLM_{KINDS[stock]}"
     return {
         "architectures": [f"{kind}ForCausalLM"],
@@ -48,7 +48,7 @@ def _make_fast_dllm_config(
 
 
 def _make_a2d_config(config: Any, *, mask_id: int, end_id: int | list[int], pad_id: int, stock: str) -> dict[str, Any]:
-    """The `config.json` of a stock config as A2D checkpoints name its fields."""
+    """Translate a stock config into the `config.json` of an A2D checkpoint."""
     name = stock.removesuffix("ForCausalLM")
     return {
         "architectures": [f"A2D{name}LMHeadModel"],
@@ -58,6 +58,7 @@ def _make_a2d_config(config: Any, *, mask_id: int, end_id: int | list[int], pad_
 
 
 def _make_shared_fields(config: Any, mask_id: int, end_id: int | list[int], pad_id: int) -> dict[str, Any]:
+    """Collect the fields that all formats share, with rotary parameters under the names that older readers expect."""
     rope = dict(config.rope_parameters)
     theta, kind = rope.pop("rope_theta"), rope.pop("rope_type", "default")
     return {
@@ -72,42 +73,57 @@ def _make_shared_fields(config: Any, mask_id: int, end_id: int | list[int], pad_
     }
 
 
-def export_model(folder: Path, network: Any, ground: BaseModelInfo, plan: TrainingPlan, card: str) -> None:
-    """Write a trained network whole, adapters merged into it (the network is spent afterwards)."""
+def export_model(folder: Path, network: Any, base: BaseModelInfo, plan: TrainingPlan, card: str) -> None:
+    """Write a trained network whole, with its adapter merged into the weights.
+
+    The network cannot be used afterwards.
+
+    Args:
+        folder: Folder to write, or to replace.
+        network: Network after training.
+        base: Facts about its base.
+        plan: Plan of the run; its objective decides the format.
+        card: Contents of README.md.
+    """
     if hasattr(network, "merge_and_unload"):
         network = network.merge_and_unload()
-    dtype = DTYPES.get(ground.dtype, torch.float32)
+    dtype = DTYPES.get(base.dtype, torch.float32)
     weights = {name: tensor.detach().to(dtype) for name, tensor in network.state_dict().items()}
     if network.config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
-    ends = ground.stop_ids[0] if len(ground.stop_ids) == 1 else list(ground.stop_ids)
-    ids: dict[str, Any] = {"mask_id": ground.mask_id, "end_id": ends, "pad_id": ground.pad_id, "stock": ground.stock}
+    ends = base.stop_ids[0] if len(base.stop_ids) == 1 else list(base.stop_ids)
+    ids: dict[str, Any] = {"mask_id": base.mask_id, "end_id": ends, "pad_id": base.pad_id, "stock": base.stock}
     if plan.objective == "block-diffusion":
         config = _make_fast_dllm_config(network.config, block=plan.block, **ids)
     elif plan.objective == "full-attention":
         config = _make_a2d_config(network.config, **ids)
     else:
         config = {
-            **_make_shared_fields(network.config, ground.mask_id, ends, ground.pad_id),
-            **_make_stock_fields(ground),
+            **_make_shared_fields(network.config, base.mask_id, ends, base.pad_id),
+            **_make_stock_fields(base),
         }
     aside = folder.with_name(f".{folder.name}.new")
     write_model_folder(
-        aside, weights, {**config, "torch_dtype": str(dtype).removeprefix("torch.")}, ground.tokenizer, card
+        aside, weights, {**config, "torch_dtype": str(dtype).removeprefix("torch.")}, base.tokenizer, card
     )
     replace_folder(aside, folder)
 
 
-def _make_stock_fields(ground: BaseModelInfo) -> dict[str, Any]:
-    return {"architectures": [ground.stock], "model_type": ground.stock.removesuffix("ForCausalLM").lower()}
+def _make_stock_fields(base: BaseModelInfo) -> dict[str, Any]:
+    """Name the base's own class and model type."""
+    return {"architectures": [base.stock], "model_type": base.stock.removesuffix("ForCausalLM").lower()}
 
 
-def export_adapter(folder: Path, network: Any, ground: BaseModelInfo, card: str) -> Path:
-    """Write a network's adapter alone, as PEFT reads it, with the tokenizer that knows the mask token."""
+def export_adapter(folder: Path, network: Any, base: BaseModelInfo, card: str) -> Path:
+    """Write a network's adapter alone, as PEFT reads it, with the tokenizer that has the mask token.
+
+    Returns:
+        The folder.
+    """
     aside = folder.with_name(f".{folder.name}.new")
-    network.peft_config["default"].base_model_name_or_path = ground.name
+    network.peft_config["default"].base_model_name_or_path = base.name
     network.save_pretrained(str(aside), save_embedding_layers=False)
-    ground.tokenizer.save_pretrained(aside)
+    base.tokenizer.save_pretrained(aside)
     (aside / "README.md").write_text(card, "utf-8")
     replace_folder(aside, folder)
     return folder
@@ -116,10 +132,14 @@ def export_adapter(folder: Path, network: Any, ground: BaseModelInfo, card: str)
 def write_model_folder(
     folder: Path, weights: dict[str, Tensor], config: dict[str, Any], tokenizer: Any, card: str | None = None
 ) -> None:
-    """Write config, weights, tokenizer and generation config into `folder`; a reader never sees half a file.
+    """Write config, weights, tokenizer and generation config into `folder`, each file complete before it appears there.
 
-    weights  tensors under stock names; a tied `lm_head.weight` must already be left out
-    card     README.md, if any
+    Args:
+        folder: Folder to write into; made if it is missing.
+        weights: Tensors under stock names; a tied `lm_head.weight` must be left out already.
+        config: Contents of `config.json`.
+        tokenizer: Tokenizer to save beside the weights.
+        card: Contents of README.md, if any.
     """
     from huggingface_hub import save_torch_state_dict
 
@@ -140,7 +160,7 @@ def write_model_folder(
 
 
 def replace_folder(aside: Path, place: Path) -> None:
-    """Put the finished folder `aside` in the place of `place`, if that is there."""
+    """Move the finished folder `aside` to `place`, and remove the folder that was there."""
     old = place.with_name(place.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
@@ -150,7 +170,7 @@ def replace_folder(aside: Path, place: Path) -> None:
 
 
 def _embed_template(folder: Path) -> None:
-    """Keep the chat template inside tokenizer_config.json, where every reader looks for it."""
+    """Move the chat template into tokenizer_config.json, the one place where every reader looks for it."""
     template = folder / "chat_template.jinja"
     if template.exists():
         path = folder / "tokenizer_config.json"

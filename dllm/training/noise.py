@@ -1,6 +1,7 @@
-"""Masking noise of block diffusion, and the complement that makes every supervised token be learned once.
+"""Masking noise of block diffusion, and its complement, with which every supervised token is learnt exactly once.
 
-Source: Wu et al. 2025, Fast-dLLM v2 (arXiv:2509.26328), and the training forward of its published model.
+References:
+    Wu et al. 2025, Fast-dLLM v2 (arXiv:2509.26328), and the training forward of its published model.
 """
 
 from __future__ import annotations
@@ -10,17 +11,23 @@ from einops import repeat
 from torch import Tensor
 
 IGNORE = -100
+"""Label of a column that is not supervised; the default `ignore_index` of PyTorch's cross entropy."""
 
 
 def draw_noise(labels: Tensor, block: int, *, eps: float = 1e-3, rng: torch.Generator | None = None) -> Tensor:
-    """Draw which supervised tokens to mask: one rate a block and row, one coin a token.
+    """Draw which supervised tokens to mask: one rate for each block and row, then each token independently at it.
 
-    labels  (b, t) int64  the token to predict at each column, `IGNORE` where nothing is supervised
-    block   columns a block; blocks start at multiples of it, the last may be short
-    eps     lowest rate: t ~ U(0, 1) a block and row, rate (1 - eps) t + eps
+    Args:
+        labels: (b, t) int64, the token to predict at each column, `IGNORE` where nothing is supervised.
+        block: Columns of a block; blocks start at multiples of it, and the last may be short.
+        eps: Lowest rate: t ~ U(0, 1) for each block and row, rate (1 - eps) t + eps.
+        rng: Generator on the device of `labels`; None for PyTorch's own.
 
-    Returns (b, t) bool, True where the noised copy shows the mask id; never True where `labels` is `IGNORE`.
-    Raises ValueError if `block` is below 1.
+    Returns:
+        (b, t) bool, True where the noised copy shows the mask id; never True where `labels` is `IGNORE`.
+
+    Raises:
+        ValueError: If `block` is below 1.
     """
     if block < 1:
         raise ValueError(f"draw_noise(block={block}): a block holds at least one column")
@@ -31,11 +38,16 @@ def draw_noise(labels: Tensor, block: int, *, eps: float = 1e-3, rng: torch.Gene
 def draw_grouped_noise(
     labels: Tensor, groups: Tensor, *, eps: float = 1e-3, rng: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`draw_noise` over any groups of columns: columns of a row with the same number in `groups` (b, t) share a rate.
+    """Draw noise as `draw_noise` does, with one rate for each group of columns.
 
-    groups  (b, t) int64, numbered from 0
+    Args:
+        labels: (b, t) int64, as in `draw_noise`.
+        groups: (b, t) int64, numbered from 0; columns of a row with the same number share a rate.
+        eps: Lowest rate.
+        rng: Generator on the device of `labels`; None for PyTorch's own.
 
-    Returns the mask (b, t) bool and the rate (b, t) each column was masked at.
+    Returns:
+        The mask (b, t) bool, and the rate (b, t) at which each column was masked.
     """
     time = torch.rand(len(labels), int(groups.max()) + 1, generator=rng, device=labels.device)
     rate = ((1 - eps) * time + eps).gather(1, groups)
@@ -44,10 +56,10 @@ def draw_grouped_noise(
 
 
 def complement_mask(noised: Tensor, labels: Tensor) -> Tensor:
-    """The other copy's mask: exactly the supervised tokens that `noised` (b, t) left in clear."""
+    """Return the mask of the other copy: exactly the supervised tokens that `noised` (b, t) left visible."""
     return ~noised & (labels != IGNORE)
 
 
 def select_noised_labels(labels: Tensor, noised: Tensor) -> Tensor:
-    """Labels (b, t) kept only where the copy shows the mask id; `IGNORE` elsewhere."""
+    """Keep labels (b, t) only where the copy shows the mask id, with `IGNORE` elsewhere."""
     return labels.masked_fill(~noised, IGNORE)

@@ -1,9 +1,10 @@
 """The losses: block diffusion as published, and every objective over its cheaper view.
 
-Block diffusion's loss is the mean cross entropy over masked supervised positions, without a 1/t weight; the logits at
-column i - 1 predict column i (the token shift), so a label at a text's first position is never used.
+Block diffusion's loss is the mean cross entropy over masked supervised positions, without a 1/t weight. The logits at
+column i - 1 predict column i (the token shift), so that a label at a text's first position is never used.
 
-Source: Wu et al. 2025, Fast-dLLM v2 (arXiv:2509.26328), section 3.2, and the training forward of its published model.
+References:
+    Wu et al. 2025, Fast-dLLM v2 (arXiv:2509.26328), section 3.2, and the training forward of its published model.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from dllm.training.views import BlockDiffusion, PackedRows, RowNoise
 
 
 def compute_shifted_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy of logits (b, t, v) at column i - 1 against labels (b, t) at column i, `IGNORE` left out."""
+    """Compute the mean cross entropy of logits (b, t, v) at column i - 1 against labels (b, t) at column i.
+
+    Labels equal to `IGNORE` are left out.
+    """
     return cross_entropy(
         rearrange(logits[:, :-1], "b t v -> (b t) v").float(),
         rearrange(labels[:, 1:], "b t -> (b t)"),
@@ -39,10 +43,18 @@ def compute_shifted_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def forward_as_published(
     model: Any, tokens: Tensor, labels: Tensor, noised: Tensor, *, block: int, mask_id: int
 ) -> tuple[Tensor, Tensor]:
-    """The published training forward on a stock causal model: rows doubled by the complement, each [x_t ; x_0].
+    """Run the published training forward on a stock causal model, each row noised and complemented, as [x_t ; x_0].
 
-    tokens, labels (b, t) int64 and noised (b, t) bool as of `draw_noise`.
-    Returns the logits of the noised halves (2b, t, v), rows of `noised` before those of its complement, and the loss.
+    Args:
+        model: Stock causal model.
+        tokens: (b, t) int64, the texts.
+        labels: (b, t) int64, as in `draw_noise`.
+        noised: (b, t) bool, the mask that `draw_noise` returns.
+        block: Columns of a block.
+        mask_id: Id of the mask token.
+
+    Returns:
+        Logits of the noised halves (2b, t, v), rows of `noised` before those of its complement; and the loss.
     """
     both = torch.cat((noised, complement_mask(noised, labels)))
     clean = repeat(tokens, "b t -> (c b) t", c=2)
@@ -58,11 +70,14 @@ def forward_as_published(
 
 
 def compute_view_loss(model: Any, view: Mapping[str, Tensor], block: int) -> Tensor:
-    """Sum of the weighted cross entropies of a view, through the model's stock forward.
+    """Sum the weighted cross entropies of a view, through the model's stock forward.
 
-    block  the objective's `attention_block`
+    Divide the sum by the number of labels that are not `IGNORE` for the mean.
 
-    Divide by the number of labels that are not `IGNORE` for the mean.
+    Args:
+        model: Network, possibly wrapped for several processes.
+        view: View of a batch, as an objective makes it.
+        block: The objective's `attention_block`.
     """
     layout = ColumnLayout(view["position_ids"], view["copy"], view["sample"])
     labels = view["labels"]
@@ -85,9 +100,10 @@ def compute_view_loss(model: Any, view: Mapping[str, Tensor], block: int) -> Ten
 def compute_diffusion_loss(
     model: Any, tokens: Tensor, labels: Tensor, noised: Tensor, *, block: int, mask_id: int
 ) -> tuple[Tensor, int]:
-    """The same loss as `paper_forward` for less: one text a row, seen as `BlockDiffusion` sees it.
+    """Compute the loss of `forward_as_published` at less cost, with one text a row and the view of `BlockDiffusion`.
 
-    Returns the loss and the number of positions the model ran on (all rows together).
+    Returns:
+        The loss, and the number of positions that the model ran on (all rows together).
     """
     position = repeat(torch.arange(tokens.shape[1], device=tokens.device), "t -> b t", b=len(tokens))
     packed = PackedRows(tokens, labels, torch.zeros_like(position), position)

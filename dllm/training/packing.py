@@ -1,4 +1,4 @@
-"""Samples share rows: padded to whole blocks, laid side by side, and drawn in an order that only the seed decides."""
+"""Rows of several samples, padded to whole blocks and laid side by side, in an order that only the seed decides."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from dllm.training.views import Objective, PackedRows, RowNoise
 
 @dataclass(frozen=True)
 class RowPacking:
-    """How samples are laid into rows.
+    """Rules for laying samples into rows.
 
-    context  most columns of a row
-    block    samples are padded to multiples of it; 1 pads nothing
-    fill     the id they are padded with
-    learnt   whether that padding is learnt (an end token is, the mask token is not)
-    isolate  samples of a row do not see each other, and each begins at position 0; False joins all samples into one
-             stream that is cut every `context` columns, as the published code does
+    Attributes:
+        context: Most columns of a row.
+        block: Samples are padded to multiples of it; 1 pads nothing.
+        fill: Id that they are padded with.
+        learnt: True if that padding is learnt (an end token is, the mask token is not).
+        isolate: True if samples of a row do not see each other and each begins at position 0. False joins all samples
+            into one stream that is cut every `context` columns, as the published code does.
     """
 
     context: int
@@ -35,8 +36,8 @@ class RowPacking:
     learnt: bool = False
     isolate: bool = True
 
-    def padded(self, sample: TrainingSample) -> tuple[Tensor, Tensor]:
-        """(tokens, labels) of a sample, up to the end of its last block."""
+    def pad_sample(self, sample: TrainingSample) -> tuple[Tensor, Tensor]:
+        """Return tokens and labels of a sample, up to the end of its last block."""
         tokens, learnt = torch.tensor(sample.tokens), torch.tensor(sample.learnt)
         missing = -len(tokens) % self.block
         tokens = torch.cat((tokens, torch.full((missing,), self.fill)))
@@ -45,10 +46,15 @@ class RowPacking:
 
 
 class PackedDataset:
-    """Packed rows, each field (t,) and not padded: `rows[i]`."""
+    """Packed rows, each field (t,) and not padded to the width of other rows.
+
+    Args:
+        samples: Samples to pack.
+        packing: Rules for laying them into rows.
+    """
 
     def __init__(self, samples: Sequence[TrainingSample], packing: RowPacking) -> None:
-        texts = [packing.padded(sample) for sample in samples]
+        texts = [packing.pad_sample(sample) for sample in samples]
         sizes = [len(tokens) for tokens, _ in texts]
         if packing.isolate:
             groups = fit_into_rows(sizes, packing.context)
@@ -63,13 +69,20 @@ class PackedDataset:
         return PackedRows(*(field.long() for field in self.rows[index]))
 
 
-def fit_into_rows(sizes: Sequence[int], room: int) -> list[list[int]]:
-    """Which sizes share a row of `room`: the largest first, each where it fits best. Their sums fill rows closely."""
+def fit_into_rows(sizes: Sequence[int], width: int) -> list[list[int]]:
+    """Choose which sizes share a row of `width` columns, so that rows are filled closely.
+
+    Sizes are taken from the largest to the smallest, and each goes to the row in which it leaves the least room
+    (best-fit decreasing).
+
+    Returns:
+        For each row, the indices of its sizes.
+    """
     rows: list[list[int]] = []
     gaps: list[tuple[int, int]] = []  # (free columns, row), sorted
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        at = bisect_left(gaps, (sizes[index], -1))
-        free, row = gaps.pop(at) if at < len(gaps) else (room, len(rows))
+        at = bisect_left(gaps, (sizes[index], -1))  # the smallest gap that is wide enough
+        free, row = gaps.pop(at) if at < len(gaps) else (width, len(rows))
         if row == len(rows):
             rows.append([])
         rows[row].append(index)
@@ -78,6 +91,7 @@ def fit_into_rows(sizes: Sequence[int], room: int) -> list[list[int]]:
 
 
 def _join_texts(texts: Sequence[tuple[Tensor, Tensor]]) -> PackedRows:
+    """Lay texts side by side into one row, each with its own sample number and positions from 0."""
     tokens, labels = (torch.cat(parts).int() for parts in zip(*texts, strict=True))
     sizes = [len(part) for part, _ in texts]
     sample = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).int()
@@ -85,17 +99,23 @@ def _join_texts(texts: Sequence[tuple[Tensor, Tensor]]) -> PackedRows:
 
 
 def _cut_joined_texts(texts: Sequence[tuple[Tensor, Tensor]], context: int) -> list[PackedRows]:
+    """Join all texts into one stream and cut it every `context` columns; each cut is one text to the model."""
     tokens, labels = (torch.cat(parts).int() for parts in zip(*texts, strict=True))
     return [_join_texts([part]) for part in zip(tokens.split(context), labels.split(context), strict=True)]
 
 
 @dataclass(frozen=True)
 class NoisedDataset:
-    """The rows of a whole run in the order in which it meets them, each with its noise: `lessons[i]` never changes.
+    """The rows of a whole run in the order in which it meets them, each with its noise; an item never changes.
 
-    So a run that is resumed, or spread over other processes, sees exactly what it would have seen.
+    A run that is resumed, or spread over another number of processes, therefore sees exactly the same items.
 
-    count  how many rows the run meets; the rows come again, in another order, when all have been met
+    Attributes:
+        rows: Packed rows to draw from.
+        objective: Objective that draws the noise.
+        seed: Seed of order and noise.
+        count: Number of rows that the run meets; when all have been met they come again in another order.
+        shuffle: False keeps the order of `rows`.
     """
 
     rows: PackedDataset
@@ -110,16 +130,16 @@ class NoisedDataset:
     def __getitem__(self, index: int) -> tuple[PackedRows, RowNoise]:
         if not 0 <= index < self.count:
             raise IndexError(index)
-        lap, place = divmod(index, len(self.rows))
-        if self.shuffle:
-            place = int(_draw_order(len(self.rows), _mix_seed(self.seed, -1 - lap))[place])
+        epoch, place = divmod(index, len(self.rows))
+        if self.shuffle:  # negative numbers, so that no order shares its seed with the noise of a row
+            place = int(_draw_order(len(self.rows), _mix_seed(self.seed, -1 - epoch))[place])
         row = PackedRows(*(field[None] for field in self.rows[place]))
         noise = self.objective.noise(row, torch.Generator().manual_seed(_mix_seed(self.seed, index)))
         return PackedRows(*(field[0] for field in row)), RowNoise(*(field[0] for field in noise))
 
 
 def make_blank_row() -> tuple[PackedRows, RowNoise]:
-    """A row of nothing, which evens out the batches of several processes."""
+    """Make a row of nothing, which evens out the batches of several processes."""
     one = torch.zeros(1, dtype=torch.int64)
     return PackedRows(one, one + IGNORE, one, one), RowNoise(one.bool(), torch.ones(1))
 
@@ -130,28 +150,38 @@ def _draw_order(count: int, seed: int) -> Tensor:
 
 
 def _mix_seed(seed: int, number: int) -> int:
-    """One generator seed out of two numbers."""
+    """Combine two numbers into the seed of a generator."""
     return (seed * 1_000_003 + number) % 2**63
 
 
-def stack_rows(lessons: Sequence[tuple[PackedRows, RowNoise]]) -> tuple[PackedRows, RowNoise]:
-    """Rows of unequal length as one batch; filler behind the short ones."""
-    width = max(len(packed.tokens) for packed, _ in lessons)
+def stack_rows(rows: Sequence[tuple[PackedRows, RowNoise]]) -> tuple[PackedRows, RowNoise]:
+    """Stack rows of unequal length into one batch, with filler behind the short ones."""
+    width = max(len(packed.tokens) for packed, _ in rows)
     fills = PackedRows(0, IGNORE, FILLER, 0)  # type: ignore[arg-type]
 
-    def even(parts: Sequence[Tensor], fill: float) -> Tensor:
+    def pad_and_stack(parts: Sequence[Tensor], fill: float) -> Tensor:
         return torch.stack([torch.nn.functional.pad(part, (0, width - len(part)), value=fill) for part in parts])
 
-    packed = PackedRows(*(even([p[i] for p, _ in lessons], float(fills[i])) for i in range(4)))
-    return packed, RowNoise(even([n.mask for _, n in lessons], False), even([n.rate for _, n in lessons], 1.0))
+    packed = PackedRows(*(pad_and_stack([p[i] for p, _ in rows], float(fills[i])) for i in range(4)))
+    return packed, RowNoise(
+        pad_and_stack([n.mask for _, n in rows], False), pad_and_stack([n.rate for _, n in rows], 1.0)
+    )
 
 
 def split_held_out(
     samples: Sequence[TrainingSample], share: float
 ) -> tuple[list[TrainingSample], list[TrainingSample]]:
-    """(training samples, held-out samples): the `share` with the smallest digests, rounded up; a text is never in both.
+    """Split samples into those to train on and those to hold out.
 
-    Which they are depends on the texts alone, not on their order or on a seed.
+    The held-out share has the smallest digests, rounded up, so that it depends on the texts alone and not on their
+    order or on a seed. A text is never in both.
+
+    Args:
+        samples: All samples; equal texts stay together.
+        share: Share of the distinct texts to hold out.
+
+    Returns:
+        Training samples and held-out samples.
     """
     digests = sorted({sample.digest for sample in samples})
     chosen = set(digests[: ceil(share * len(digests))])

@@ -1,4 +1,4 @@
-"""Everything that decides a training run, in one value that is checked as a whole before any work is done."""
+"""The plan of a training run: everything that decides it, in one value that is checked as a whole before any work."""
 
 from __future__ import annotations
 
@@ -17,40 +17,59 @@ OBJECTIVES = ("block-diffusion", "full-attention", "next-token")
 PADDING = ("mask", "end", "none")
 OPTIMIZERS = ("adamw", "muon")
 PASSING = ("out", "log_every", "save_every", "eval_every", "keep", "report_to", "sample_prompt", "micro_batch")
-"""Fields that may change between an interrupted run and the one that goes on: no weight depends on them."""
+"""Fields that may differ between an interrupted run and the run that continues it: no weight depends on them."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What to train on what, and how. A row is `context` columns of packed samples; a batch is rows.
+    """A model to adapt, its data, its objective, and all settings of the run.
 
-    base, data, out         folder or Hub id of a causal language model; files; folder of the run
-    held_out                share of the samples that is never trained on
-    chat_template           "chatml" or a file, for a tokenizer without one
-    mask_token              an existing token to serve as the mask; None: the tokenizer's own, else a new one
-    objective               block-diffusion (Fast-dLLM v2), full-attention (LLaDA's loss) or next-token
-    block, sub_block, complementary   see `BlockDiffusion`
-    pad                     fill samples to whole blocks with the mask token, or with a learnt end token, or not at all
-    isolate                 samples of a row do not see each other
-    context                 columns of a row
-    steps, epochs           length of the run; give one of them
-    batch, micro_batch      rows an update, over all processes; of which at once on each
-    lr, warmup              peak learning rate, and the share of the steps that leads up to it; then a cosine to zero
-    optimizer               adamw, or muon for matrices with Adam for the rest (see `Muon`)
-    average                 share of a running average of the weights that an update keeps; the average is what is
-                            evaluated and exported. 0: the weights themselves
-    weight_decay, clip      of matrices (AdamW's: all but norms and biases); largest gradient norm, 0 for any
-    lora                    rank of the adapter, 0 trains all weights; lora_alpha defaults to twice the rank
-    lora_targets            "all-linear", or names of modules separated by commas
-    bf16                    mixed precision; None: where there is an accelerator that has it
-    gradient_checkpointing  less memory for about a third more time
-    seed                    decides order, noise and fresh weights
-    log_every, save_every, eval_every   steps between them
-    keep                    checkpoints that are kept
-    eval_rows               most held-out rows that are evaluated
-    sample_prompt           a prompt to answer at each evaluation; None: that of a held-out conversation
-    report_to               where `transformers` logs to besides, e.g. tensorboard, wandb
-    strict_data             stop at the first row that cannot be used instead of skipping and counting it
+    A row is `context` columns of packed samples; a batch is a number of rows.
+
+    Attributes:
+        base: Folder or Hub id of a causal language model.
+        data: Files to train on.
+        out: Folder of the run.
+        held_out: Share of the samples that is never trained on.
+        chat_template: "chatml" or a file, for a tokenizer without a chat template.
+        mask_token: Existing token to serve as the mask; None: the tokenizer's own, else a new one.
+        objective: block-diffusion (Fast-dLLM v2), full-attention (LLaDA's loss) or next-token.
+        block: Columns of a block; see `BlockDiffusion`.
+        sub_block: Columns that share a noise rate; see `BlockDiffusion`.
+        complementary: Also train on the complement of each noised copy; see `BlockDiffusion`.
+        pad: Fill samples to whole blocks with the mask token ("mask"), with a learnt end token ("end"), or not at all
+            ("none").
+        isolate: Samples of a row do not see each other.
+        context: Columns of a row.
+        steps: Updates of the run; give this or `epochs`. 0 exports the base.
+        epochs: Passes over the rows; give this or `steps`.
+        batch: Rows of an update, over all processes.
+        micro_batch: Rows of an update that a process takes at once.
+        lr: Peak learning rate.
+        warmup: Share of the steps in which the rate rises to its peak; it then falls to zero along a cosine.
+        optimizer: "adamw", or "muon" for matrices with Adam for the rest (see `Muon`).
+        average: Share of a running average of the weights that an update keeps; the average is evaluated and exported.
+            0: the weights themselves.
+        weight_decay: Decay of matrices (with AdamW: of all weights but norms and biases).
+        clip: Largest gradient norm; 0 for no limit.
+        lora: Rank of the adapter; 0 trains all weights.
+        lora_alpha: Scale of the adapter; None: twice the rank.
+        lora_dropout: Dropout of the adapter's input.
+        lora_targets: "all-linear", or names of modules separated by commas.
+        bf16: Mixed precision; None: wherever there is an accelerator with bfloat16.
+        gradient_checkpointing: Take less memory for about a third more time.
+        seed: Decides order, noise and fresh weights.
+        log_every: Steps between logged losses.
+        save_every: Steps between checkpoints.
+        eval_every: Steps between evaluations.
+        keep: Number of checkpoints that are kept.
+        eval_rows: Most held-out rows that are evaluated.
+        sample_prompt: Prompt to answer at each evaluation; None: that of a held-out conversation.
+        report_to: Other loggers of `transformers`, such as tensorboard or wandb.
+        strict_data: Stop at the first unusable row instead of skipping and counting it.
+
+    Raises:
+        ConfigError: For a field out of its range, or fields that contradict each other.
     """
 
     base: str = ""
@@ -117,6 +136,7 @@ class TrainingPlan:
         self._check_blocks()
 
     def _check_blocks(self) -> None:
+        """Check the fields that describe blocks, which only block diffusion has."""
         if self.objective == "block-diffusion":
             self._demand("context", self.context % self.block == 0, f"must be a multiple of --block {self.block}")
             sub = self.sub_block
@@ -128,6 +148,7 @@ class TrainingPlan:
             )
 
     def _demand(self, name: str, holds: bool, rule: str) -> None:
+        """Raise ConfigError, naming the field and its option, unless the rule holds."""
         if not holds:
             raise ConfigError(f"{_format_option(self, name)}: {rule}")
 
@@ -140,15 +161,22 @@ class TrainingPlan:
 
     @property
     def fills(self) -> int:
-        """Samples are padded to multiples of this."""
+        """The number of columns to whose multiples samples are padded."""
         return self.block if self.objective == "block-diffusion" and self.pad != "none" else 1
 
     def record(self) -> dict[str, Any]:
-        """All fields as JSON holds them."""
+        """Return all fields as JSON represents them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def check_continues(self, earlier: Mapping[str, Any]) -> None:
-        """Raises ConfigError where going on from a run with `earlier` record would mix two runs."""
+        """Check that this plan continues an earlier run rather than mixing two runs.
+
+        Args:
+            earlier: Record of the plan that the run was started with; fields it lacks had their defaults.
+
+        Raises:
+            ConfigError: For the first field that differs and affects the weights.
+        """
         defaults = {field.name: field.default for field in fields(self)}
         for name, value in self.record().items():
             before = earlier.get(name, defaults[name])
@@ -160,11 +188,16 @@ class TrainingPlan:
 
 
 def _format_option(plan: TrainingPlan, name: str) -> str:
+    """Format a field with its command-line option and its value, for an error message."""
     return f"{name} / --{name.replace('_', '-')} {getattr(plan, name)}"
 
 
 def read_training_config(name: str) -> dict[str, Any]:
-    """Fields of a YAML file, or of a shipped recipe by its name. Raises ConfigError for what is not a field."""
+    """Read plan fields from a YAML file, or from a shipped recipe by its name.
+
+    Raises:
+        ConfigError: For a missing file, broken YAML, or anything that is not a field of a plan.
+    """
     import yaml
 
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else RECIPES / f"{name}.yaml"
@@ -181,7 +214,13 @@ def read_training_config(name: str) -> dict[str, Any]:
 
 
 def make_training_plan(config: Mapping[str, Any], given: Mapping[str, Any]) -> TrainingPlan:
-    """A plan from a config's fields, replaced by what is given; of steps and epochs the given one counts."""
+    """Build a plan from a config's fields, replaced by those that are given explicitly.
+
+    Args:
+        config: Fields of a config file.
+        given: Fields from the command line; None for those not given. If it has `steps` or `epochs`, the config's other
+            one of the two is dropped.
+    """
     merged = dict(config)
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if given.get(one) is not None:
@@ -190,7 +229,7 @@ def make_training_plan(config: Mapping[str, Any], given: Mapping[str, Any]) -> T
 
 
 def _convert_field(place: str, key: str, value: Any) -> Any:
-    """The value as the field has it. YAML reads 2e-5 as text, and a list as a list."""
+    """Convert a YAML value to the type of its field: YAML reads 2e-5 as text, and a tuple as a list."""
     hints = get_type_hints(TrainingPlan)
     if key not in hints:
         near = difflib.get_close_matches(str(key), hints, 1)

@@ -1,12 +1,12 @@
-"""A training run from a plan to an exported model: check everything, read the data, train or go on, export.
+"""A training run from a plan to an exported model: check everything, read the data, train or continue, export.
 
 A run lives in one folder:
 
-    OUT/run.json       what was asked for; running the same again goes on where it stopped
+    OUT/run.json       the plan; running the same plan again continues where it stopped
     OUT/checkpoints    the last complete checkpoints
     OUT/model          the trained model in Hub format, with its card
     OUT/adapter        the adapter alone, of a LoRA run
-    OUT/logs           TensorBoard, where asked for
+    OUT/logs           TensorBoard, where the plan asks for it
 """
 
 from __future__ import annotations
@@ -36,45 +36,57 @@ RUN = "run.json"
 
 
 class TrainingData(NamedTuple):
-    """Data that are ready: rows to train on, rows that are held out, and how they came about."""
+    """Data that are ready to train on.
+
+    Attributes:
+        rows: Packed rows to train on.
+        held: Packed rows that are held out, if any.
+        samples: Samples of `rows`.
+        held_out: Samples of `held`.
+        report: Summary of the files' rows.
+    """
 
     rows: PackedDataset
     held: PackedDataset | None
     samples: list[TrainingSample]
-    spared: list[TrainingSample]
+    held_out: list[TrainingSample]
     report: DataReport
 
 
 def run_training(
     plan: TrainingPlan, watch: Watch = lambda event: None, sampler: Sampler | None = None, command: str = ""
 ) -> Path:
-    """Carry out a plan, or go on with it. Returns the folder of the exported model.
+    """Carry out a plan, or continue a run of it that was interrupted.
 
-    watch    is told every event, on the first of several processes only
-    sampler  answers the plan's sample prompt at each evaluation; None: no answers
-    command  how the run was started, for the card
+    Args:
+        plan: Everything that decides the run.
+        watch: Receiver of every event, called on the first of several processes only.
+        sampler: Function that answers the plan's sample prompt at each evaluation; None: no answers.
+        command: Command that started the run, for the card.
 
-    Raises ConfigError before anything is written where the plan, its files or its base cannot work.
+    Returns:
+        Folder of the exported model.
+
+    Raises:
+        ConfigError: Before anything is written, if the plan, its files or its base cannot work.
     """
     check_data_files(plan.data)
     _check_run_folder(plan)
     _check_weights_unsharded(plan)
     arguments = make_training_arguments(plan)
-    ground = inspect_base(plan)
-    material = prepare_data(plan, ground)
-    steps = (
-        plan.steps if plan.steps is not None else max(1, round((plan.epochs or 0) * len(material.rows) / plan.batch))
-    )
+    base = inspect_base(plan)
+    data = prepare_data(plan, base)
+    steps = plan.steps if plan.steps is not None else max(1, round((plan.epochs or 0) * len(data.rows) / plan.batch))
     first = arguments.process_index == 0
     if first:
         _write_run_file(plan)
     return _train_and_export(
-        plan, arguments, ground, material, steps, watch if first else lambda event: None, sampler, command
+        plan, arguments, base, data, steps, watch if first else lambda event: None, sampler, command
     )
 
 
 def _check_run_folder(plan: TrainingPlan) -> None:
-    """Raises ConfigError where the run's folder holds something else, or another run."""
+    """Raise ConfigError if the run's folder holds something else, or another run."""
     out = Path(plan.out)
     if (out / RUN).is_file():
         try:
@@ -87,13 +99,14 @@ def _check_run_folder(plan: TrainingPlan) -> None:
 
 
 def _check_weights_unsharded(plan: TrainingPlan) -> None:
-    """Raises ConfigError where `accelerate launch` would spread weights that the plan needs whole."""
+    """Raise ConfigError if `accelerate launch` would shard weights that the plan needs whole."""
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true", "yes", "on")
     if sharded and (plan.optimizer == "muon" or plan.average):
         raise ConfigError("fsdp: --optimizer muon and --average need whole weights in each process; leave FSDP out")
 
 
 def _write_run_file(plan: TrainingPlan) -> None:
+    """Write the plan into the run's folder, complete or not at all."""
     out = Path(plan.out)
     out.mkdir(parents=True, exist_ok=True)
     aside = out / f".{RUN}"
@@ -101,55 +114,64 @@ def _write_run_file(plan: TrainingPlan) -> None:
     aside.replace(out / RUN)
 
 
-def prepare_data(plan: TrainingPlan, ground: BaseModelInfo) -> TrainingData:
-    """Read, encode, split and pack the data of a plan."""
+def prepare_data(plan: TrainingPlan, base: BaseModelInfo) -> TrainingData:
+    """Read, encode, split and pack the data of a plan.
+
+    Raises:
+        ConfigError: If no row is usable, or if one text alone would have to be split.
+    """
     packing = RowPacking(
         context=plan.context,
         block=plan.fills,
-        fill=ground.stop_ids[0] if plan.pad == "end" else ground.mask_id,
+        fill=base.stop_ids[0] if plan.pad == "end" else base.mask_id,
         learnt=plan.pad == "end",
         isolate=plan.isolate,
     )
     samples, report = encode_records(
         read_data_files(plan.data),
-        ground.tokenizer,
+        base.tokenizer,
         longest=plan.context if plan.isolate else None,
-        end=ground.stop_ids[0],
+        end=base.stop_ids[0],
         strict=plan.strict_data,
     )
     if plan.held_out and len({sample.digest for sample in samples}) < 2:
         raise ConfigError("held_out / --held-out: one text alone cannot be split; give more data, or --held-out 0")
-    taught, spared = split_held_out(samples, plan.held_out)
+    training, held_out = split_held_out(samples, plan.held_out)
     return TrainingData(
-        PackedDataset(taught, packing), PackedDataset(spared, packing) if spared else None, taught, spared, report
+        PackedDataset(training, packing),
+        PackedDataset(held_out, packing) if held_out else None,
+        training,
+        held_out,
+        report,
     )
 
 
 def _train_and_export(
     plan: TrainingPlan,
     arguments: Any,
-    ground: BaseModelInfo,
-    material: TrainingData,
+    base: BaseModelInfo,
+    data: TrainingData,
     steps: int,
     watch: Watch,
     sampler: Sampler | None,
     command: str,
 ) -> Path:
+    """Train for the given steps and write the results; only the first process writes."""
     from transformers import set_seed
 
     out = Path(plan.out)
     set_seed(plan.seed)
-    network = open_network(ground, plan)
-    story = ModelCard(plan, ground, material.report, len(material.samples), len(material.spared), steps, command)
-    told = EventReporter(plan, ground, material.spared, watch, sampler, story)
+    network = open_network(base, plan)
+    card = ModelCard(plan, base, data.report, len(data.samples), len(data.held_out), steps, command)
+    reporter = EventReporter(plan, base, data.held_out, watch, sampler, card)
     if steps:
-        network = _train_network(plan, arguments, ground, material, network, told, steps)
+        network = _train_network(plan, arguments, base, data, network, reporter, steps)
     if arguments.process_index == 0:
         adapter = None
         with silence_transformers():
             if plan.lora and steps:
-                adapter = export_adapter(out / "adapter", network, ground, story.text(adapter=True))
-            export_model(out / "model", network, ground, plan, story.text(adapter=False))
+                adapter = export_adapter(out / "adapter", network, base, card.text(adapter=True))
+            export_model(out / "model", network, base, plan, card.text(adapter=False))
         watch(ModelExported(out / "model", adapter))
     return out / "model"
 
@@ -157,13 +179,13 @@ def _train_and_export(
 def _train_network(
     plan: TrainingPlan,
     arguments: Any,
-    ground: BaseModelInfo,
-    material: TrainingData,
+    base: BaseModelInfo,
+    data: TrainingData,
     network: Any,
-    told: EventReporter,
+    reporter: EventReporter,
     steps: int,
 ) -> Any:
-    """The network after all steps, from the last checkpoint on where there is one."""
+    """Return the network after all steps, continuing from the last checkpoint if there is one."""
     from transformers import PrinterCallback
 
     from dllm.training.average import WeightAverage
@@ -171,12 +193,12 @@ def _train_network(
     from dllm.training.trainer import Collator, DiffusionTrainer, find_last_checkpoint
 
     held, checkpoint = None, find_last_checkpoint(Path(plan.out))
-    if material.held is not None and plan.eval_rows:
-        held = NoisedDataset(material.held, plan.task, 0, min(plan.eval_rows, len(material.held)), shuffle=False)
+    if data.held is not None and plan.eval_rows:
+        held = NoisedDataset(data.held, plan.task, 0, min(plan.eval_rows, len(data.held)), shuffle=False)
     arguments.max_steps, arguments.warmup_steps = steps, ceil(plan.warmup * steps)
     arguments.eval_on_start = held is not None and checkpoint is None
-    rows = NoisedDataset(material.rows, plan.task, plan.seed, steps * plan.batch)
-    collator = Collator(plan.task, ground.mask_id, TILE if arguments.device.type == "cuda" else 1)
+    rows = NoisedDataset(data.rows, plan.task, plan.seed, steps * plan.batch)
+    collator = Collator(plan.task, base.mask_id, TILE if arguments.device.type == "cuda" else 1)
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     average = WeightAverage(network, plan.average, checkpoint) if plan.average else None
     muon = (
@@ -186,41 +208,42 @@ def _train_network(
     )
     trainer = DiffusionTrainer(
         network, arguments, rows, held, collator, average,
-        callbacks=make_callbacks(plan, told), optimizer_cls_and_kwargs=muon,
+        callbacks=make_callbacks(plan, reporter), optimizer_cls_and_kwargs=muon,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    told.sharded = trainer.is_fsdp_enabled
-    told.watch(_describe_run(plan, material, network, arguments, steps, checkpoint))
+    reporter.sharded = trainer.is_fsdp_enabled
+    reporter.watch(_describe_run(plan, data, network, arguments, steps, checkpoint))
     with silence_transformers():
         trainer.train(resume_from_checkpoint=checkpoint)
     if average is not None:
-        average.settle()
-    told.story.finish(trainer.state.log_history, arguments)
-    return _gather_network(trainer, network, ground, plan)
+        average.copy_to_network()
+    reporter.card.finish(trainer.state.log_history, arguments)
+    return _gather_network(trainer, network, base, plan)
 
 
-def _gather_network(trainer: Any, network: Any, ground: BaseModelInfo, plan: TrainingPlan) -> Any:
-    """The network with all its weights in this process, also where FSDP keeps each process a part."""
+def _gather_network(trainer: Any, network: Any, base: BaseModelInfo, plan: TrainingPlan) -> Any:
+    """Return the network with all its weights in this process, even where FSDP keeps a part in each process."""
     if not trainer.is_fsdp_enabled:
         return network
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.args.process_index != 0:
         return network
-    again = open_network(ground, plan)
+    again = open_network(base, plan)
     again.load_state_dict(weights)
     return again
 
 
 def _describe_run(
-    plan: TrainingPlan, material: TrainingData, network: Any, arguments: Any, steps: int, checkpoint: str | None
+    plan: TrainingPlan, data: TrainingData, network: Any, arguments: Any, steps: int, checkpoint: str | None
 ) -> RunPrepared:
-    own = sum(len(sample.tokens) for sample in material.samples)
+    """Summarise a run that is about to start."""
+    own = sum(len(sample.tokens) for sample in data.samples)
     return RunPrepared(
-        material.report,
-        len(material.samples),
-        len(material.spared),
-        len(material.rows),
-        own / (len(material.rows) * plan.context),
+        data.report,
+        len(data.samples),
+        len(data.held_out),
+        len(data.rows),
+        own / (len(data.rows) * plan.context),
         steps,
         int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0,
         sum(parameter.numel() for parameter in network.parameters()),

@@ -1,4 +1,4 @@
-"""A whole-word tokenizer with byte fallback: frequent words are one token, anything else is spelt in UTF-8 bytes.
+"""A whole-word tokenizer with byte fallback: frequent words are one token, everything else is spelt in UTF-8 bytes.
 
 Every string round-trips exactly, because a piece outside the vocabulary falls back to its bytes.
 """
@@ -23,9 +23,14 @@ CHAT_TEMPLATE = (
 
 
 def build_word_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most `size` tokens: specials (ids 0..4), 256 bytes, then the most frequent pieces of `texts`.
+    """Build a tokenizer of at most `size` tokens from the most frequent pieces of texts.
 
-    A piece is a word, one digit, a run of punctuation (each with the space before it) or one white-space character.
+    Specials have ids 0..4, then come 256 bytes, then pieces. A piece is a word, one digit, a run of punctuation (each
+    with the space before it) or one white-space character.
+
+    Args:
+        texts: Texts to count pieces in.
+        size: Most tokens of the vocabulary.
     """
     split = pre_tokenizers.Sequence(
         [
@@ -38,6 +43,7 @@ def build_word_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizer
     ranked = sorted((piece for piece in counts if len(piece) > 1), key=lambda piece: (-counts[piece], piece))
     words = ranked[: size - len(SPECIALS) - len(alphabet)]
     vocab = {token: index for index, token in enumerate([*SPECIALS, *alphabet, *words])}
+    # Without merges a piece is its own token if the vocabulary has it, and a sequence of byte tokens otherwise.
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,10 +1,12 @@
-"""What one forward of each objective looks at: a noised batch of packed texts becomes columns, labels and weights.
+"""The view of each objective: a noised batch of packed texts as the columns, labels and weights of one forward.
 
-An objective is three answers: how noise is drawn, which copies of which columns the model sees, and which label each
-column's logits are scored against with which weight. Columns that no loss can reach are left out, and the columns that
-are scored come first, so that the stock forward (`logits_to_keep`) computes no logits that nobody reads.
+An objective decides three things: how noise is drawn, which copies of which columns the model sees, and against which
+label and with which weight each column's logits are scored. Columns that no loss can reach are left out, and scored
+columns come first, so that the stock forward (`logits_to_keep`) computes only logits that are used.
 
-Sources: Wu et al. 2025, Fast-dLLM v2 (arXiv:2509.26328), section 3.2; Nie et al. 2025, LLaDA (arXiv:2502.09992), eq. 3.
+References:
+    Wu et al. 2025, Fast-dLLM v2 (arXiv:2509.26328), section 3.2.
+    Nie et al. 2025, LLaDA (arXiv:2502.09992), eq. 3.
 """
 
 from __future__ import annotations
@@ -21,16 +23,17 @@ from dllm.training.attention import CLEAN, FILLER
 from dllm.training.noise import IGNORE, complement_mask, draw_grouped_noise
 
 EVERYTHING = 2**31
-"""A block that holds any text whole."""
+"""Size of a block that holds any text whole."""
 
 
 class PackedRows(NamedTuple):
     """Rows of texts, each field (b, t) int64.
 
-    tokens    what is written there
-    labels    the same where it is supervised, else `IGNORE`
-    sample    which text of the row, `FILLER` behind the last one
-    position  place in its text
+    Attributes:
+        tokens: Token ids.
+        labels: The same ids where they are supervised, else `IGNORE`.
+        sample: Number of the text within the row, `FILLER` behind the last one.
+        position: Place of the column in its text.
     """
 
     tokens: Tensor
@@ -40,7 +43,12 @@ class PackedRows(NamedTuple):
 
 
 class RowNoise(NamedTuple):
-    """mask (b, t) bool: True where the noised copy hides the token; rate (b, t): the probability it was hidden with."""
+    """Noise of rows.
+
+    Attributes:
+        mask: (b, t) bool, True where the noised copy hides the token.
+        rate: (b, t) float, the probability with which it was hidden.
+    """
 
     mask: Tensor
     rate: Tensor
@@ -48,16 +56,19 @@ class RowNoise(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockDiffusion:
-    """Fast-dLLM v2: blocks denoised in the sight of the clean text before them, logits one column left of their token.
+    """Fast-dLLM v2: blocks denoised in sight of the clean text before them, with logits one column left of their token.
 
-    block          columns of a block, counted from each text's start; 1 is next-token prediction from a masked input
-    sub_block      columns that share a noise rate; None: the block, as published. With smaller ones the model sees
-                   blocks that are finished on the left and untouched on the right, as sub-block decoding makes them
-    complementary  also train on the complement of each noised copy, so that every token is learnt exactly once
-    eps            lowest noise rate
+    The loss is not weighted by 1/t, as published.
 
-    The loss is not weighted by 1/t, as published. Departs from the published forward in cost only: both noised copies
-    share one clean copy.
+    Attributes:
+        block: Columns of a block, counted from each text's start; 1 is next-token prediction from a masked input.
+        sub_block: Columns that share a noise rate; None: the block, as published. With smaller ones the model sees
+            blocks that are finished on the left and untouched on the right, as sub-block decoding makes them.
+        complementary: Also train on the complement of each noised copy, so that every token is learnt exactly once.
+        eps: Lowest noise rate.
+
+    Departures:
+        From the published forward in cost only: both noised copies share one clean copy.
     """
 
     block: int = 32
@@ -67,13 +78,16 @@ class BlockDiffusion:
 
     @property
     def attention_block(self) -> int:
+        """Columns of a block of the attention mask."""
         return self.block
 
     def noise(self, packed: PackedRows, rng: torch.Generator | None = None) -> RowNoise:
+        """Draw one rate for each block, or sub-block, of a text."""
         groups = number_blocks(packed, self.sub_block or self.block)
         return RowNoise(*draw_grouped_noise(packed.labels, groups, eps=self.eps, rng=rng))
 
     def view(self, packed: PackedRows, noise: RowNoise, mask_id: int) -> dict[str, Tensor]:
+        """Lay out the noised copies, and the part of the clean copy that they see."""
         blocks = number_blocks(packed, self.block)
         target = _shift_left_within_texts(packed, packed.labels, IGNORE)
         masks = [noise.mask, complement_mask(noise.mask, packed.labels)][: 1 + self.complementary]
@@ -90,13 +104,15 @@ class BlockDiffusion:
 
 @dataclass(frozen=True)
 class FullDiffusion:
-    """LLaDA: one noise rate t a text, every column sees every other, and a hidden token weighs 1/t.
+    """LLaDA: one noise rate t for each text, attention between all columns of it, and weight 1/t for a hidden token.
 
-    eps    lowest noise rate
-    shift  score the logits one column left of the token, as Dream does; False is LLaDA's own way
+    Attributes:
+        eps: Lowest noise rate.
+        shift: Score the logits one column left of the token, as Dream does; False is LLaDA's own way.
 
-    Departs from LLaDA's fine-tuning loss: the sum is divided by the supervised tokens of the whole batch, not text by
-    text, so that long answers weigh as much a token as short ones.
+    Departures:
+        From LLaDA's fine-tuning loss: the sum is divided by the supervised tokens of the whole batch, not text by text,
+        so that tokens of long answers weigh as much as those of short ones.
     """
 
     eps: float = 1e-3
@@ -104,12 +120,15 @@ class FullDiffusion:
 
     @property
     def attention_block(self) -> int:
+        """Columns of a block of the attention mask: all of a text."""
         return EVERYTHING
 
     def noise(self, packed: PackedRows, rng: torch.Generator | None = None) -> RowNoise:
+        """Draw one rate for each text."""
         return RowNoise(*draw_grouped_noise(packed.labels, packed.sample.clamp(min=0), eps=self.eps, rng=rng))
 
     def view(self, packed: PackedRows, noise: RowNoise, mask_id: int) -> dict[str, Tensor]:
+        """Lay out the noised copy of every text with a supervised token."""
         weights = noise.mask / noise.rate
         labels = packed.labels
         if self.shift:
@@ -123,17 +142,20 @@ class FullDiffusion:
 
 @dataclass(frozen=True)
 class NextToken:
-    """Plain autoregressive training on the same rows: what adaptation starts from, and is compared with."""
+    """Plain autoregressive training on the same rows: the starting point of adaptation, and the comparison with it."""
 
     @property
     def attention_block(self) -> int:
+        """Columns of a block of the attention mask: one, which makes it causal."""
         return 1
 
     def noise(self, packed: PackedRows, rng: torch.Generator | None = None) -> RowNoise:
+        """Return noise that hides nothing."""
         hidden = torch.zeros_like(packed.labels, dtype=torch.bool)
         return RowNoise(hidden, torch.ones(packed.labels.shape, device=packed.labels.device))
 
     def view(self, packed: PackedRows, noise: RowNoise, mask_id: int) -> dict[str, Tensor]:
+        """Lay out the clean copy, in each text up to the column that predicts its last supervised token."""
         labels = _shift_left_within_texts(packed, packed.labels, IGNORE)
         keep = _precede_needed_block(packed, labels != IGNORE, 1) | (labels != IGNORE)
         return _gather_columns(packed, [_TextCopy(CLEAN, noise.mask, keep, labels, noise.rate)], mask_id)
@@ -143,7 +165,15 @@ Objective = BlockDiffusion | FullDiffusion | NextToken
 
 
 class _TextCopy(NamedTuple):
-    """One copy of the texts: its number, what it hides, which columns are needed, what they are scored against."""
+    """One copy of the texts.
+
+    Attributes:
+        number: Its number in `ColumnLayout.copy`.
+        mask: (b, t) bool, True where it hides the token.
+        keep: (b, t) bool, True where the column is needed.
+        labels: (b, t) int64, the token that the column's logits are scored against, or `IGNORE`.
+        weights: (b, t) float, the weight of that score.
+    """
 
     number: int
     mask: Tensor
@@ -153,14 +183,17 @@ class _TextCopy(NamedTuple):
 
 
 def _make_clean_copy(packed: PackedRows, keep: Tensor) -> _TextCopy:
+    """Make the copy that hides nothing and is not scored."""
     nothing = torch.full_like(packed.labels, IGNORE)
     return _TextCopy(CLEAN, torch.zeros_like(keep), keep, nothing, torch.ones(keep.shape, device=keep.device))
 
 
 def _gather_columns(packed: PackedRows, copies: list[_TextCopy], mask_id: int) -> dict[str, Tensor]:
-    """The needed columns of all copies, scored ones first.
+    """Gather the needed columns of all copies, scored ones first.
 
-    Returns input_ids, position_ids, copy and sample (b, k), and labels and weights (b, m) of the first m columns.
+    Returns:
+        input_ids, position_ids, copy and sample (b, k) of all columns, and labels and weights (b, m) of the first m
+            columns.
     """
     fields = {
         "input_ids": [packed.tokens.masked_fill(copy.mask, mask_id) for copy in copies],
@@ -173,6 +206,8 @@ def _gather_columns(packed: PackedRows, copies: list[_TextCopy], mask_id: int) -
     flat = {name: rearrange(parts, "c b t -> b (c t)") for name, parts in fields.items()}
     keep = rearrange([copy.keep & (packed.sample != FILLER) for copy in copies], "c b t -> b (c t)")
     scored = flat["labels"] != IGNORE
+    # A stable sort by rank puts scored columns (0) first, other needed ones (1) next, and those left out (2) last.
+    # Rows of a batch need different numbers of columns; the shorter ones end in filler.
     rank = 2 - keep.long() - scored.long()
     most, first = (max(1, int(flags.sum(1).max())) for flags in (keep, scored))
     order = rank.argsort(dim=1, stable=True)[:, :most]
@@ -184,23 +219,31 @@ def _gather_columns(packed: PackedRows, copies: list[_TextCopy], mask_id: int) -
 
 
 def widen_view(view: dict[str, Tensor], grain: int) -> dict[str, Tensor]:
-    """A view with filler columns up to a multiple of `grain`, so that few shapes occur and tiles are whole."""
+    """Add filler columns up to a multiple of `grain`, so that few shapes occur and tiles are whole."""
     missing = -view["input_ids"].shape[1] % grain
     filler = {"input_ids": 0, "position_ids": 0, "copy": CLEAN, "sample": FILLER}
     return {**view, **{name: pad(view[name], (0, missing), value=value) for name, value in filler.items()}}
 
 
 def _shift_left_within_texts(packed: PackedRows, field: Tensor, end: float) -> Tensor:
-    """What stands one column further right in the same text; `end` at a text's last column."""
+    """Return each column's right neighbour in the same text, and `end` at a text's last column."""
     after = pad(field[:, 1:], (0, 1), value=end)
     same = pad(packed.sample[:, 1:] == packed.sample[:, :-1], (0, 1), value=False)
     return torch.where(same, after, torch.full_like(after, end))
 
 
 def number_blocks(packed: PackedRows, block: int) -> Tensor:
-    """(b, t): the number of each column's block in its row; every text starts a new one.
+    """Number the blocks of each row; every text starts a new one.
 
-    Raises ValueError if `block` is below 1.
+    Args:
+        packed: Rows of texts.
+        block: Columns of a block.
+
+    Returns:
+        (b, t) int64, the number of each column's block in its row, from 0.
+
+    Raises:
+        ValueError: If `block` is below 1.
     """
     if block < 1:
         raise ValueError(f"numbered(block={block}): a block holds at least one column")
@@ -210,13 +253,13 @@ def number_blocks(packed: PackedRows, block: int) -> Tensor:
 
 
 def _any_in_group(flags: Tensor, groups: Tensor) -> Tensor:
-    """(b, t): whether some column of the same group has its flag set."""
+    """Return (b, t) bool, True if some column of the same group has its flag set."""
     counts = torch.zeros(len(flags), int(groups.max()) + 1, dtype=torch.int64, device=flags.device)
     return counts.scatter_add(1, groups, flags.long()).gather(1, groups) > 0
 
 
 def _precede_needed_block(packed: PackedRows, needed: Tensor, block: int) -> Tensor:
-    """(b, t): whether a later block of the same text holds a needed column."""
+    """Return (b, t) bool, True if a later block of the same text holds a needed column."""
     index = packed.position // block
     last = torch.full((len(index), int(packed.sample.max()) + 2), -1, device=index.device)
     last = last.scatter_reduce(1, packed.sample + 1, index.masked_fill(~needed, -1), "amax")

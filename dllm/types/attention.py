@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -65,7 +65,7 @@ class Geometry:
         end = self.extent(column + 1)
         return end - self.block, torch.minimum(end, length)
 
-    def with_block(self, size: int) -> Self:
+    def with_block(self, size: int) -> Geometry:
         """Make the same geometry with attention blocks of `size` columns.
 
         Raises:
@@ -129,7 +129,7 @@ class BlockCausal(Geometry):
     def visible_end_at(self, column: int, length: int, stored: int = 0) -> int:
         return (column // self.size + 1) * self.size
 
-    def with_block(self, size: int) -> Self:
+    def with_block(self, size: int) -> Geometry:
         return replace(self, size=size)
 
 

@@ -20,11 +20,11 @@ from tests.tiny import GEOMETRIES, MASK, tiny_model, tiny_network
 @given(st.integers(1, 64), st.floats(0, 1), st.integers(0, 9))
 def test_a_plan_keeps_its_mean(size: int, place: float, seed: int) -> None:
     policy = SeededQuota(1 + place * (size - 1), size, seed)
-    plan = policy.plan()
+    plan = policy.slot_quotas()
     assert all(sum(quotas) == size and min(quotas) >= 1 for quotas in plan)
     forwards = sum(map(len, plan))
     assert abs(forwards - PLANNED * size / policy.mean) <= 1
-    assert plan == SeededQuota(policy.mean, size, seed).plan()
+    assert plan == SeededQuota(policy.mean, size, seed).slot_quotas()
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -36,14 +36,16 @@ def test_forwards_are_those_of_the_plan(geometry: str, cache) -> None:
     stream, results = laws.run_batch(tiny_model(geometry), requests, strategy)
     laws.every_step_progresses(stream)
     laws.windows_tile(tiny_model(geometry), requests, strategy, stream)
-    plan = policy.plan()
+    plan = policy.slot_quotas()
     assert [result.nfe for result in results] == [sum(map(len, plan[:6])), sum(map(len, plan[:2]))]
 
 
 def test_the_published_loop_takes_the_same_tokens() -> None:
     policy = SeededQuota(3.5, 8)
     prompt = torch.tensor([[3, 7, 1, 22, 9]])
-    tokens, nfe = decode_as_published(tiny_network(0), prompt, 24, 8, MASK, quotas=chain.from_iterable(policy.plan()))
+    tokens, nfe = decode_as_published(
+        tiny_network(0), prompt, 24, 8, MASK, quotas=chain.from_iterable(policy.slot_quotas())
+    )
     strategy = Strategy(policy, Blocks(8), DualCache(), stopping=Stopping(()))
     (got,) = dllm.decode(tiny_model("bidirectional"), Request(tuple(prompt[0].tolist()), 24), strategy)
     assert list(got.prompt_ids + got.output_ids) == tokens[0].tolist()

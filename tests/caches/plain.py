@@ -137,7 +137,7 @@ def replay(model: Any, requests: list[Request], strategy: Strategy, rule: Any) -
     checked = 0
     for row in range(len(requests)):
         before, store = laws.make_first_canvas(model, requests, strategy), PlainStore()
-        past = Past(model.needs_left, int(before.rows.length[row]), hasattr(model.geometry, "size"))
+        past = Past(model.needs_left, int(before.rows.length[row]), model.geometry.block is not None)
         for step in stream:
             if see(past, step, before, row):
                 checked += check(model, store, past, step, before, row, rule)

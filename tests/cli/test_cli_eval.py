@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("lm_eval", reason="needs the extra `eval`")
 
 from dllm.errors import ConfigError
-from dllm.integrations.harness.data import DATA, read_json_lines
+from dllm.integrations.harness.data import DATA, read_data_file
 from dllm.integrations.harness.task_plan import EvaluationPlan, load_tasks
 from tests.cli.conftest import read, rows_in, teach
 from tests.models.conftest import write
@@ -101,7 +101,7 @@ def timeless(value: Any) -> Any:
 
 def test_the_embedded_model_writes_the_texts_of_decode(dllm, jsonl, tmp_path):
     asked = [
-        {"prompt": row["prompt"], "max_new_tokens": 96} for row in read_json_lines(str(DATA), "word-problems.jsonl")[:5]
+        {"prompt": row["prompt"], "max_new_tokens": 96} for row in read_data_file(str(DATA), "word-problems.jsonl")[:5]
     ]
     result = dllm("decode", "--input", jsonl(*asked), "--output", tmp_path / "decoded.jsonl", *STRATEGY)
     assert result.exit_code == 0, result.stderr

@@ -105,14 +105,14 @@ def test_arithmetic_that_rounds_twice_is_noticed() -> None:
     """The same, in a process whose arithmetic has no fused product and sum: with powers of two it would fail."""
     code = """
 import torch
-from dllm.sampling import fuses, powers, scale_of
+from dllm.engine.propose import _rounds_once, measure_scale
 logits = 90_000 + 8 * torch.randn(8, 512, generator=torch.Generator().manual_seed(0))
 want = logits.double().softmax(1).amax(1)
 peak = logits.amax(1, keepdim=True)
-found = scale_of(logits, peak, spend=False).probability(peak).squeeze(1).double()
-print(fuses(logits.device), float((found / want - 1).abs().max()) < 2e-6)
+found = measure_scale(logits, peak, spend=False).probability(peak).squeeze(1).double()
+print(_rounds_once(logits.device), float((found / want - 1).abs().max()) < 2e-6)
 """
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "ATEN_CPU_CAPABILITY": "default"}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "ATEN_CPU_CAPABILITY": "default"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     fused, exact = done.stdout.split()
     assert exact == "True"

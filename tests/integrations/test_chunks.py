@@ -54,9 +54,9 @@ def pool(cluster: Cluster, monkeypatch: Any) -> RayEngine:
     from dllm.integrations.ray import WorkerHandle
 
     made = RayEngine("embedded", workers=2, retries=2)
-    monkeypatch.setattr(made, "start", cluster.start)
-    monkeypatch.setattr(made, "get", cluster.get)
-    made.ray, made.hands = cluster, [WorkerHandle(cluster.start()) for _ in range(2)]
+    monkeypatch.setattr(made, "_start_worker", cluster.start)
+    monkeypatch.setattr(made, "_fetch", cluster.get)
+    made.ray, made.handles = cluster, [WorkerHandle(cluster.start()) for _ in range(2)]
     return made
 
 

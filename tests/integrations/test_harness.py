@@ -28,7 +28,7 @@ from dllm.models import packing
 from dllm.models.checkpoint import EMBEDDED
 from tests.models.conftest import write
 
-QUESTIONS = [row["prompt"] for row in data.read_json_lines(str(data.DATA), "word-problems.jsonl")]
+QUESTIONS = [row["prompt"] for row in data.read_data_file(str(data.DATA), "word-problems.jsonl")]
 GREEDY = {"until": [], "max_gen_toks": 48, "do_sample": False}
 
 
@@ -81,6 +81,7 @@ def test_model_arguments_go_where_the_options_of_decode_go() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"gamma": 0.1}, 'gamma is no option but a field of entropy-bound: write --policy "entropy-bound(gamma=0.1)"'),
         ({"polcy": "factor"}, "unknown model argument 'polcy' (did you mean 'policy'?): choose from adapter"),
         ({"tau": "high"}, "tau='high': must be float"),
         ({"k": True}, "k=True: must be int"),
@@ -342,7 +343,7 @@ def test_estimates_do_not_depend_on_the_rest_of_the_task(folders: dict[str, str]
 def test_numbers_of_documents_and_repeats_name_the_answers(embedded: DiffusionLM) -> None:
     from dllm.integrations.harness.generation import GenerationTaskBuilder
 
-    writer = GenerationTaskBuilder(embedded.model, embedded.settings, embedded.tok_encode)
+    writer = GenerationTaskBuilder(embedded.model, embedded.settings, embedded.tok_encode, embedded.limit)
     repeated = [asked("a", GREEDY, number=n, repeats=2) for n in (4, 4, 9, 9, 9)]
     tasks = writer.tasks(repeated)
     assert [t.row.id for t in tasks] == ["t/4/0", "t/4/1", "t/9/0", "t/9/1", "t/9/0"]

@@ -142,5 +142,5 @@ def test_cudnn_attention_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_chunks_of_the_vocabulary_by_device() -> None:
-    assert sampling._chunk(torch.device("cpu")) == 2**24
-    assert sampling._chunk(torch.device("cuda")) == 2**27
+    assert sampling._max_logits(torch.device("cpu")) == 2**24
+    assert sampling._max_logits(torch.device("cuda")) == 2**27

@@ -156,7 +156,8 @@ def test_what_cannot_be_guided() -> None:
         Guided(replace(tiny_model("bidirectional"), mask_id=None), 1.0)
 
     class Plain:
-        generate = None
+        def generate(self, prompts: object) -> list[list[int]]:
+            return []
 
     with pytest.raises(ConfigError, match="plain causal"):
         Guided(Plain(), 1.0)

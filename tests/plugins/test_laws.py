@@ -133,7 +133,7 @@ class Stale(DualCache):
 class NeverFresh(DualCache):
     """Refreshes nothing, whatever it is told."""
 
-    def due(self, window: Any, memory: Any) -> Any:
+    def needs_refresh(self, window: Any, memory: Any) -> Any:
         return window.entered
 
 

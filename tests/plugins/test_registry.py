@@ -200,7 +200,7 @@ RECIPE = """
 
 def test_recipes_of_packages(site: Site):
     names = ("plain", "full", "raises", "strange", "number")
-    site.install("dllm-papers", {"dllm.compose.recipes": {name: f"papers:{name}" for name in names}}, papers=RECIPE)
+    site.install("dllm-papers", {"dllm.recipes": {name: f"papers:{name}" for name in names}}, papers=RECIPE)
     m = tiny_model("bidirectional")
     assert list(RECIPES)[: len(BUILT_IN)] == list(BUILT_IN)
     assert Options(recipe="plain").strategy(m, 8).policy == Threshold(0.7)
@@ -221,7 +221,7 @@ def test_recipes_of_packages(site: Site):
 
 def test_recipes_of_packages_are_defaults_of_new_families_only(site: Site):
     points = {"raises": "papers:nowhere", "full": "papers:full"}
-    site.install("dllm-papers", {"dllm.compose.recipes": points}, papers=RECIPE)
+    site.install("dllm-papers", {"dllm.recipes": points}, papers=RECIPE)
     assert default_recipe("llada").name == "fast_dllm" and default_recipe("").name == "fast_dllm"
     assert "papers" not in sys.modules
     assert default_recipe("novel").name == "full", "a broken neighbour is passed over"

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from dllm.models.tabular import TokenStore
 from dllm.signals import Current
-from dllm.types import Bidirectional, Geometry, Policy, Query, Signal, Verdict
+from dllm.types import Bidirectional, Geometry, Model, Policy, Query, Signal, Verdict
 
 MIXERS = (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9)
 
 
 @dataclass(eq=False)
-class Restless:
+class Restless(Model):
     """Predicts a column from a hash of everything it sees: any token that changes changes every prediction.
 
     words  tokens 0..words-1; the mask id is `words`

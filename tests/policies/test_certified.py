@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def random_board(seed: int, b: int, k: int, sharp: float):
     pending = torch.rand(b, k, generator=rng) < 0.8
     rows = torch.where(pending, p[..., 0], torch.nan).tolist()
     view = board(*[[None if c != c else c for c in row] for row in rows])
-    return view[0], view[1], view[2]._replace(p2=p[..., 1] * pending)
+    return view[0], view[1], replace(view[2], p2=p[..., 1] * pending)
 
 
 def test_by_hand() -> None:

@@ -80,7 +80,7 @@ def test_ends_within_its_bound_though_nothing_ever_settles(policy, place, flips:
     seed = REVISING.index(policy) + 2 * PLACES.index(place) + flips  # so that each place meets all geometries
     geometry, shift = GEOMETRIES[seed % 4]
     if isinstance(geometry, BlockCausal):
-        geometry = BlockCausal(getattr(scheduler, "size", 8))
+        geometry = BlockCausal(scheduler.size or 8)
     m = Restless(seed, flips=flips, geometry=geometry, needs_left=shift)
     strategy = Strategy(policy, scheduler, cache)
     stream, results = laws.run_batch(m, REQUESTS, strategy)

@@ -26,6 +26,7 @@ from dllm import (
 )
 from dllm.engine.loop import steps
 from dllm.models.tabular import TabularModel
+from dllm.signals import Entropy
 from tests.policies.board import accepted, board, committed
 from tests.theory.test_theory import joints
 
@@ -113,7 +114,7 @@ def test_no_budget_samples_the_joint_exactly(drawn) -> None:
 def test_the_entropy_bound_bounds_the_divergence_of_the_loop(drawn, gamma: float) -> None:
     batch, _ = drawn
     for joint in batch[:2]:
-        law, paid, most = law_of(joint, EntropyBound(gamma), price=lambda g, c: theory.entropy_bound(g.entropy, c))
+        law, paid, most = law_of(joint, EntropyBound(gamma), price=lambda g, c: theory.entropy_bound(g[Entropy()], c))
         assert most <= gamma + 1e-5
         assert theory.kl_divergence(joint, law) <= (joint.flatten() * paid).sum() + 1e-4
 

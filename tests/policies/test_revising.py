@@ -70,8 +70,8 @@ def test_saber_takes_the_best_where_too_few_are_above() -> None:
 )
 def test_saber_revokes_a_share_of_what_it_writes(n: int, written: int, back: int) -> None:
     accept = torch.arange(30).unsqueeze(0) < written
-    assert Saber(n).back(accept, torch.ones_like(accept)).tolist() == [back]
-    assert Saber(n).back(accept, accept).tolist() == [0]  # nothing is left to decide
+    assert Saber(n)._count_to_revoke(accept, torch.ones_like(accept)).tolist() == [back]
+    assert Saber(n)._count_to_revoke(accept, accept).tolist() == [0]  # nothing is left to decide
 
 
 def test_saber_fills_the_window_without_taking_back() -> None:

@@ -25,7 +25,7 @@ from dllm import (
     Whole,
 )
 from dllm.testing import laws
-from dllm.types import Canvas, Where
+from dllm.types import Canvas, Processor, Where
 from tests.tiny import GEOMETRIES, MASK, STOP, VOCABULARY, tiny_model
 
 REQUESTS = [
@@ -35,7 +35,7 @@ REQUESTS = [
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Processor):
     """The rule over the whole vocabulary: a matrix (b, t, v) that decays wherever it is looked at."""
 
     alpha: float = 0.7
@@ -90,7 +90,7 @@ def test_few_places_hold_all_that_counts() -> None:
     """A column that is predicted otherwise every time overflows its places, and float32 does not see it."""
     canvas = Canvas(torch.zeros(1, 200).long(), torch.ones(1, 200).bool(), None)  # type: ignore[arg-type]
     sparse, dense = CreditDecoding(beta=0.5), Dense(beta=0.5)
-    assert sparse.places(200) == 24 < VOCABULARY
+    assert sparse._kept_places(200) == 24 < VOCABULARY
     states = [processor.init(canvas, replace(tiny_model("bidirectional"))) for processor in (sparse, dense)]
     where = at(9)
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dllm.types import Bidirectional, Geometry, Query
+from dllm.types import Bidirectional, Geometry, Model, Query
 
 MASK = 20
 END = 19
@@ -19,7 +19,7 @@ Script = Callable[[Sequence[int]], list[Prediction]]
 
 
 @dataclass(eq=False)
-class Scripted:
+class Scripted(Model):
     """A model without weights, which sees the row whole: for `NoCache`."""
 
     script: Script

@@ -74,9 +74,9 @@ def test_a_delimiter_counts_from_tau_on(sure: float, length: int) -> None:
 def test_delimiters_are_looked_up_in_the_tokenizer() -> None:
     embedded = load("embedded")
     (newline,) = embedded.tokenizer.encode("\n", add_special_tokens=False)
-    assert AdaptiveBlocks().token("\n", embedded) == newline
+    assert AdaptiveBlocks()._find_delimiter("\n", embedded) == newline
     with pytest.raises(ConfigError, match=r"is \d+ tokens"):
-        AdaptiveBlocks(delimiters=("\n\n",)).token("\n\n", embedded)
+        AdaptiveBlocks(delimiters=("\n\n",))._find_delimiter("\n\n", embedded)
     with pytest.raises(ConfigError, match="no tokenizer"):
         scripted(AdaptiveBlocks())
 

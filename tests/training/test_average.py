@@ -38,14 +38,14 @@ def test_it_averages_and_gives_the_weights_back(tmp_path: Path) -> None:
     average.write(tmp_path)
     again = WeightAverage(network, 0.5, str(tmp_path))
     again.on_train_begin(None, None, None)
-    again.settle()
+    again.copy_to_network()
     assert network.weight.item() == pytest.approx(want)
 
 
 def test_frozen_weights_are_none_of_its_business() -> None:
     network = torch.nn.Linear(2, 2)
     network.bias.requires_grad_(False)
-    assert list(WeightAverage(network, 0.5, None).live) == ["weight"]
+    assert list(WeightAverage(network, 0.5, None).trained) == ["weight"]
 
 
 @pytest.mark.parametrize("lora", [0, 4], ids=["full", "lora"])

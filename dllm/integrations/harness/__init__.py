@@ -1,4 +1,4 @@
-"""lm-evaluation-harness: our models in it, and its tasks on our decoder (extra `eval`).
+"""lm-evaluation-harness (extra `eval`): our models in it, and its tasks on our decoder.
 
 lm-eval finds models by import, so its own command knows `--model dllm` when it is started as
 

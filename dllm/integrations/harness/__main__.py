@@ -1,4 +1,4 @@
-"""lm-eval's own command, with `--model dllm` and the tasks of this package known to it."""
+"""lm-eval's own command, with `--model dllm` and the tasks of this package registered."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ __all__ = ["model"]
 
 
 def _run_lm_eval_command() -> None:
+    """Run lm-eval's command line; an error of ours ends it with one line."""
     from lm_eval.__main__ import cli_evaluate
 
     try:

@@ -1,4 +1,4 @@
-"""An evaluation: tasks and options checked before any weights are read, answers written and judged, figures told."""
+"""An evaluation: tasks and options checked before weights are read, answers decoded and scored, figures collected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from lm_eval.evaluator import evaluate as harness
+from lm_eval.evaluator import evaluate as run_lm_eval
 
 from dllm.errors import CheckpointError, ConfigError
 from dllm.integrations.harness.model import DiffusionLM, Records, Watch
@@ -16,16 +16,29 @@ from dllm.integrations.harness.settings import HarnessSettings
 from dllm.integrations.harness.task_plan import EvaluationPlan, configure_tasks, load_tasks
 from dllm.jobs import ModelOutline
 from dllm.metrics import Provenance, Totals, agreement_share
+from dllm.models import AutoregressiveModel
 
 
 class EvaluationReport(dict[str, Any]):
-    """What an evaluation found, as JSON. `samples`: by task, a line for each document."""
+    """Results of an evaluation, as JSON.
+
+    Attributes:
+        samples: By task, a line for each document.
+    """
 
     samples: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 class _ProcessResults(NamedTuple):
-    """What one process has done."""
+    """Results of one process.
+
+    Attributes:
+        records: By task, the lines of its answers.
+        references: By task, the lines of sequential greedy decoding.
+        seconds: Wall time by kind of answer and task.
+        fresh: Number of answers decoded in that time, by kind and task.
+        truncated: Number of prompts that have lost their beginning.
+    """
 
     records: Records
     references: Records
@@ -35,21 +48,31 @@ class _ProcessResults(NamedTuple):
 
     @classmethod
     def of(cls, model: DiffusionLM) -> _ProcessResults:
+        """Collect the results of a model."""
         return cls(dict(model.records), dict(model.references), dict(model.seconds), dict(model.fresh), model.truncated)
 
 
 def run_evaluation(
     plan: EvaluationPlan, settings: HarnessSettings, watch: Watch | None = None
 ) -> EvaluationReport | None:
-    """Carry out an evaluation; None in all processes but the first.
+    """Carry out an evaluation.
 
-    Raises ConfigError before any weights are read for tasks, data or options that cannot work.
+    Args:
+        plan: Tasks to evaluate.
+        settings: Checkpoint, and options of decoding and scoring.
+        watch: Receiver of progress; None: a progress bar.
+
+    Returns:
+        The report; None in all processes but the first.
+
+    Raises:
+        ConfigError: Before any weights are read, for tasks, data or options that cannot work.
     """
-    random.seed(0)
+    random.seed(0)  # as lm-eval's own `simple_evaluate` does before it loads tasks
     tasks = load_tasks(plan)
     _check_options_fit_checkpoint(settings)
     model = DiffusionLM.of(settings, watch)
-    found = harness(
+    found = run_lm_eval(
         model,
         configure_tasks(tasks, plan),
         limit=plan.limit,
@@ -77,21 +100,23 @@ def _build_report(
     plan: EvaluationPlan,
     model: DiffusionLM,
     found: dict[str, Any],
-    shares: Sequence[_ProcessResults],
+    parts: Sequence[_ProcessResults],
     notes: Sequence[str],
 ) -> EvaluationReport:
-    """Everything in one place: scores, figures, and what made them."""
-    estimator = repr(model.settings.estimator(model.model)) if hasattr(model.model, "geometry") else "Sequential()"
+    """Assemble the report: scores, figures, and everything that they depend on."""
+    # A plain causal model is adapted only while likelihoods are estimated; its estimator is always the exact one.
+    plain = isinstance(model.model, AutoregressiveModel)
+    estimator = "Sequential()" if plain else repr(model.settings.estimator(model.model))
     provenance = asdict(Provenance.of(model.model))
     provenance["versions"] = {**provenance["versions"], "lm_eval": version("lm_eval")}
-    made = EvaluationReport(
+    report = EvaluationReport(
         {
             **provenance,
             "seed": model.settings.seed,
             "options": repr(model.settings.options),
             "plan": repr(plan),
             "processes": model.world_size,
-            "truncated": sum(share.truncated for share in shares),
+            "truncated": sum(part.truncated for part in parts),
             "notes": list(notes),
             "tasks": {
                 task: {
@@ -99,50 +124,51 @@ def _build_report(
                     "documents": found["n-samples"][task]["effective"],
                     "num_fewshot": found["n-shot"][task],
                     "version": found["versions"].get(task),
-                    **(_compute_decoding_figures(task, shares) or {"estimator": estimator}),
+                    **(_compute_decoding_figures(task, parts) or {"estimator": estimator}),
                 }
                 for task in found["n-samples"]
             },
             "groups": {name: _select_scores(values) for name, values in found.get("groups", {}).items()},
         }
     )
-    made.samples = {
-        task: _merge_samples(lines, _collect_answer_lines(task, shares)) for task, lines in found["samples"].items()
+    report.samples = {
+        task: _merge_samples(lines, _collect_answer_lines(task, parts)) for task, lines in found["samples"].items()
     }
-    return made
+    return report
 
 
 def _select_scores(values: Mapping[str, Any]) -> dict[str, float]:
-    """What lm-eval found of a task: "metric,filter" and "metric_stderr,filter"."""
+    """Select the scores from lm-eval's results of a task: "metric,filter" and "metric_stderr,filter"."""
     return {n: v for n, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool) and "," in n}
 
 
-def _collect_answer_lines(task: str, shares: Sequence[_ProcessResults]) -> list[dict[str, Any]]:
-    """The lines of a task's answers in all processes."""
-    return [line for share in shares for line in share.records.get(task, [])]
+def _collect_answer_lines(task: str, parts: Sequence[_ProcessResults]) -> list[dict[str, Any]]:
+    """Return the lines of a task's answers in all processes."""
+    return [line for part in parts for line in part.records.get(task, [])]
 
 
-def _compute_decoding_figures(task: str, shares: Sequence[_ProcessResults]) -> dict[str, Any]:
-    """The strategy and figures of a task's answers; nothing of a task that only judges texts.
+def _compute_decoding_figures(task: str, parts: Sequence[_ProcessResults]) -> dict[str, Any]:
+    """Return the strategy and the figures of a task's answers; nothing for a task that only scores texts.
 
-    Answers that an earlier run has left count for forwards and tokens, not for speed.
+    Answers left by an earlier run count for forwards and tokens, not for speed.
     """
-    lines, key = _collect_answer_lines(task, shares), ("answers", task)
+    lines, key = _collect_answer_lines(task, parts), ("answers", task)
     if not lines:
         return {}
-    whole = sum(share.fresh.get(key, 0) for share in shares) == len(lines)
-    totals = Totals.of(lines, max(share.seconds.get(key, 0.0) for share in shares)).row()
+    # Processes work at the same time, so the slowest one decides the time of all.
+    whole = sum(part.fresh.get(key, 0) for part in parts) == len(lines)
+    totals = Totals.of(lines, max(part.seconds.get(key, 0.0) for part in parts)).row()
     if not whole:
         totals |= dict.fromkeys(("seconds", "tokens_per_second", "tokens_per_second_without_prefill"))
-    reference = {line["id"]: line for share in shares for line in share.references.get(task, [])}
+    reference = {line["id"]: line for part in parts for line in part.references.get(task, [])}
     if reference:
-        theirs = [reference[line["id"]]["output_ids"] for line in lines]
-        totals["agreement"] = agreement_share([line["output_ids"] for line in lines], theirs)
+        expected = [reference[line["id"]]["output_ids"] for line in lines]
+        totals["agreement"] = agreement_share([line["output_ids"] for line in lines], expected)
     return {"strategy": lines[0]["strategy"], "nfe_per_answer": totals["nfe"] / len(lines), **totals}
 
 
 def _merge_samples(judged: Sequence[Mapping[str, Any]], lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each answer, or each document where texts are judged: what was written, and all its scores."""
+    """Merge answers and scores into one line for each answer, or for each document where texts are scored."""
     answers: dict[int, list[dict[str, Any]]] = {}
     for line in lines:
         answers.setdefault(int(str(line["id"]).split("/")[1]), []).append(line)

@@ -1,8 +1,7 @@
-"""What the harness asks to be written: its requests as tasks of a job, and the settings that a task of it may bring."""
+"""Requests of the harness as tasks of a job, with the settings that a task of the harness may bring."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,27 +10,29 @@ from typing import Any
 from dllm.caches import NoCache
 from dllm.compose.options import Options
 from dllm.errors import ConfigError, RequestError
+from dllm.integrations.harness.context_limit import ContextLimit
 from dllm.integrations.harness.settings import HarnessSettings
 from dllm.jobs import Autoregressive, DecodeTask, Job, PromptRow
 from dllm.policies import TopK
 from dllm.strategy import Sampling, Strategy
 
-LENGTH = 256
-"""New tokens where neither the user nor the task says how many, as lm-eval has it."""
+DEFAULT_LENGTH = 256
+"""New tokens where neither the user nor the task sets their number, as in lm-eval."""
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens")
 SAMPLING = ("temperature", "top_p", "top_k")
 KNOWN = ("until", *LENGTHS, "do_sample", *SAMPLING)
-APART = 2**40
-"""Seeds of a document's repeated samples lie so far apart."""
+SEED_STRIDE = 2**40
+"""Distance between the seeds of a document's repeated samples."""
 
 
 @dataclass(frozen=True)
 class GenerationArguments:
-    """How one answer is to be written.
+    """Settings of one answer that its task brings.
 
-    until           texts that end it
-    max_new_tokens  most tokens
-    sampling        the task's temperature, top_p and top_k; nothing where the task is greedy
+    Attributes:
+        until: Texts that end it.
+        max_new_tokens: Most tokens.
+        sampling: Pairs of name and value for temperature, top_p and top_k; empty where the task is greedy.
     """
 
     until: tuple[str, ...]
@@ -40,7 +41,11 @@ class GenerationArguments:
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> GenerationArguments:
-        """From a task's `generation_kwargs`. Raises ConfigError for one that has no meaning here."""
+        """Read a task's `generation_kwargs`.
+
+        Raises:
+            ConfigError: For an argument that has no meaning here.
+        """
         if given.get("num_beams", 1) != 1 or (bad := [n for n in given if n not in (*KNOWN, "num_beams")]):
             name = "num_beams" if given.get("num_beams", 1) != 1 else bad[0]
             raise ConfigError(
@@ -54,23 +59,25 @@ class GenerationArguments:
         sampling = (("temperature", 1.0), *sampling) if "temperature" not in given else sampling
         return cls(
             tuple(text for text in texts if text),
-            int(lengths[0]) if lengths else LENGTH,
+            int(lengths[0]) if lengths else DEFAULT_LENGTH,
             sampling if given.get("do_sample") else (),
         )
 
     def options(self, options: Options) -> Options:
-        """The user's options with what the task wants; where both set a sampling option the user's counts."""
+        """Merge the task's settings into the user's options; where both set a sampling option the user's counts."""
         free = {n: v for n, v in self.sampling if getattr(options, n) is None}
         stop = (*options.stop, *(text for text in self.until if text not in options.stop))
         return replace(options, stop=stop, **free)
 
 
 def make_sequential_plan(plan: Strategy | Autoregressive) -> Strategy | Autoregressive:
-    """The reference of a plan: one token a step, the most confident, without a cache, in the same blocks."""
+    """Make the reference of a plan: the most confident token of each step, without a cache, in the same blocks."""
     if isinstance(plan, Autoregressive):
         return plan
     scheduler: Any = plan.scheduler
-    if getattr(scheduler, "steps", None) is not None:
+    # Steps are planned for policies with a pace, and the reference has none. Schedulers of other packages may plan
+    # steps too.
+    if scheduler.steps is not None:
         scheduler = replace(scheduler, steps=None)
     return Strategy(TopK(k=1), scheduler, NoCache(), Sampling(processors=plan.sampling.processors), plan.stopping)
 
@@ -78,65 +85,59 @@ def make_sequential_plan(plan: Strategy | Autoregressive) -> Strategy | Autoregr
 class GenerationTaskBuilder:
     """Turns requests of the harness into tasks.
 
-    encode  token ids of a prompt
+    Args:
+        model: Model that will decode.
+        settings: Settings of the evaluation.
+        encode: Function that returns the token ids of a prompt.
+        limit: Room for a prompt and its answer.
     """
 
-    def __init__(self, model: Any, settings: HarnessSettings, encode: Callable[[str], Sequence[int]]) -> None:
-        self.model, self.settings, self.encode = model, settings, encode
+    def __init__(
+        self, model: Any, settings: HarnessSettings, encode: Callable[[str], Sequence[int]], limit: ContextLimit
+    ) -> None:
+        self.model, self.settings, self.encode, self.limit = model, settings, encode, limit
         self.jobs: dict[GenerationArguments, Job] = {}
-        self.truncated = 0
 
-    def job(self, wish: GenerationArguments) -> Job:
-        """How answers of a kind are decoded."""
-        if wish not in self.jobs:
-            length = self.settings.max_new_tokens or wish.max_new_tokens
-            self.jobs[wish] = self.settings.job(wish.options(self.settings.options), length)
-        return self.jobs[wish]
+    def job(self, arguments: GenerationArguments) -> Job:
+        """Return the job for answers of a kind."""
+        if arguments not in self.jobs:
+            length = self.settings.max_new_tokens or arguments.max_new_tokens
+            self.jobs[arguments] = self.settings.job(arguments.options(self.settings.options), length)
+        return self.jobs[arguments]
 
     def tasks(self, requests: Sequence[Any]) -> list[DecodeTask]:
-        """One task for each request, in order. A request that comes again, to fill up a batch, is the same task.
+        """Make one task for each request, in order, before any forward.
 
-        Raises RequestError for a prompt that does not fit, ConfigError for settings that cannot work; before any
-        forward.
+        A request that comes again, to fill up a batch, becomes the same task.
+
+        Raises:
+            RequestError: For a prompt that does not fit.
+            ConfigError: For settings that cannot work.
         """
         seen: Counter[str] = Counter()
-        return [self.task(place, request, seen) for place, request in enumerate(requests)]
+        return [self._make_task(place, request, seen) for place, request in enumerate(requests)]
 
-    def task(self, place: int, request: Any, seen: Counter[str]) -> DecodeTask:
+    def _make_task(self, place: int, request: Any, seen: Counter[str]) -> DecodeTask:
         text, given = request.args
         document = request.doc_id if request.doc_id is not None else place
         name = f"{request.task_name or 'request'}/{document}"
+        # With several processes lm-eval repeats a request until all of them have equally many; a repetition beyond
+        # those that the task wants is the first sample again.
         repeat = seen[name] % (request.repeats or 1)
         seen[name] += 1
-        wish = GenerationArguments.read(given)
-        job = self.job(wish)
+        arguments = GenerationArguments.read(given)
+        job = self.job(arguments)
+        ids, new = self.encode(text), job.max_new_tokens
+        description = f"{name}: a prompt of {len(ids)} tokens and {new} new ones"
         row = PromptRow(
             line=place + 1,
             place=document,
             id=name if (request.repeats or 1) == 1 else f"{name}/{repeat}",
-            prompt=self.fitted(name, self.encode(text), job.max_new_tokens),
-            max_new_tokens=job.max_new_tokens,
-            seed=self.settings.seed + document + APART * repeat,
+            prompt=self.limit.fit(ids, new, description, "give fewer shots or new tokens"),
+            max_new_tokens=new,
+            seed=self.settings.seed + document + SEED_STRIDE * repeat,
         )
         try:
             return job.task(self.model, row)
         except RequestError as error:
             raise RequestError(f"{name}: {error}") from None
-
-    def fitted(self, name: str, ids: Sequence[int], new: int) -> tuple[int, ...]:
-        """The prompt, or its end if it is to be truncated."""
-        room = self.room() - new
-        if len(ids) <= room:
-            return tuple(ids)
-        if not self.settings.truncate or room < 1:
-            raise RequestError(
-                f"{name}: a prompt of {len(ids)} tokens and {new} new ones do not fit the {self.room()} columns of "
-                f"{self.settings.pretrained}: give fewer shots or new tokens, or truncate=True to cut off its beginning"
-            )
-        self.truncated += 1
-        return tuple(ids[len(ids) - room :])
-
-    def room(self) -> int:
-        """Columns of the longest canvas, in whole blocks."""
-        size = getattr(getattr(self.model, "geometry", None), "size", 1)
-        return math.floor(self.model.max_columns / size) * size

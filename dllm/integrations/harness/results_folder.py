@@ -1,4 +1,4 @@
-"""The folder of an evaluation: what it was asked, finished answers, samples with their scores, results."""
+"""The folder of an evaluation: its settings, finished answers, samples with their scores, results."""
 
 from __future__ import annotations
 
@@ -18,26 +18,34 @@ from dllm.integrations.harness.task_plan import EvaluationPlan
 
 
 class EvaluationFolder:
-    """answers.N.jsonl and likelihoods.N.jsonl grow while process N works; the rest is written whole, at the end.
+    """Folder that belongs to one evaluation.
 
-    Raises ConfigError where the folder belongs to another evaluation. More documents (`limit`) may be asked for later.
+    answers.N.jsonl and likelihoods.N.jsonl grow while process N works; everything else is written whole, at the end.
+
+    Args:
+        path: Folder; made if it is missing.
+        plan: Tasks of the evaluation. Another `limit` is the same evaluation, so that more documents may follow later.
+        settings: Checkpoint and options.
+
+    Raises:
+        ConfigError: If the folder belongs to another evaluation or holds other files.
     """
 
     def __init__(self, path: Path, plan: EvaluationPlan, settings: HarnessSettings) -> None:
         self.path = path
-        asked = {"plan": repr(replace(plan, limit=None)), "options": repr(settings.options), **settings.made}
-        asked |= {name: getattr(settings, name) for name in ("max_new_tokens", "likelihood", "samples", "truncate")}
+        identity = {"plan": repr(replace(plan, limit=None)), "options": repr(settings.options), **settings.made_with}
+        identity |= {name: getattr(settings, name) for name in ("max_new_tokens", "likelihood", "samples", "truncate")}
         facts = path / "evaluation.json"
         path.mkdir(parents=True, exist_ok=True)
         if facts.exists():
-            _check_same_evaluation(facts, asked)
+            _check_same_evaluation(facts, identity)
         elif any(path.iterdir()):
             raise ConfigError(f"--output {path}: holds files that are not of an evaluation; choose another folder")
         else:
-            _write_atomically(facts, [json.dumps(asked, indent=1) + "\n"])
+            _write_atomically(facts, [json.dumps(identity, indent=1) + "\n"])
 
     def write(self, report: EvaluationReport) -> None:
-        """Keep what was found."""
+        """Write the samples of each task and the results."""
         for task, lines in report.samples.items():
             _write_atomically(self.path / f"samples_{task}.jsonl", (_format_sample(sample) + "\n" for sample in lines))
         _write_atomically(
@@ -45,13 +53,13 @@ class EvaluationFolder:
         )
 
 
-def _check_same_evaluation(facts: Path, asked: Mapping[str, Any]) -> None:
+def _check_same_evaluation(facts: Path, identity: Mapping[str, Any]) -> None:
     """Raise ConfigError unless the folder was begun by the same evaluation."""
     try:
         before = json.loads(facts.read_text("utf-8"))
     except ValueError:
         raise ConfigError(f"{facts} is not what an evaluation writes; choose another --output") from None
-    for name, value in asked.items():
+    for name, value in identity.items():
         if before.get(name) != value:
             raise ConfigError(
                 f"--output {facts.parent} was begun with {name} {before.get(name)}, not {value}: choose another folder"
@@ -63,7 +71,7 @@ def _format_sample(sample: Mapping[str, Any]) -> str:
 
 
 def _write_atomically(path: Path, texts: Iterable[str]) -> None:
-    """Write a file aside and put it in its place."""
+    """Write a file beside its place and move it there, so that it is complete or not there at all."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with aside.open("w", encoding="utf-8") as file:
         file.writelines(texts)

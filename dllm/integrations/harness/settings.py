@@ -1,4 +1,4 @@
-"""What the harness may set of a model: names and values in, checked, each in its place; nothing is ignored."""
+"""Settings of a model in the harness: names and values converted and checked; nothing is ignored."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from dllm.compose.misplaced_fields import explain_misplaced_field
 from dllm.compose.options import Options
 from dllm.errors import ConfigError
 from dllm.jobs import Job, check_seed
@@ -20,20 +21,35 @@ ESTIMATORS = ("bound", "sequential")
 
 @dataclass(frozen=True)
 class HarnessSettings:
-    """A checkpoint, and how to decode and judge with it.
+    """A checkpoint, and how to decode and score with it.
 
-    pretrained      a folder, a Hub id or "embedded"
-    options         how to decode, as of `dllm decode`
-    guidance        scale of classifier-free guidance
-    batch_size      rows run together; no result depends on it
-    max_new_tokens  most tokens of an answer, whatever its task says; None: what the task says, or 256
-    seed            the sample of document i draws from seed + i
-    likelihood      "sequential" or "bound" (`dllm.likelihood`); None: the first where attention is block-causal
-    samples         Monte-Carlo samples of the bound
-    check_greedy    also find out whether greedy decoding would write a continuation; some tasks score that
-    agreement       decode every answer once more by sequential greedy decoding, and tell how many are the same
-    truncate        leave out the beginning of a prompt that does not fit; without it that is an error
-    output          folder that keeps finished answers, so that an interrupted evaluation goes on
+    Attributes:
+        pretrained: Folder, Hub id or "embedded".
+        options: Options of decoding, as of `dllm decode`.
+        dtype: Dtype of the weights, as of `dllm.load`, like the fields up to `pack`.
+        device: Device to load on.
+        device_map: Distribution of the layers over devices.
+        adapter: Adapter to load onto the checkpoint.
+        mask_id: Id of the mask, where the checkpoint does not name it.
+        revision: Revision on the Hub.
+        family: Family, where it is not recognised.
+        quantize: Way to quantise the weights.
+        compile: Compile the forward.
+        pack: Pack linear layers for a CPU; None: where that helps.
+        guidance: Scale of classifier-free guidance; 0: none.
+        batch_size: Rows run together; no result depends on it.
+        max_new_tokens: Most tokens of an answer, in place of the task's number; None: the task's number, or 256.
+        seed: The sample of document i draws from seed + i.
+        likelihood: "sequential" or "bound" (`dllm.likelihood`); None: sequential where attention is block-causal, else
+            bound.
+        samples: Monte-Carlo samples of the bound.
+        check_greedy: Also find out whether greedy decoding would write a continuation, which some tasks score.
+        agreement: Decode every answer once more by sequential greedy decoding, and report how many are the same.
+        truncate: Leave out the beginning of a prompt that does not fit; False makes that an error.
+        output: Folder that keeps finished answers, so that an interrupted evaluation can continue.
+
+    Raises:
+        ConfigError: For a value out of its range, or options that cannot work.
     """
 
     pretrained: str = "embedded"
@@ -70,7 +86,11 @@ class HarnessSettings:
 
     @classmethod
     def read(cls, arguments: Mapping[str, Any]) -> HarnessSettings:
-        """From flat names, as `--model_args` gives them. Raises ConfigError for a name or a value that does not fit."""
+        """Read settings from flat names, as `--model_args` gives them.
+
+        Raises:
+            ConfigError: For an unknown name, or a value that does not fit.
+        """
         own = {field.name for field in fields(cls)} - {"options"}
         theirs = {field.name for field in fields(Options)}
         given: dict[str, Any] = dict(arguments)
@@ -79,6 +99,8 @@ class HarnessSettings:
                 raise ConfigError("recipe and strategy: give one of them; each sets every part")
             given["recipe"] = given.pop("strategy")
         if wrong := next((name for name in given if name not in own | theirs), None):
+            if (message := explain_misplaced_field(wrong, given[wrong], given)) is not None:
+                raise ConfigError(message)
             names = sorted({*own, *theirs, "strategy"})
             raise ConfigError(
                 f"unknown model argument {wrong!r}{suggest_name(wrong, names)}: choose from {', '.join(names)}"
@@ -90,33 +112,33 @@ class HarnessSettings:
 
     @property
     def loading(self) -> dict[str, Any]:
-        """As `dllm.load` takes it."""
+        """Arguments of `dllm.load`."""
         return {name: getattr(self, name) for name in LOADING} | {"stop_ids": self.options.stop_ids or None}
 
     @property
-    def made(self) -> dict[str, Any]:
-        """What the answers in a file were made with, beside their strategy."""
+    def made_with(self) -> dict[str, Any]:
+        """Everything besides their strategy that the answers in a file depend on."""
         names = ("adapter", "dtype", "mask_id", "revision", "family", "quantize", "guidance", "seed")
         return {"model": _resolve_checkpoint_name(self.pretrained)} | {name: getattr(self, name) for name in names}
 
     def job(self, options: Options, max_new_tokens: int) -> Job:
-        """How answers of that length are decoded."""
+        """Return the job that decodes answers of a length."""
         return Job(options, max_new_tokens, self.seed, False, self.batch_size, self.guidance)
 
     def estimator(self, model: Any) -> Estimator:
-        """How likelihoods are found."""
+        """Return the estimator of likelihoods for a model."""
         if self.likelihood is None:
             return default_estimator(model, self.samples, self.seed)
         return Sequential() if self.likelihood == "sequential" else Bound(self.samples, self.seed)
 
 
 def _resolve_checkpoint_name(name: str) -> str:
-    """A checkpoint by a name that does not depend on the working folder."""
+    """Return a name of the checkpoint that does not depend on the working folder."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def _convert_argument(name: str, value: Any, kind: Any) -> Any:
-    """A value as the type its name has. Raises ConfigError."""
+    """Convert a value to the type of its name; raise ConfigError if it has another one."""
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     if value is None and type(None) in kinds:
         return None
@@ -132,5 +154,5 @@ def _convert_argument(name: str, value: Any, kind: Any) -> Any:
             return str(value)
         if wanted is not type(None) and isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
             return value
-    asked = " or ".join(getattr(k, "__name__", str(k)) for k in kinds if k is not type(None))
-    raise ConfigError(f"{name}={value!r}: must be {asked}")
+    expected = " or ".join(getattr(k, "__name__", str(k)) for k in kinds if k is not type(None))
+    raise ConfigError(f"{name}={value!r}: must be {expected}")

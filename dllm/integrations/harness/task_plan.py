@@ -1,4 +1,4 @@
-"""What is to be evaluated: tasks found, read and checked, before any weights are."""
+"""The tasks of an evaluation: found, loaded and checked before any weights are read."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ from dllm.registry import suggest_name
 
 TASKS = Path(__file__).parent / "tasks"
 SEED = 1234
-"""Of lm-eval's choice of examples, as its own command has it."""
+"""Seed of lm-eval's choice of examples, as in its own command."""
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What is to be evaluated.
+    """Tasks to evaluate.
 
-    tasks                names, of lm-eval or of a folder in `include`
-    num_fewshot          examples before each question; None: as the task says
-    limit                documents of each task, a share of them below 1; None: all
-    data                 folder of the data files; None: data sets come from the Hub
-    include              folders with further task configurations
-    apply_chat_template  put questions into the chat template of the checkpoint
-    system_instruction   the system's message, or what comes before the question
-    fewshot_as_multiturn examples are turns of the chat rather than one message
-    allow_code           run programs that the model writes
-    gen_kwargs           replace what tasks say of generation
+    Attributes:
+        tasks: Names of tasks, of lm-eval or of a folder in `include`.
+        num_fewshot: Examples before each question; None: the task's number.
+        limit: Documents of each task, or below 1 a share of them; None: all.
+        data: Folder of the data files; None: data sets come from the Hub.
+        include: Folders with further task configurations.
+        apply_chat_template: Put questions into the chat template of the checkpoint.
+        system_instruction: Message of the system, or text before the question.
+        fewshot_as_multiturn: Show examples as turns of the chat rather than in one message.
+        allow_code: Run programs that the model writes.
+        gen_kwargs: Replacements for generation settings of the tasks.
+
+    Raises:
+        ConfigError: If there are no tasks, or for a number out of its range.
     """
 
     tasks: tuple[str, ...]
@@ -55,7 +59,15 @@ class EvaluationPlan:
 
 
 class _EvaluationTasks(TaskManager):
-    """lm-eval's tasks and ours; what was loaded once is not loaded again."""
+    """lm-eval's tasks and ours; a task that has been loaded once is not loaded again.
+
+    Args:
+        plan: Plan whose tasks are loaded.
+
+    Attributes:
+        known: Loaded tasks by the repr of their list.
+        notes: Remarks for the report.
+    """
 
     def __init__(self, plan: EvaluationPlan) -> None:
         ours = ("own", "code", "data") if plan.data else ("own", "code")
@@ -71,6 +83,7 @@ class _EvaluationTasks(TaskManager):
         self.notes: list[str] = []
 
     def load(self, task_list: Any) -> Any:
+        """Load tasks, or return them if they are loaded already."""
         key = repr(task_list)
         if key not in self.known:
             self.known[key] = super().load(task_list)
@@ -78,7 +91,11 @@ class _EvaluationTasks(TaskManager):
 
 
 def load_tasks(plan: EvaluationPlan) -> _EvaluationTasks:
-    """The tasks of a plan, read and checked. Raises ConfigError for one that there is not, or that may not run."""
+    """Load and check the tasks of a plan.
+
+    Raises:
+        ConfigError: For an unknown task, one that cannot be loaded, or one that runs programs without permission.
+    """
     tasks = _EvaluationTasks(plan)
     for name in plan.tasks:
         if name not in tasks.all_tasks:
@@ -87,7 +104,7 @@ def load_tasks(plan: EvaluationPlan) -> _EvaluationTasks:
                 f"here are also {', '.join(sorted(path.stem for path in TASKS.rglob('*.yaml')))}"
             )
     if plan.allow_code:
-        os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # how lm-eval's own tasks are told
+        os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # lm-eval's own tasks look for this
     try:
         if any("ifeval" in name for name in plan.tasks) and (note := prepare_sentence_model(plan.data)):
             tasks.notes.append(note)
@@ -95,8 +112,9 @@ def load_tasks(plan: EvaluationPlan) -> _EvaluationTasks:
     except DllmError:
         raise
     except Exception as error:  # data sets, templates and their packages raise nearly anything
-        said = " ".join(str(error).split())[:300]
-        raise ConfigError(f"--tasks {','.join(plan.tasks)}: {type(error).__name__} while loading ({said})") from None
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"--tasks {','.join(plan.tasks)}: {type(error).__name__} while loading ({reason})") from None
+    # An attribute of lm-eval's task classes, which classes of other packages may lack.
     unsafe = [name for name, task in loaded.items() if getattr(task, "UNSAFE_CODE", False)]
     if unsafe and not plan.allow_code:
         raise ConfigError(
@@ -107,13 +125,13 @@ def load_tasks(plan: EvaluationPlan) -> _EvaluationTasks:
 
 
 def configure_tasks(tasks: _EvaluationTasks, plan: EvaluationPlan) -> Any:
-    """The tasks with what the plan changes of them, as lm-eval's own command does: shots where the task allows any."""
+    """Load the tasks and apply the plan's changes as lm-eval's own command does: shots where the task allows any."""
     loaded = tasks.load(list(plan.tasks))
     for task in loaded["tasks"].values():
         if plan.gen_kwargs and task.get_config("output_type") == "generate_until":
             task.set_config(key="generation_kwargs", value=dict(plan.gen_kwargs), update=True)
-        said = task.get_config("num_fewshot")
-        if said is None or (said != 0 and plan.num_fewshot is not None):
+        shots = task.get_config("num_fewshot")
+        if shots is None or (shots != 0 and plan.num_fewshot is not None):
             task.set_config(key="num_fewshot", value=plan.num_fewshot or 0)
         task.set_fewshot_seed(seed=SEED)
     return loaded
