@@ -6,7 +6,7 @@ from dllm.testing import Laws
 
 
 class TestSignalThreshold(Laws):
-    parts = ("signal-threshold", "signal-threshold(least=1.0)")
+    parts = ("signal-threshold", "signal-threshold(least=2.5, signal=entropy)")
 
 
 class TestNoEcho(Laws):

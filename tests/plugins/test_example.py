@@ -24,6 +24,7 @@ from tests.tiny import MASK, tiny_model, tiny_network
 
 PARTS = {
     "signal-threshold": ("dllm_runner_up", "SignalThreshold", {"least": 1.5}),
+    "signal-threshold entropy": ("dllm_runner_up", "SignalThreshold", {"least": 2.0, "signal": Entropy()}),
     "no-echo": ("dllm_runner_up", "NoEcho", {"tau": 0.2}),
     "anchored": ("dllm_anchored", "Anchored", {"share": 0.5, "layers": None}),
 }
@@ -58,6 +59,9 @@ def test_names_are_found_by_their_entry_points(site: Site):
     assert repr(read_part("signal-threshold(least=3.0)", Policy)) == "SignalThreshold(least=3.0, signal=LogitGap())"
     assert repr(read_part("no-echo", Policy)) == "NoEcho(tau=0.9)"
     assert read_part("anchored(layers=None)", Policy).needs == (Attention(None),)
+    for text in ("logit-gap", "entropy", "second-token", "Entropy()"):
+        policy = read_part(f"signal-threshold(signal={text})", Policy)
+        assert isinstance(policy.signal, Signal) and read_part(repr(policy), Policy) == policy
     (point,) = entry_points(group="dllm.signals")
     assert point.name == "logit-gap" and issubclass(point.load(), Signal)
 

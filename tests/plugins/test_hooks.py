@@ -33,7 +33,9 @@ MISSPELT = [
 
 
 @pytest.mark.parametrize(("base", "name", "meant"), MISSPELT, ids=lambda x: getattr(x, "__name__", x))
-@pytest.mark.parametrize("value", [lambda self, *given: None, property(lambda self: True), True], ids=str)
+@pytest.mark.parametrize(
+    "value", [lambda self, *given: None, property(lambda self: True), True], ids=["method", "property", "value"]
+)
 def test_a_misspelt_hook_is_refused(base: type[Part], name: str, meant: str, value: Any):
     with pytest.raises(TypeError, match=rf"Mine\.{name} is no hook and would never be called \(did you mean '{meant}'"):
         type("Mine", (base,), {name: value})
