@@ -31,7 +31,7 @@ from dllm.types import Cache, Canvas, Model, Seen, Window
 
 
 class ForwardPlan(NamedTuple):
-    """What a step is going to run.
+    """The columns that a step is going to run.
 
     Attributes:
         reach: The columns of each row.
@@ -78,7 +78,7 @@ class PlannedCache(Cache, hooks=("plan",)):
 
 
 class CacheChoice(NamedTuple):
-    """What a cache chooses the columns of a step from (host).
+    """The facts from which a cache chooses the columns of a step (host).
 
     Attributes:
         refresh: Rows that are refreshed now.

@@ -17,7 +17,7 @@ NEVER = 2**31
 
 
 class CacheState(NamedTuple):
-    """What a cache remembers.
+    """The state of a cache.
 
     Attributes:
         store: Keys and values of the rows in `rows`. None where nothing is kept.
@@ -102,7 +102,7 @@ class ReusableQuery:
 
 @dataclass(frozen=True, eq=False)
 class LastForward(Transient):
-    """What a step ran that refreshed nothing: the same columns are run again while every row stays in its range.
+    """The forward of a step that refreshed nothing: the same columns are run again while every row stays in its range.
 
     Attributes:
         first: The window's `first`. None where it does not matter.

@@ -19,7 +19,7 @@ from dllm.types import Canvas, Model, Window
 
 
 class RowLog(NamedTuple):
-    """What the rows did so far, all on the host.
+    """The history of the rows so far, all on the host.
 
     Attributes:
         forwards: Forwards of the row.

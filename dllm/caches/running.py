@@ -19,7 +19,7 @@ from dllm.types import Canvas, Model, Probe, Query, RowSubset, Window
 
 
 class ForwardOutput(NamedTuple):
-    """What a forward gave.
+    """The output of a forward.
 
     Attributes:
         hidden: States of the window's slots.
@@ -35,7 +35,7 @@ class ForwardOutput(NamedTuple):
 
 
 class _RowOutput(NamedTuple):
-    """What a model returned for some rows, and the query that it was run on.
+    """The output of a model for some rows, and the query that it was run on.
 
     Attributes:
         hidden: States of the window's slots.

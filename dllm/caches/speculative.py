@@ -22,7 +22,7 @@ from dllm.types import Cache, Canvas, Guess, Model, Seen, Store, Window
 
 
 class SpeculativeState(NamedTuple):
-    """What `Speculative` remembers.
+    """The state of `Speculative`.
 
     Attributes:
         inner: What the inner cache remembers, without its store.

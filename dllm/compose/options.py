@@ -93,7 +93,7 @@ class Options:
 
     @property
     def _is_written_out(self) -> bool:
-        """Whether a whole strategy is written out in place of a recipe."""
+        """True if a whole strategy is written out in place of a recipe."""
         return self.recipe is not None and self.recipe.lstrip().startswith("Strategy(")
 
     def _make_base(self, family: str, max_new_tokens: int) -> tuple[Recipe, Strategy]:

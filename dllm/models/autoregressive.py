@@ -46,7 +46,7 @@ class AutoregressiveModel:
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go: the device of the embedding."""
+        """Device of the embedding, on which tokens have to be."""
         device: torch.device = self.network.get_input_embeddings().weight.device
         return device
 

@@ -41,7 +41,7 @@ class CheckpointFiles:
 
     @property
     def plain(self) -> bool:
-        """Whether it is a plain causal language model."""
+        """True for a plain causal language model."""
         return self.family.name == AUTOREGRESSIVE.name
 
     def stock_config(self) -> Any:

@@ -27,7 +27,7 @@ class ProcessRank(NamedTuple):
 
     @property
     def leads(self) -> bool:
-        """Whether it is the one that reads input and writes output for all."""
+        """True for the one that reads input and writes output for all."""
         return self.rank == 0
 
 

@@ -91,7 +91,7 @@ class TransformerModel(Model):
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go: the device of the embedding, or where accelerate runs it if its weights are offloaded."""
+        """Device on which tokens have to be: the embedding's, or that of accelerate where weights are offloaded."""
         embedding = self.network.get_input_embeddings()
         place: torch.device = embedding.weight.device
         return _execution_device(embedding) or place if place.type == "meta" else place

@@ -17,7 +17,7 @@ PREFIX = "playground/"
 
 
 def _adopt(entry: RegistryEntry, found: Any) -> type[Task]:
-    """What a package brings, if it is a class of tasks."""
+    """Accept what a package brings, if it is a class of tasks."""
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ConfigError(f"{entry.place} is no subclass of dllm.playground.Task")
     return found

@@ -72,7 +72,7 @@ class Task(ABC):
 
     @abstractmethod
     def is_right(self, example: Example, text: str) -> bool:
-        """Whether a model's text answers the example's prompt; every right answer counts, not only the reference."""
+        """Tell whether a model's text answers the prompt; every right answer counts, not only the reference."""
 
     def answers(self, example: Example) -> Iterator[Answer]:
         """All right answers, each as its symbols; every symbol is one token of the embedded tokenizer.
@@ -144,7 +144,7 @@ class OneAnswer(Task):
 
 
 def is_held_out(prompt: str) -> bool:
-    """Whether a prompt belongs to the evaluation split, decided by its SHA-256."""
+    """Tell whether a prompt belongs to the evaluation split, decided by its SHA-256."""
     return hashlib.sha256(prompt.encode()).digest()[0] % HELD_OUT_EVERY == 0
 
 

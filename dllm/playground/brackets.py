@@ -41,7 +41,7 @@ class Brackets(Task):
 
 
 def is_balanced(text: str) -> bool:
-    """Whether a text consists of brackets that balance."""
+    """Tell whether a text consists of brackets that balance."""
     depth = 0
     for symbol in text:
         depth += {"(": 1, ")": -1}.get(symbol, -len(text) - 1)
@@ -62,7 +62,7 @@ def _random_path(rng: Random, depth: int, end: int, length: int) -> str:
 
 
 def _count_paths(depth: int, end: int, left: int) -> int:
-    """How many sequences of so many brackets lead from a depth to another and never below 0 (by reflection)."""
+    """Count how many sequences of so many brackets lead from a depth to another and never below 0 (by reflection)."""
     if depth < 0 or abs(end - depth) > left or (left + end - depth) % 2:
         return 0
     up = (left + end - depth) // 2

@@ -106,7 +106,7 @@ class Writer:
 
 
 def is_held_out_wording(template: str) -> bool:
-    """Whether a template or a name is kept from training."""
+    """Tell whether a template or a name is kept from training."""
     return hashlib.sha256(template.encode()).digest()[0] % WORDINGS_HELD_OUT_EVERY == 0
 
 

@@ -42,7 +42,7 @@ class WINO(RevisingPolicy):
 
     Departures:
         It works with any cache, while the published one works with none. The shadow slots of token-shifted models are
-        ours (`dllm.caches.running`).
+        ours (`dllm.caches.shadows`).
     """
 
     tau: float = 0.6

@@ -70,7 +70,7 @@ class Policy(
 
     @property
     def covers_decided(self) -> bool:
-        """Whether a signal that the policy needs covers decided slots."""
+        """True if a signal that the policy needs covers decided slots."""
         return any(isinstance(need, Signal) and need.covers_decided for need in self.needs)
 
     def init(self, canvas: Canvas, /) -> State:
@@ -259,7 +259,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where tokens have to be."""
+        """Device on which the model expects tokens."""
         return torch.device("cpu")
 
     def store(self, columns: int) -> Store:
