@@ -40,7 +40,7 @@ class AutoregressiveModel:
 
         self.network.eval()
         # What a checkpoint suggests (top-k, penalties, …) must not leak into a measured baseline.
-        self.network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+        self.network.generation_config = GenerationConfig()
         self.vocabulary = int(self.network.config.vocab_size)
         self.max_columns = int(getattr(self.network.config, "max_position_embeddings", 0) or 2**31)
 
@@ -99,7 +99,7 @@ class AutoregressiveModel:
         out = self.network.generate(
             tokens,
             attention_mask=there,
-            generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
+            generation_config=GenerationConfig(
                 max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=stops or None, pad_token_id=self.pad_id
             ),
             logits_processor=_build_logits_processors(len(prompts), temperature, top_p, top_k, seed, self.device),

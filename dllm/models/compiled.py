@@ -155,7 +155,7 @@ class CompiledModel(TransformerModel):
             return self.decode(tokens, columns, mask, index, layers)
         forwards = self._forwards if _graphs_work_here() else self._without_graphs
         if forwards is not self._without_graphs:
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            torch.compiler.cudagraph_mark_step_begin()
         try:
             return forwards(tokens, columns, mask, index, layers)
         except FailOnRecompileLimitHit:

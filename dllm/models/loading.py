@@ -201,7 +201,7 @@ def _load_network(found: CheckpointFiles, config: Any, options: Mapping[str, Any
             key_mapping=renames or None,
             use_safetensors=True,
             trust_remote_code=False,
-            generation_config=transformers.GenerationConfig(),  # type: ignore[no-untyped-call]
+            generation_config=transformers.GenerationConfig(),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that `verify_weights` can name all that is wrong
             **options,

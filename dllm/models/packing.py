@@ -69,7 +69,7 @@ def _packed_linear(x: Tensor, number: int, outputs: int) -> Tensor:
     return _multiply_packed(_layers[number], x)
 
 
-@torch.library.register_fake("dllm::packed_linear")  # type: ignore[untyped-decorator]
+@torch.library.register_fake("dllm::packed_linear")
 def _shape_of_packed_linear(x: Tensor, number: int, outputs: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], outputs)
 
@@ -81,7 +81,7 @@ def multiplies_bfloat16() -> bool:
 
 def is_packing_supported(device: torch.device, dtype: torch.dtype) -> bool:
     """Tell whether weights of a dtype can be packed on a device, and whether products are faster for it."""
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and multiplies_bfloat16())
 
