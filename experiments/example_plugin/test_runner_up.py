@@ -6,7 +6,7 @@ from dllm.testing import Laws
 
 
 class TestSignalThreshold(Laws):
-    parts = ("signal-threshold", "signal-threshold(least=2.5, signal=entropy)")
+    parts = ("signal-threshold", "signal-threshold(least=2.5, signal=slot-entropy)")
 
 
 class TestNoEcho(Laws):

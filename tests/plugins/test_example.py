@@ -59,7 +59,7 @@ def test_names_are_found_by_their_entry_points(site: Site):
     assert repr(read_part("signal-threshold(least=3.0)", Policy)) == "SignalThreshold(least=3.0, signal=LogitGap())"
     assert repr(read_part("no-echo", Policy)) == "NoEcho(tau=0.9)"
     assert read_part("anchored(layers=None)", Policy).needs == (Attention(None),)
-    for text in ("logit-gap", "entropy", "second-token", "Entropy()"):
+    for text in ("logit-gap", "slot-entropy", "second-token", "Entropy()"):
         policy = read_part(f"signal-threshold(signal={text})", Policy)
         assert isinstance(policy.signal, Signal) and read_part(repr(policy), Policy) == policy
     (point,) = entry_points(group="dllm.signals")
