@@ -69,7 +69,7 @@ def _packed_linear(x: Tensor, number: int, outputs: int) -> Tensor:
     return _multiply_packed(_layers[number], x)
 
 
-@torch.library.register_fake("dllm::packed_linear")
+@torch.library.register_fake("dllm::packed_linear")  # type: ignore[untyped-decorator]
 def _shape_of_packed_linear(x: Tensor, number: int, outputs: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], outputs)
 

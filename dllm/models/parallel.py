@@ -47,7 +47,7 @@ def make_distributed_config(name: str) -> Any:
             f"tensor_parallel: {name} is to be spread over the processes of torchrun, and this one is alone; start it "
             "by torchrun --nproc-per-node N --no-python dllm decode …"
         )
-    from transformers.distributed import DistributedConfig
+    from transformers.distributed import DistributedConfig  # type: ignore[attr-defined]
 
     return DistributedConfig(tp_plan="auto")
 
