@@ -102,6 +102,12 @@ def stream(
         RequestError: As in `decode`.
         ConfigError: As in `decode`.
         NumericsError: As in `decode`.
+
+    Example:
+        >>> import dllm
+        >>> deltas = list(dllm.stream(dllm.load("embedded"), "Compute 8 + 6."))
+        >>> "".join(delta.text for delta in deltas) == deltas[-1].result.text
+        True
     """
     requests, plan = _resolve(model, prompts, strategy, max_new_tokens, seed)
     if not requests:
@@ -148,6 +154,14 @@ def stream_to(
         ConfigError: The streamers do not match the prompts, or as in `decode`.
         RequestError: As in `decode`.
         NumericsError: As in `decode`.
+
+    Example:
+        >>> import dllm
+        >>> from transformers import TextStreamer
+        >>> model = dllm.load("embedded")
+        >>> streamer = TextStreamer(model.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        >>> (result,) = dllm.stream_to(streamer, model, "Compute 8 + 6.")  # doctest: +ELLIPSIS
+        8 + 6 = 14...
     """
     requests, plan = _resolve(model, prompts, strategy, max_new_tokens, seed)
     listeners = list(streamers) if isinstance(streamers, list | tuple) else [streamers]

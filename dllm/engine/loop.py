@@ -43,6 +43,15 @@ def steps(
         RequestError: A request does not fit the model. Raised before the first forward.
         ConfigError: The strategy does not fit the model. Raised before the first forward.
         NumericsError: A forward gave logits that are not numbers.
+
+    Example:
+        >>> import dllm
+        >>> from dllm.prompts import make_requests
+        >>> model = dllm.load("embedded")
+        >>> strategy = dllm.Strategy(dllm.Threshold(0.9), dllm.Blocks(), dllm.PrefixCache())
+        >>> stream = list(dllm.steps(model, make_requests(model, "Compute 8 + 6."), strategy))
+        >>> [int(step.commit.sum()) >= 1 for step in stream] == [True] * len(stream)
+        True
     """
     inference = torch.inference_mode()
     with inference:

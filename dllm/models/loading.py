@@ -84,6 +84,11 @@ def load(
     Raises:
         CheckpointError: The checkpoint is at fault.
         ConfigError: An option is at fault.
+
+    Example:
+        >>> import dllm
+        >>> dllm.load("embedded").geometry
+        BlockCausal(size=32, aligned=True)
     """
     if device is not None and device_map is not None:
         raise ConfigError(f"load(device={str(device)!r}, device_map={device_map!r}): give one of the two")
