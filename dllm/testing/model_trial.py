@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dllm.caches.lanes import select_bundle_rows
 from dllm.caches.memory import ColumnRange
-from dllm.caches.running import build_query
+from dllm.caches.queries import build_query
 from dllm.errors import ConfigError
 from dllm.requests import Request, make_canvas
 from dllm.types import Canvas, Model, Query, RowSubset
