@@ -43,6 +43,8 @@ class Site:
         sources = {name: (EXAMPLE / f"{name}.py").read_text() for name in project["tool"]["setuptools"]["py-modules"]}
         about = project["project"]
         self.install(about["name"], about["entry-points"], about["version"], **sources)
+        # Registries keep a class that they have loaded, so its module must stay the same one for the whole process.
+        self.modules -= set(sources)
 
 
 @pytest.fixture

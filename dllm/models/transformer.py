@@ -20,7 +20,7 @@ APART = {"cpu": 64, "cuda": 512}
 """Columns that cost about as much as reading the weights once more."""
 
 
-def default_forward_overhead(device: torch.device) -> int:
+def _default_forward_overhead(device: torch.device) -> int:
     """Choose `TransformerModel.forward_overhead_columns` where none is given."""
     return APART["cuda" if device.type == "cuda" else "cpu"]
 
@@ -84,7 +84,7 @@ class TransformerModel(Model):
         """Set the network to inference, and settle what depends on its device and its config."""
         self.network.eval()
         if self.forward_overhead_columns is None:
-            self.forward_overhead_columns = default_forward_overhead(self.device)
+            self.forward_overhead_columns = _default_forward_overhead(self.device)
         choose_attention_kernels(self.device, self.cudnn_attention)
         self.vocabulary = int(self.network.config.vocab_size)
         self._additive = self.network.config._attn_implementation == "eager"

@@ -96,7 +96,7 @@ class PretendedDevice:
         importlib.import_module("torch._dynamo")  # it looks at functions of torch once, and must see the true ones
         PretendedDevice._current, PretendedTensor.handler, self._active = self, self.dispatch, True
         self._undo = patch_torch(self)
-        self._mode: Any = _Mode(self)
+        self._mode: Any = _Mode(self)  # untyped in torch
         self._mode.__enter__()  # type: ignore[no-untyped-call]
         return self
 
