@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the folder `cli` is the package `dllm.cli`, beside all packages that are found."""
+"""Packages of the wheel: all that lie under `dllm/`, and the folder `cli/` under the name `dllm.cli`."""
 
 from setuptools import find_packages, setup
 

@@ -1,1 +1,1 @@
-"""What measures the library: its speed, its limits, and what it does on a CUDA device."""
+"""Measurements of the library: its speed, its limits, and its behaviour on a CUDA device."""

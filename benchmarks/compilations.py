@@ -1,4 +1,4 @@
-"""How often mixes of prompts make `torch.compile` compile on CUDA's settings, found on a CPU with tiny models.
+"""Number of compilations that mixes of prompts cost on CUDA's settings, counted on a CPU with tiny models.
 
     python -m benchmarks.compilations
 
@@ -38,11 +38,11 @@ MIXES: dict[str, tuple[ModelShape, Strategy]] = {
 
 
 class CountingCompiler:
-    """What stands in for `torch.compile`: counts what is compiled and which shapes are run.
+    """A stand-in for `torch.compile` that counts what is compiled and which shapes are run.
 
     Attributes:
-        counter: Of captured graphs.
-        shapes: Of tokens, mask and keys.
+        counter: Captured graphs.
+        shapes: Shapes of tokens, mask and keys.
     """
 
     def __init__(self) -> None:

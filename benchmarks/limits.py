@@ -1,4 +1,4 @@
-"""How near to the limit of an accelerator does decoding get, and where does block diffusion stop winning?
+"""Decoding beside the limit of an accelerator, and the batch at which block diffusion stops winning.
 
 Question: on one GPU with real shapes in bfloat16: (1) a window step of LLaDA-8B against reading its weights once, and a
           whole decode against the published loop; (2) Fast-dLLM v2 at three tokens a denoising forward, commits

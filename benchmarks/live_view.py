@@ -1,12 +1,11 @@
-"""What does watching cost?
+"""The cost of watching.
 
 Method: the embedded model decodes the same prompts, one after the other, by turns without and with the live view of
 `dllm decode`, on a terminal that takes all that is drawn (a pseudo-terminal of 100 x 30, read by a thread). Tokens are
 counted over the whole time of a turn, drawing included; the first turn of each is thrown away. Greedy, factor 1.0.
 
-How to read it: `with / without` is the share of the speed that is left; the spread over the turns tells how much of it
-is noise. The view draws at most fifteen times a second, and
-spends at most a sixteenth of the time on it.
+How to read it: `with / without` is the share of the speed that is left; the spread over the turns shows how much of it
+is noise. The view draws at most fifteen times a second, and spends at most a sixteenth of the time on it.
 
     python -m benchmarks.live_view --turns 9 --threads 1
 """

@@ -54,10 +54,11 @@ Task = tuple[int, int, bool]
 
 @dataclass
 class _CallLog:
-    """What became of the calls.
+    """Outcomes of the calls.
 
-    counts  by outcome
-    texts   of whole answers, by task
+    Attributes:
+        counts: Calls by outcome.
+        texts: Texts of whole answers, by task.
     """
 
     counts: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""How fast is the loop, and how far from what the arithmetic alone costs?
+"""Speed of the loop, beside the published loop and the cost of the arithmetic alone.
 
 Question: against the published loop on the same weights, how many tokens per second; and of our time, how much is the
           model's necessary matrix products, how much the rest of its forward, how much our own?
@@ -62,7 +62,7 @@ def _build_network(
         num_key_value_heads=heads,
         max_position_embeddings=4096,
     )
-    network = LlamaForCausalLM(config).eval()
+    network: LlamaForCausalLM = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         network.lm_head.weight.mul_(sharpness)
         for layer in network.model.layers:
@@ -196,7 +196,7 @@ def _measure_variants(how: Row, ways: Sequence[str], repeats: int, least: int) -
 
 
 def _plot_step_times(rows: list[Row], output: Path) -> None:
-    """Where the time of a step goes, a panel a vocabulary."""
+    """Plot where the time of a step goes, with a panel for each vocabulary."""
     pyplot = common.import_pyplot()
     sizes = sorted({row["vocabulary"] for row in rows})
     figure, panels = pyplot.subplots(1, len(sizes), figsize=(6 * len(sizes), 2.6), layout="constrained", squeeze=False)

@@ -1,4 +1,4 @@
-"""How fast does training run, in which memory, and how far is it from what the arithmetic alone costs?
+"""Speed and memory of training, beside the cost of the arithmetic alone.
 
 Question: clean tokens a second and peak memory of one update, for a full fine-tune and for LoRA; and how does its time
           compare with the floor of 6 N D operations (4 N D with LoRA, whose frozen weights need no gradient)?
@@ -92,7 +92,7 @@ def _count_operations(network: Any, view: dict[str, Tensor], lora: bool) -> floa
     layers = sum(m.weight.numel() for n, m in inner.named_modules() if isinstance(m, nn.Linear) and "lora" not in n)
     head = inner.lm_head.weight.numel()
     work = (layers - head) * view["input_ids"].numel() + head * view["labels"].numel()
-    return (4.0 if lora else 6.0) * work
+    return float((4.0 if lora else 6.0) * work)
 
 
 def _measure_product_rate(device: str, bf16: bool) -> float:

@@ -1,4 +1,4 @@
-"""One answer while it is written: a canvas that denoises, or text as it becomes final."""
+"""Display of one answer while it is written: a canvas that denoises, or text as it becomes final."""
 
 from __future__ import annotations
 
@@ -6,26 +6,35 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from dllm.cli.live_display import LiveDisplay
+from .live_display import LiveDisplay
+
+if TYPE_CHECKING:
+    from dllm.engine.results import Result
+    from dllm.streaming import Delta
 
 
 class AnswerDisplay:
-    """Decodes one request and shows it.
+    """Decoding of one request, shown as it goes.
 
-    live  draw the canvas while it denoises; else text comes as it becomes final
-
-    text     what was final when it ended
-    result   None if it was stopped
-    stopped  by Ctrl-C
+    Attributes:
+        model: The model.
+        request: The request.
+        plan: Strategy, or plan for a plain causal model.
+        console: Where the answer is shown.
+        live: Draw the canvas while it denoises; otherwise text is written as it becomes final.
+        text: The text that was final when decoding ended.
+        result: The result; None if decoding was stopped.
+        stopped: Whether Ctrl-C stopped it.
     """
 
     def __init__(self, model: Any, request: Any, plan: Any, console: Console, live: bool) -> None:
         self.model, self.request, self.plan, self.console, self.live = model, request, plan, console, live
-        self.text, self.result, self.stopped = "", None, False
+        self.text, self.stopped = "", False
+        self.result: Result | None = None
 
     def run(self) -> None:
         """Decode to the end, or until Ctrl-C."""
@@ -34,10 +43,10 @@ class AnswerDisplay:
         drawn = self.live and isinstance(self.plan, Strategy)
         try:
             with (
-                _delay_interrupts() as breathe,
-                LiveDisplay(self.console if drawn else None, self.model.tokenizer) as screen,
+                _delay_interrupts() as raise_if_interrupted,
+                LiveDisplay(self.console if drawn else None, self.model.tokenizer) as display,
             ):
-                for delta in self.deltas(screen, breathe):
+                for delta in self.deltas(display, raise_if_interrupted):
                     self.text += delta.text
                     self.result = delta.result or self.result
                     if not drawn:
@@ -46,8 +55,8 @@ class AnswerDisplay:
             self.stopped = True
         self.write(self.text if drawn else "", end="\n")
 
-    def deltas(self, screen: LiveDisplay, breathe: Callable[[], None]) -> Iterator[Any]:
-        """What becomes final; every step is drawn on the way, and between two of them it may be stopped."""
+    def deltas(self, display: LiveDisplay, raise_if_interrupted: Callable[[], None]) -> Iterator[Delta]:
+        """Yield what becomes final. Every step is drawn on the way, and decoding may be stopped between two steps."""
         from dllm.api import stream
         from dllm.engine.loop import steps
         from dllm.strategy import Strategy
@@ -55,18 +64,18 @@ class AnswerDisplay:
 
         if not isinstance(self.plan, Strategy):
             for delta in stream(self.model, self.request, self.plan):
-                breathe()
+                raise_if_interrupted()
                 yield delta
             return
         deltas = Deltas(self.model, [self.request], self.plan)
         for step in steps(self.model, [self.request], self.plan):
-            screen.show(step)
-            breathe()
+            display.show(step)
+            raise_if_interrupted()
             yield from deltas.add(step)
         yield from deltas.finish()
 
     def write(self, text: str, end: str = "") -> None:
-        """Text on stdout: as it is, and on a terminal without what would move the cursor."""
+        """Write text to stdout: as it is to a file, and to a terminal without characters that would control it."""
         file = self.console.file
         file.write((replace_control_characters(text) if self.console.is_terminal else text) + end)
         file.flush()
@@ -74,32 +83,32 @@ class AnswerDisplay:
 
 @contextmanager
 def _delay_interrupts() -> Iterator[Callable[[], None]]:
-    """Within, Ctrl-C takes effect where the given function is called, which then raises KeyboardInterrupt.
+    """Let Ctrl-C take effect only where the yielded function is called, which then raises KeyboardInterrupt.
 
-    Raised just anywhere it is lost now and then: Python drops what a callback or a destructor raises. The second
-    Ctrl-C is not waited for.
+    Raised at an arbitrary place it would be lost now and then, as Python drops exceptions of callbacks and destructors.
+    The second Ctrl-C is not delayed.
     """
-    asked = threading.Event()
+    interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
 
-    def note(*_: object) -> None:
-        if asked.is_set():
+    def handle_signal(*_: object) -> None:
+        if interrupted.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        interrupted.set()
 
-    def breathe() -> None:
-        if asked.is_set():
+    def raise_if_interrupted() -> None:
+        if interrupted.is_set():
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, handle_signal)
     try:
-        yield breathe
+        yield raise_if_interrupted
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def replace_control_characters(text: str) -> str:
-    """A text in which no character controls a terminal."""
+    """Replace the characters of a text that would control a terminal."""
     return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from dllm.cli.error_messages import print_message, report_errors
 from dllm.errors import ConfigError
+
+from .error_messages import print_message, report_errors
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

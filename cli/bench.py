@@ -11,50 +11,53 @@ from typing import Annotated, Any
 
 import typer
 
-from dllm.cli.error_messages import print_message, report_errors
 from dllm.errors import ConfigError
+
+from .error_messages import print_message, report_errors
+
+ShapeOption = Annotated[
+    str,
+    typer.Option(help="Shape of the model, random weights: a published one, or small, small-126k, small-blocks."),
+]
+ModelOption = Annotated[str | None, typer.Option(help="A checkpoint instead of a shape.", show_default=False)]
+StrategyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Strategy expression or recipe; give several. Default: the shape's own recipe.", show_default=False
+    ),
+]
+BatchOption = Annotated[list[int] | None, typer.Option(help="Rows; give several.", show_default="1")]
+ContextOption = Annotated[list[int] | None, typer.Option(help="Prompt tokens; give several.", show_default="128")]
+NewOption = Annotated[int, typer.Option(help="New tokens.")]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, bfloat16, float16 or auto. Default: float32 on a CPU, bfloat16 for shapes on CUDA.",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda.", show_default=False)]
+QuantizeOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Weights: none, int8, int8-dynamic or int4 (dllm[quant]); give several.", show_default="none"),
+]
+PackOption = Annotated[bool, typer.Option("--pack", help="Lay the weights out for this CPU.")]
+CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the forwards (on CUDA as graphs).")]
+AutoregressiveOption = Annotated[
+    bool, typer.Option("--autoregressive", help="Also time greedy autoregressive decoding on the same weights.")
+]
+RepeatsOption = Annotated[int, typer.Option(help="Counted runs of each.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads.", show_default=False)]
+OutputOption = Annotated[Path | None, typer.Option(help="Also append the JSON rows to this file.", show_default=False)]
 
 
 def bench(
-    shape: Annotated[
-        str,
-        typer.Option(help="Shape of the model, random weights: a published one, or small, small-126k, small-blocks."),
-    ] = "small",
-    model: Annotated[str | None, typer.Option(help="A checkpoint instead of a shape.", show_default=False)] = None,
-    strategy: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Strategy expression or recipe; give several. Default: the shape's own recipe.", show_default=False
-        ),
-    ] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="Rows; give several.", show_default="1")] = None,
-    context: Annotated[list[int] | None, typer.Option(help="Prompt tokens; give several.", show_default="128")] = None,
-    new: Annotated[int, typer.Option(help="New tokens.")] = 128,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="float32, bfloat16, float16 or auto. Default: float32 on a CPU, bfloat16 for shapes on CUDA.",
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.", show_default=False)] = None,
-    quantize: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Weights: none, int8, int8-dynamic or int4 (dllm[quant]); give several.", show_default="none"
-        ),
-    ] = None,
-    pack: Annotated[bool, typer.Option("--pack", help="Lay the weights out for this CPU.")] = False,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the forwards (on CUDA as graphs).")] = False,
-    autoregressive: Annotated[
-        bool, typer.Option("--autoregressive", help="Also time greedy autoregressive decoding on the same weights.")
-    ] = False,
-    repeats: Annotated[int, typer.Option(help="Counted runs of each.")] = 5,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default=False)] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Also append the JSON rows to this file.", show_default=False)
-    ] = None,
-) -> None:
+    shape: ShapeOption = "small", model: ModelOption = None, strategy: StrategyOption = None,
+    batch: BatchOption = None, context: ContextOption = None, new: NewOption = 128, dtype: DtypeOption = None,
+    device: DeviceOption = None, quantize: QuantizeOption = None, pack: PackOption = False,
+    compile: CompileOption = False, autoregressive: AutoregressiveOption = False, repeats: RepeatsOption = 5,
+    threads: ThreadsOption = None, output: OutputOption = None,
+) -> None:  # fmt: skip
     """Time strategies: per window step, refresh and token, and how far each is from the hardware's limit.
 
     The floor of a forward is the longer of two times: the bytes that it must move (weights, keys and values) at the
@@ -86,7 +89,7 @@ def bench(
 
 
 def _measure_and_print_rates(model: Any) -> Any:
-    """The rates of the machine in the model's precision, told on stderr."""
+    """Measure the rates of the machine in the model's precision, and print them on stderr."""
     from dllm.bench import measure_rates
 
     rates = measure_rates(model.device, model.dtype)
@@ -105,7 +108,7 @@ def _time_strategies(
     autoregressive: bool,
     repeats: int,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one model."""
+    """Yield the rows of one model, a row for each batch size, context and strategy."""
     import torch
 
     from dllm.bench import time_autoregressive, time_strategy
@@ -137,7 +140,7 @@ def _time_strategies(
 
 
 def _check_quantization(way: str | None, device: str | None) -> None:
-    """Raises ConfigError for a way to quantise that cannot work here, before anything is timed."""
+    """Raise ConfigError for a way to quantise that cannot work here, before anything is timed."""
     from dllm.models.placement import resolve_device
     from dllm.models.quantizing import make_torchao_config
 
@@ -154,7 +157,7 @@ def _make_model(
     quantize: str | None,
     pack: bool,
 ) -> Any:
-    """The model to be timed."""
+    """Load or make the model to be timed."""
     from dllm.bench import SHAPES, make_random_model
     from dllm.models import load, packing
     from dllm.models.compiled import CompiledModel
@@ -177,10 +180,11 @@ def _make_model(
 
 
 def _make_strategies(model: Any, given: list[str] | None, new: int) -> list[Any]:
-    """The strategies to be timed; by default the one that suits the geometry."""
+    """Make the strategies to be timed; by default the one that suits the geometry."""
     from dllm.compose.options import Options
+    from dllm.types import BlockCausal
 
-    family = "fast_dllm_v2" if hasattr(model.geometry, "size") else "fast_dllm"
+    family = "fast_dllm_v2" if isinstance(model.geometry, BlockCausal) else "fast_dllm"
     return [Options(recipe=text).strategy(model, new) for text in given or [family]]
 
 
@@ -203,7 +207,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dllm.cli.listing import WIDE
+    from .listing import WIDE
 
     head = (
         "strategy",
@@ -239,7 +243,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def _shorten_strategy(strategy: str) -> str:
-    """Policy, scheduler and cache of a strategy's repr, without their fields."""
+    """Name policy, scheduler and cache of a strategy's repr, without their fields."""
     names = ("policy=", "scheduler=", "cache=")
     return ", ".join(strategy.split(n)[1].split("(")[0] for n in names if n in strategy) or strategy
 

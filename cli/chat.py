@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from dllm.cli.decode import OUT, WHAT, decode, make_option
-from dllm.cli.error_messages import report_errors
-from dllm.cli.shared_options import with_options_of
 from dllm.errors import ConfigError
+
+from . import options
+from .error_messages import report_errors
+from .options import OUTPUT, make_loading, make_option, make_options
+
+if TYPE_CHECKING:
+    from .chat_settings import ChatSettings
 
 CHAT_EXAMPLES = """[bold]Examples[/bold]
 
@@ -19,60 +23,60 @@ echo "How much is 8 + 6?" | dllm chat
 
 [bold]While it runs[/bold] /set policy factor f=1.0 changes the strategy, clear forgets what was said, exit leaves, /help tells the rest."""  # noqa: E501
 
-SHARED = (
-    "model", "dtype", "device", "device_map", "adapter", "mask_id", "family", "quantize", "pack", "guidance", "recipe",
-    "strategy", "policy", "tau", "f", "k", "score", "strict", "gamma", "h", "delta", "eps", "scheduler", "block_size",
-    "sub_block_size", "steps", "cache", "refresh", "temperature", "top_p", "top_k", "processor", "stop",
-    "stop_id", "ignore_eos",
-)  # fmt: skip
-"""Options of `dllm decode` that mean the same here."""
-LOADING = ("dtype", "device", "device_map", "adapter", "mask_id", "family", "quantize", "pack")
+CONVERSATION = "Conversation"
+
+AnswerLengthOption = Annotated[int, make_option(CONVERSATION, "Most tokens of an answer. Default: 256.")]
+SystemOption = Annotated[str | None, make_option(CONVERSATION, "A system message before everything.")]
+SeedOption = Annotated[int, make_option(CONVERSATION, "Answer i draws from seed + i. Default: 0.")]
+NoReuseOption = Annotated[
+    bool, make_option(OUTPUT, "Compute the whole conversation again for every answer.", "--no-reuse")
+]
+NoLiveOption = Annotated[bool, make_option(OUTPUT, "Text as it becomes final, without the canvas.", "--no-live")]
 
 
-@with_options_of(decode, SHARED)
 def chat(
-    max_new_tokens: Annotated[int, make_option(WHAT, "Most tokens of an answer. Default: 256.")] = 256,
-    system: Annotated[str | None, make_option(WHAT, "A system message before everything.")] = None,
-    seed: Annotated[int, make_option(WHAT, "Answer i draws from seed + i. Default: 0.")] = 0,
-    no_reuse: Annotated[
-        bool, make_option(OUT, "Compute the whole conversation again for every answer.", "--no-reuse")
-    ] = False,
-    no_live: Annotated[bool, make_option(OUT, "Text as it becomes final, without the canvas.", "--no-live")] = False,
-    **given: Any,
-) -> None:
+    max_new_tokens: AnswerLengthOption = 256, system: SystemOption = None, seed: SeedOption = 0,
+    model: options.ModelOption = "embedded", dtype: options.DtypeOption = None, device: options.DeviceOption = None,
+    device_map: options.DeviceMapOption = None, adapter: options.AdapterOption = None,
+    mask_id: options.MaskIdOption = None, family: options.FamilyOption = None, quantize: options.QuantizeOption = None,
+    pack: options.PackOption = None, guidance: options.GuidanceOption = None,
+    recipe: options.RecipeOption = None, strategy: options.StrategyOption = None, policy: options.PolicyOption = None,
+    tau: options.TauOption = None, f: options.FactorOption = None, k: options.TokensPerStepOption = None,
+    score: options.ScoreOption = None,
+    scheduler: options.SchedulerOption = None, block_size: options.BlockSizeOption = None,
+    sub_block_size: options.SubBlockSizeOption = None, steps: options.StepsOption = None,
+    eps: options.EpsOption = None,
+    cache: options.CacheOption = None, refresh: options.RefreshOption = None,
+    temperature: options.TemperatureOption = None, top_p: options.TopPOption = None, top_k: options.TopKOption = None,
+    processor: options.ProcessorOption = None, stop: options.StopOption = None, stop_id: options.StopIdOption = None,
+    ignore_eos: options.IgnoreEosOption = False,
+    no_reuse: NoReuseOption = False, no_live: NoLiveOption = False,
+) -> None:  # fmt: skip
     """Talk with a model and watch its answers denoise.
 
     Multi-turn, with the checkpoint's chat template. A block-causal model keeps the keys and values of what was said.
     Without a terminal each line of stdin is said, and only the answers go to stdout.
     """
+    given = dict(locals())
     with report_errors():
-        if given["recipe"] is not None and given["strategy"] is not None:
-            raise ConfigError("--recipe and --strategy: give one of them; each sets every part")
-        from dllm.cli.chat_settings import ChatSettings
-        from dllm.compose.options import Options
+        from .chat_settings import ChatSettings
 
-        recipe, strategy = given.pop("recipe"), given.pop("strategy")
-        name, guidance = given.pop("model"), given.pop("guidance")
-        loading = {key: given.pop(key) for key in LOADING}
-        given |= {key: tuple(given[key] or ()) for key in ("processor", "stop")}
-        ids, none = given.pop("stop_id"), given.pop("ignore_eos")
-        if none and ids:
-            raise ConfigError("--ignore-eos and --stop-id: give one of them; the first ends no answer")
-        given["stop_ids"] = () if none else tuple(ids) if ids else None
-        settings = ChatSettings(Options(recipe=strategy or recipe, **given), max_new_tokens, seed, system)
-        _start_chat(name, loading, settings, guidance, no_reuse, no_live)
+        settings = ChatSettings(make_options(given), max_new_tokens, seed, system)
+        _start_chat(model, make_loading(given), settings, guidance or 0.0, not no_reuse, not no_live)
 
 
 def _start_chat(
-    name: str, loading: dict[str, Any], settings: Any, guidance: float | None, no_reuse: bool, no_live: bool
+    name: str, loading: dict[str, Any], settings: ChatSettings, guidance: float, reuse: bool, live: bool
 ) -> None:
-    """Load the model and begin."""
-    from dllm.cli.chat_session import ChatSession
+    """Load the model and begin the conversation."""
     from dllm.jobs import Job
     from dllm.models import load
 
-    job = Job(settings.options, guidance=guidance or 0.0)
+    from .chat_session import ChatSession
+
+    job = Job(settings.options, guidance=guidance)
     model = job.guided(load(name, **loading))
+    # A tokenizer of transformers has no such attribute at all where its checkpoint brings no template.
     if model.tokenizer is None or not getattr(model.tokenizer, "chat_template", None):
         raise ConfigError(f"--model {name}: it has no chat template, which a conversation needs; use dllm decode")
-    ChatSession(model, settings, job.guidance, not no_reuse, not no_live).run()
+    ChatSession(model, settings, job.guidance, reuse, live).run()

@@ -1,16 +1,20 @@
-"""A conversation in the terminal: what is said, what is answered, and the commands in between."""
+"""A conversation in the terminal: messages, answers, and the commands in between."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from dllm.cli.chat_settings import ChatSettings
-from dllm.cli.error_messages import print_error, print_message
 from dllm.errors import DllmError
+
+from .chat_settings import ChatSettings
+from .error_messages import print_error, print_message
+
+if TYPE_CHECKING:
+    from dllm.engine.results import Result
 
 HELP = """/set policy factor f=1.0   change the strategy or its fields: policy, scheduler, cache, tau, temperature, …
 /set max_new_tokens 64     most tokens of an answer; also seed and system; a value of none takes a setting back
@@ -25,8 +29,14 @@ Ctrl-C stops an answer. What begins with // is said with one stroke."""
 class ChatSession:
     """A conversation with a model.
 
-    reuse  keep keys and values of finished blocks from one answer to the next
-    live   draw the canvas while it denoises, on a terminal
+    Attributes:
+        model: The model.
+        settings: Settings, which commands change.
+        guidance: Scale of classifier-free guidance.
+        reuse: Keep keys and values of finished blocks from one answer to the next.
+        live: Draw the canvas while it denoises, on a terminal.
+        messages: The conversation so far, without the system message.
+        turn: Answers so far.
     """
 
     model: Any
@@ -34,7 +44,7 @@ class ChatSession:
     guidance: float = 0.0
     reuse: bool = True
     live: bool = True
-    said: list[dict[str, str]] = field(default_factory=list)
+    messages: list[dict[str, str]] = field(default_factory=list)
     turn: int = 0
 
     def __post_init__(self) -> None:
@@ -45,30 +55,30 @@ class ChatSession:
         self.plan(self.settings)
 
     def run(self) -> None:
-        """Until the person leaves."""
-        asks = sys.stdin.isatty() and sys.stdout.isatty()
-        if asks:
+        """Read lines and answer them until the person leaves."""
+        interactive = sys.stdin.isatty() and sys.stdout.isatty()
+        if interactive:
             import readline  # noqa: F401 lines can be edited and called back
 
             print_message("/help tells the commands; exit leaves", "dim")
         while True:
             try:
-                line = input("> ") if asks else _read_piped_line()
+                line = input("> ") if interactive else _read_piped_line()
             except KeyboardInterrupt:
                 self.console.print()
                 continue
             except EOFError:
-                if asks:
+                if interactive:
                     self.console.print()
                 return
             except UnicodeDecodeError as error:
                 print_error(f"what was said is not UTF-8 ({error.reason} at byte {error.start})")
                 continue
-            if not self.obey(line.strip()):
+            if not self._handle_line(line.strip()):
                 return
 
-    def obey(self, line: str) -> bool:
-        """Carry out a command, or answer; whether the conversation goes on."""
+    def _handle_line(self, line: str) -> bool:
+        """Carry out a command, or answer a message; return whether the conversation goes on."""
         command, _, rest = line.partition(" ")
         if line in ("exit", "quit", "/exit", "/quit"):
             return False
@@ -90,23 +100,29 @@ class ChatSession:
         return True
 
     def clear(self) -> None:
-        self.said.clear()
+        """Forget the conversation."""
+        self.messages.clear()
         self.history.clear()
         print_message("forgotten", "dim")
 
     def set(self, text: str) -> None:
         """Change settings, unless the model could not decode with them."""
-        settings = self.settings.changed(text)
+        settings = self.settings.change(text)
         self.plan(settings)
         self.settings = settings
-        print_message(", ".join(f"{name} {value}" for name, value in settings.told()), "dim")
+        print_message(", ".join(f"{name} {value}" for name, value in settings.list_changed()), "dim")
 
     def show(self) -> None:
+        """Print the strategy and what is set."""
         print_message(repr(self.plan(self.settings)))
-        print_message(", ".join(f"{name} {value}" for name, value in self.settings.told()), "dim")
+        print_message(", ".join(f"{name} {value}" for name, value in self.settings.list_changed()), "dim")
 
     def plan(self, settings: ChatSettings) -> Any:
-        """How answers are decoded. Raises ConfigError."""
+        """Return how answers are decoded.
+
+        Raises:
+            ConfigError: The settings cannot work with this model.
+        """
         from dllm.jobs import Job, check_length, check_seed
 
         length = check_length(settings.max_new_tokens)
@@ -114,16 +130,20 @@ class ChatSession:
         return job.plan(self.model, length)
 
     def answer(self, text: str) -> None:
-        """Ask, and show the answer as it comes. What is not answered is not said."""
-        from dllm.cli.answer_display import AnswerDisplay
+        """Decode an answer to a message and show it as it comes.
+
+        On failure the message is not added to the conversation.
+        """
         from dllm.jobs.plan import tokenize_prompt
         from dllm.requests import Request
         from dllm.strategy import Strategy
 
+        from .answer_display import AnswerDisplay
+
         settings, plan = self.settings, self.plan(self.settings)
         system = [] if settings.system is None else [{"role": "system", "content": settings.system}]
-        asked = [*self.said, {"role": "user", "content": text}]
-        ids = tokenize_prompt(self.model, [*system, *asked], True)
+        messages = [*self.messages, {"role": "user", "content": text}]
+        ids = tokenize_prompt(self.model, [*system, *messages], True)
         request = Request(ids, settings.max_new_tokens, seed=settings.seed + self.turn)
         if self.reuse and isinstance(plan, Strategy):
             plan = self.history.strategy(plan)
@@ -138,13 +158,13 @@ class ChatSession:
         if answer.stopped:
             print_message("stopped", "yellow")
         elif answer.result is not None:
-            self.figures(answer.result)
+            self._print_figures(answer.result)
         self.turn += 1
-        self.said = [*asked, {"role": "assistant", "content": answer.text}]
+        self.messages = [*messages, {"role": "assistant", "content": answer.text}]
 
-    def figures(self, result: Any) -> None:
-        """What an answer took."""
-        from dllm.cli.result_summary import summarize_results
+    def _print_figures(self, result: Result) -> None:
+        """Print tokens, forwards and speed of an answer."""
+        from .result_summary import summarize_results
 
         line = summarize_results([result], result.seconds)
         if self.history.reused:
@@ -154,7 +174,7 @@ class ChatSession:
 
 
 def _read_piped_line() -> str:
-    """The next line of a pipe. Raises EOFError behind the last one."""
+    """Read the next line of a pipe. Raises EOFError behind the last one."""
     line = sys.stdin.readline()
     if not line:
         raise EOFError

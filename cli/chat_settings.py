@@ -1,4 +1,4 @@
-"""What `/set` changes: options of the strategy, and a few of the conversation."""
+"""Settings that `/set` changes: options of the strategy, and a few of the conversation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dllm.errors import ConfigError
 if TYPE_CHECKING:
     from dllm.compose.options import Options
 
-OF_POLICY = ("tau", "f", "k", "score", "strict", "gamma", "h", "delta", "eps")
+OF_POLICY = ("tau", "f", "k", "score", "eps")
 OF_SCHEDULER = ("block_size", "sub_block_size", "steps")
 BELONG = {
     "policy": OF_POLICY,
@@ -19,18 +19,19 @@ BELONG = {
     "cache": ("refresh",),
     "recipe": ("policy", "scheduler", "cache", *OF_POLICY, *OF_SCHEDULER, "refresh"),
 }
-"""What an option makes pointless when it is set anew: the fields of the part that was there before."""
+"""Options that lose their meaning when an option is set: the fields of the part that was there before."""
 NONE = ("none", "default", "")
 
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """All that may be set.
+    """Settings of a conversation.
 
-    options         of the strategy
-    max_new_tokens  most tokens of an answer
-    seed            of the conversation; turn i draws from seed + i
-    system          a system message before everything, or None
+    Attributes:
+        options: Options of the strategy.
+        max_new_tokens: Most tokens of an answer.
+        seed: Seed of the conversation; turn i draws from seed + i.
+        system: A system message before everything, or None.
     """
 
     options: Options
@@ -38,29 +39,39 @@ class ChatSettings:
     seed: int = 0
     system: str | None = None
 
-    def changed(self, text: str) -> ChatSettings:
-        """The settings after `/set text`: pairs `name value` or `name=value`. Raises ConfigError."""
-        found = self
-        for name, value in _split_assignments(text):
-            found = found.put(name.replace("-", "_"), value)
-        return found
+    def change(self, text: str) -> ChatSettings:
+        """Return the settings after `/set text`, where the text holds pairs `name value` or `name=value`.
 
-    def put(self, name: str, value: str) -> ChatSettings:
+        Raises:
+            ConfigError: A name or a value is wrong.
+        """
+        settings = self
+        for name, value in _split_assignments(text):
+            settings = settings._assign(name.replace("-", "_"), value)
+        return settings
+
+    def _assign(self, name: str, value: str) -> ChatSettings:
+        """Return the settings with one of them set."""
         if name in ("max_new_tokens", "seed"):
             return replace(self, **{name: _parse_number(name, value, int)})
         if name == "system":
             return replace(self, system=None if value in NONE else value)
         kinds = {field.name: str(field.type) for field in fields(self.options)}
         if name not in kinds:
+            from dllm.compose.misplaced_fields import explain_misplaced_field
+
+            message = explain_misplaced_field(name, value, vars(self.options), "/set ")
+            if message is not None:
+                raise ConfigError(f"/set {message}")
             names = ", ".join((*kinds, "max_new_tokens", "seed", "system"))
             raise ConfigError(f"/set {name}: there is no such setting; there are {names}")
         empty: dict[str, Any] = {field.name: field.default for field in fields(self.options)}
-        gone: dict[str, Any] = {other: empty[other] for other in BELONG.get(name, ())}
+        dropped: dict[str, Any] = {other: empty[other] for other in BELONG.get(name, ())}
         made = empty[name] if value in NONE else _parse_setting(name, value, kinds[name])
-        return replace(self, options=replace(self.options, **gone | {name: made}))
+        return replace(self, options=replace(self.options, **dropped | {name: made}))
 
-    def told(self) -> list[tuple[str, str]]:
-        """What is set, by name."""
+    def list_changed(self) -> list[tuple[str, str]]:
+        """List what is set, by name."""
         given = [
             (field.name, getattr(self.options, field.name))
             for field in fields(self.options)
@@ -72,7 +83,7 @@ class ChatSettings:
 
 
 def _split_assignments(text: str) -> list[tuple[str, str]]:
-    """Names and values of `policy factor f=1.0`."""
+    """Split `policy factor f=1.0` into names and values."""
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -91,15 +102,11 @@ def _split_assignments(text: str) -> list[tuple[str, str]]:
 
 
 def _parse_setting(name: str, value: str, kind: str) -> Any:
-    """A value as the option has it."""
+    """Convert a value to the type of its option."""
     if "tuple[int" in kind:
         return tuple(_parse_number(name, part, int) for part in value.split(",") if part)
     if "tuple[str" in kind:
         return (value,)
-    if "bool" in kind:
-        if value.lower() not in ("true", "yes", "on", "false", "no", "off"):
-            raise ConfigError(f"/set {name} {value}: say yes or no")
-        return value.lower() in ("true", "yes", "on")
     if "float" in kind or "int" in kind:
         return _parse_number(name, value, float if "float" in kind else int)
     return value

@@ -1,4 +1,4 @@
-"""Which engine decodes: this process, or workers of a Ray cluster."""
+"""Options for the engine that decodes: this process, processes of torchrun, or workers of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -7,45 +7,58 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from dllm.errors import ConfigError
+
+from .options import make_option
 
 if TYPE_CHECKING:
     from dllm.jobs import JobEngine
+    from dllm.models.checkpoint import CheckpointFiles
 
 PANEL = "Engine"
 
 
-def _make_option(text: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=PANEL, show_default=False)
-
-
-EngineName = Annotated[
+EngineOption = Annotated[
     str,
-    _make_option(
+    make_option(
+        PANEL,
         "local (default), or ray: workers of a Ray cluster that hold a model each; RAY_ADDRESS says which, else one is "
-        "started here."
+        "started here.",
     ),
 ]
-Workers = Annotated[int | None, _make_option("Workers of --engine ray. Default: 2.")]
-CpusPerWorker = Annotated[float | None, _make_option("CPUs of a worker. Default: 1.")]
-GpusPerWorker = Annotated[float | None, _make_option("GPUs of a worker. Default: 1 where the cluster has one, else 0.")]
-TensorParallel = Annotated[
+WorkersOption = Annotated[int | None, make_option(PANEL, "Workers of --engine ray. Default: 2.")]
+CpusPerWorkerOption = Annotated[float | None, make_option(PANEL, "CPUs of a worker. Default: 1.")]
+GpusPerWorkerOption = Annotated[
+    float | None, make_option(PANEL, "GPUs of a worker. Default: 1 where the cluster has one, else 0.")
+]
+TensorParallelOption = Annotated[
     bool | None,
-    _make_option(
+    make_option(
+        PANEL,
         "Spread every layer over the processes of torchrun, as is done there by default.",
         "--tensor-parallel/--no-tensor-parallel",
     ),
 ]
 
 
+OpenEngine = Callable[["str | CheckpointFiles", Mapping[str, Any]], "JobEngine"]
+"""Makes the engine of a checkpoint, given by its name or by its small files, and of the arguments of `dllm.load`."""
+
+
 def choose_engine(
     engine: str, workers: int | None, cpus: float | None, gpus: float | None, spread: bool | None = False
-) -> Callable[[str, Mapping[str, Any]], JobEngine]:
-    """Makes the engine of a checkpoint from its name and how it is loaded. Raises ConfigError.
+) -> OpenEngine:
+    """Choose how the engine of a checkpoint is made.
 
-    spread  whether the model is spread over the processes of torchrun; None: where there are several
+    Args:
+        engine: Value of `--engine`.
+        workers: Workers of a Ray cluster.
+        cpus: CPUs of a worker.
+        gpus: GPUs of a worker.
+        spread: Whether the model is spread over the processes of torchrun; None: where there are several.
+
+    Raises:
+        ConfigError: The options contradict each other.
     """
     if uses_tensor_parallel(spread):
         if engine != "local":
@@ -66,11 +79,21 @@ def choose_engine(
 
     size = 2 if workers is None else workers
     RayEngine.check(size, 1.0 if cpus is None else cpus, gpus)
-    return lambda name, loading: RayEngine(name, loading, size, 1.0 if cpus is None else cpus, gpus)
+
+    def open_on_workers(checkpoint: str | CheckpointFiles, loading: Mapping[str, Any]) -> JobEngine:
+        # A worker may be another machine: it finds the checkpoint by its name and reads the small files itself.
+        name = checkpoint if isinstance(checkpoint, str) else checkpoint.name
+        return RayEngine(name, loading, size, 1.0 if cpus is None else cpus, gpus)
+
+    return open_on_workers
 
 
 def uses_tensor_parallel(spread: bool | None) -> bool:
-    """Whether one model is spread over the processes of torchrun. Raises ConfigError where they would go it alone."""
+    """Return whether one model is spread over the processes of torchrun.
+
+    Raises:
+        ConfigError: There are several processes, and each would do the whole job.
+    """
     size = int(os.environ.get("WORLD_SIZE", 1))
     if spread is False and size > 1:
         raise ConfigError(
@@ -80,7 +103,7 @@ def uses_tensor_parallel(spread: bool | None) -> bool:
 
 
 def silence_follower() -> bool:
-    """Whether this process only follows another; then its results are not said, but its errors are."""
+    """Return whether this process only follows another; its stdout is then silenced, and its errors are still shown."""
     follows = int(os.environ.get("RANK", 0)) > 0
     if follows:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""What goes wrong is said in one line on stderr and becomes an exit code; only a bug shows a traceback."""
+"""Errors as one line on stderr and an exit code; only a bug shows a traceback."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 def print_message(text: str | Text, style: str = "") -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     Console(stderr=True).print(Text(text, style) if isinstance(text, str) else text, soft_wrap=True)
 
 
 def print_error(message: object) -> None:
+    """Print an error as one line on stderr."""
     print_message(Text.assemble(("error: ", "bold red"), " ".join(str(message).split())))
 
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Inside, errors that are not ours become one line and an exit code."""
+    """Turn errors that are no bugs into one line and an exit code."""
     try:
         yield
         sys.stdout.flush()
@@ -56,12 +57,12 @@ def report_errors() -> Iterator[None]:
 
 
 def describe_os_error(error: OSError) -> str:
-    """Which file, and what is wrong with it."""
+    """Name the file of an OSError, and what is wrong with it."""
     return f"{error.filename or 'standard output'}: {error.strerror or error}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, which torch tells by a plain RuntimeError on a CPU."""
+    """Return whether memory ran out, for which torch raises a plain RuntimeError on a CPU."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in ("out of memory", "allocate memory"))
 
 

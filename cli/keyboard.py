@@ -12,7 +12,7 @@ ARROWS = {"\x1b[C": "right", "\x1b[D": "left", "\x1bOC": "right", "\x1bOD": "lef
 
 
 class KeyReader:
-    """Reads keys while it is open; the terminal is as it was afterwards. Where it cannot be set, no key ever comes."""
+    """Reader of keys, which restores the terminal when it is closed. Where that cannot be set, no key ever comes."""
 
     def __enter__(self) -> KeyReader:
         self.before = None
@@ -32,7 +32,14 @@ class KeyReader:
             termios.tcsetattr(self.file, termios.TCSADRAIN, self.before)
 
     def wait(self, seconds: float | None) -> str | None:
-        """The next key within some seconds (None: whenever it comes); None where none came. The end of input is q."""
+        """Wait for a key.
+
+        Args:
+            seconds: Longest wait; None waits until a key comes.
+
+        Returns:
+            The key, or None where none came; "q" at the end of the input.
+        """
         if self.before is None:
             time.sleep(1.0 if seconds is None else seconds)
             return "q" if seconds is None else None

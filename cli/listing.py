@@ -1,4 +1,4 @@
-"""What there is: recipes, families, and what a checkpoint is."""
+"""Listings: recipes, families, and the description of a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dllm.cli.error_messages import report_errors
+from .error_messages import report_errors
 
 WIDE = 250
 """Columns of a listing that no terminal limits."""
 
 
 def make_console() -> Console:
+    """Make a console for a listing, wide where no terminal limits it."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=WIDE)
 
@@ -97,24 +98,24 @@ def info(
     with report_errors():
         from dllm.models import describe_checkpoint
 
-        told = describe_checkpoint(model, family=family)
-        block = "" if told.block_size is None else f", blocks of {told.block_size}"
+        about = describe_checkpoint(model, family=family)
+        block = "" if about.block_size is None else f", blocks of {about.block_size}"
         facts = {
-            "model": told.name,
-            "folder": told.folder,
-            "family": f"{told.family} ({told.title})",
-            "stock class": told.stock,
-            "parameters": f"{told.parameters:,} ({told.dtype})",
-            "attention": told.geometry + block,
-            "token shift": "yes: the output at a column predicts the next one" if told.token_shift else "no",
-            "vocabulary": f"{told.vocabulary:,}",
-            "context": "no limit named" if told.context is None else f"{told.context:,} columns",
-            "mask id": _format_mask_id(told.mask_id, told.family),
-            "stop ids": ", ".join(map(str, told.stop_ids)) or "none: give --stop-id",
-            "pad id": str(told.pad_id),
-            "tokenizer": "yes" if told.tokenizer else "none: give prompts as prompt_ids",
-            "chat template": "yes" if told.chat_template else "none",
-            "default recipe": _get_default_recipe(told.family),
+            "model": about.name,
+            "folder": about.folder,
+            "family": f"{about.family} ({about.title})",
+            "stock class": about.stock,
+            "parameters": f"{about.parameters:,} ({about.dtype})",
+            "attention": about.geometry + block,
+            "token shift": "yes: the output at a column predicts the next one" if about.token_shift else "no",
+            "vocabulary": f"{about.vocabulary:,}",
+            "context": "no limit named" if about.context is None else f"{about.context:,} columns",
+            "mask id": _format_mask_id(about.mask_id, about.family),
+            "stop ids": ", ".join(map(str, about.stop_ids)) or "none: give --stop-id",
+            "pad id": str(about.pad_id),
+            "tokenizer": "yes" if about.tokenizer else "none: give prompts as prompt_ids",
+            "chat template": "yes" if about.chat_template else "none",
+            "default recipe": _get_default_recipe(about.family),
         }
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         for name, value in facts.items():
@@ -129,14 +130,14 @@ def _format_mask_id(found: int | None, family: str) -> str:
 
 
 def _get_default_recipe(family: str) -> str:
-    """The recipe that `decode` takes for a family."""
+    """Name the recipe that `decode` takes for a family."""
     from dllm.compose.recipes import default_recipe
 
     return "none: one token a forward" if family == "autoregressive" else default_recipe(family).name
 
 
 def _describe_attention(family: Any) -> str:
-    """How a family attends, by its own defaults."""
+    """Describe how a family attends, by its own defaults."""
     from dllm.types import Bidirectional
 
     geometry = family.geometry({})
@@ -146,14 +147,14 @@ def _describe_attention(family: Any) -> str:
 
 
 def format_part(part: Any) -> str:
-    """A part as the shortest expression that makes it: fields at their defaults are left out."""
+    """Write a part as the shortest expression that makes it: fields at their defaults are left out."""
     if not is_dataclass(part) or isinstance(part, type):
         return repr(part)
-    said, skipped = [], False
+    written, skipped = [], False
     for field in fields(part):
         value = getattr(part, field.name)
         if value == field.default:
-            skipped = True
+            skipped = True  # fields behind one that is left out cannot be given by place
             continue
-        said.append(f"{field.name}={format_part(value)}" if skipped else format_part(value))
-    return f"{type(part).__name__}({', '.join(said)})"
+        written.append(f"{field.name}={format_part(value)}" if skipped else format_part(value))
+    return f"{type(part).__name__}({', '.join(written)})"

@@ -24,20 +24,23 @@ BLANK = "░"
 
 
 class LiveDisplay:
-    """Draws on a terminal, from what the stream of steps says; without `console` it does nothing.
-
-    tokenizer  shows tokens as text; None: as ids
-    canvas     show the text of the batch's first open row
-    rows       how many rows a job has, for a progress bar; None: no bar
-    done       rows that an earlier run did
-    """
+    """Drawing on a terminal that follows the stream of steps."""
 
     def __init__(
         self, console: Console | None, tokenizer: Any, canvas: bool = True, rows: int | None = None, done: int = 0
     ) -> None:
+        """Prepare the drawing.
+
+        Args:
+            console: The terminal; without one nothing is drawn.
+            tokenizer: Shows tokens as text; None shows ids.
+            canvas: Show the text of the batch's first open row.
+            rows: Rows of the job, for a progress bar; None: no bar.
+            done: Rows that an earlier run decoded.
+        """
         self.console, self.canvas = console, canvas
         self.piece = make_token_formatter(tokenizer)
-        self.due = 0.0
+        self.next_drawing = 0.0  # seconds of the monotonic clock
         self.picture: RenderableType = Text()
         self.bar: Progress | None = None
         self.live: Live | None = None
@@ -56,7 +59,7 @@ class LiveDisplay:
             self.live.start()
             if self.bar is not None:
                 self.draw()
-            self.due = time.monotonic() + PAUSE
+            self.next_drawing = time.monotonic() + PAUSE
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,7 +69,7 @@ class LiveDisplay:
     def show(self, step: Step) -> None:
         """Draw a step, unless it is too early for the next drawing."""
         begun = time.monotonic()
-        if self.live is None or begun < self.due:
+        if self.live is None or begun < self.next_drawing:
             return
         if self.canvas and self.console is not None:
             busy = ((step.window.end > step.window.start) | step.window.commit).tolist()
@@ -74,22 +77,23 @@ class LiveDisplay:
             self.picture = render_frame(TerminalFrame.of(step, row), self.piece, self.console)
         self.draw()
         now = time.monotonic()
-        self.due = now + max(PAUSE, SHARE * (now - begun))
+        self.next_drawing = now + max(PAUSE, SHARE * (now - begun))
 
     def advance(self) -> None:
-        """One more row is done."""
+        """Count one more row as done."""
         if self.bar is not None:
             self.bar.advance(self.task)
             self.draw()
 
     def draw(self) -> None:
+        """Draw the canvas and the bar."""
         assert self.live is not None
         parts = [self.picture] if self.bar is None else [self.picture, self.bar.get_renderable()]
         self.live.update(Group(*parts), refresh=True)
 
 
 def make_token_formatter(tokenizer: Any) -> Callable[[int], str]:
-    """How a token is shown, each worked out once."""
+    """Make the function that shows a token, which works each out once."""
     known: dict[int, str] = {}
 
     def piece(token: int) -> str:
@@ -101,15 +105,17 @@ def make_token_formatter(tokenizer: Any) -> Callable[[int], str]:
 
 
 class TerminalFrame(NamedTuple):
-    """What is to be seen of a row: columns from where its text begins to its end.
+    """Visible state of a row: columns from where its text begins to its end.
 
-    tokens    what the canvas holds
-    pending   whether that is still to be decided
-    shown     given, or decided by a forward
-    new       columns decided just now
-    window    columns the step worked on
-    decided   tokens that were decided, of `wanted`
-    forwards  of the row so far
+    Attributes:
+        tokens: Tokens of the canvas.
+        pending: Whether each is still to be decided.
+        shown: Whether each was given, or decided by a forward.
+        new: Columns decided just now.
+        window: Columns the step worked on.
+        decided: Number of tokens that were decided.
+        wanted: Number of tokens to decide.
+        forwards: Forwards of the row so far.
     """
 
     tokens: list[int]
@@ -123,7 +129,7 @@ class TerminalFrame(NamedTuple):
 
     @classmethod
     def of(cls, step: Step, row: int) -> TerminalFrame:
-        """A row's answer after a step; with holes the whole text, what was given included."""
+        """Read a row's answer after a step; of a text with holes the whole text, including what was given."""
         rows = step.canvas.rows
         start, limit = int(rows.prompt[row]), int(rows.limit[row])
         start = start if int(rows.text[row]) == start else 0
@@ -142,7 +148,7 @@ class TerminalFrame(NamedTuple):
 
 
 def render_frame(frame: TerminalFrame, piece: Callable[[int], str], console: Console) -> Panel:
-    """A row: what is decided, what was decided just now, and what is pending."""
+    """Draw a row: columns decided before, decided just now, and pending."""
     title = (
         f"{frame.decided} of {frame.wanted} tokens · {frame.forwards} forwards · "
         f"{frame.decided / max(1, frame.forwards):.2f} per forward"
@@ -156,7 +162,7 @@ def render_frame(frame: TerminalFrame, piece: Callable[[int], str], console: Con
 
 
 def _style_columns(frame: TerminalFrame, piece: Callable[[int], str]) -> list[tuple[str, str]]:
-    """(text, style) of each column that is there."""
+    """List text and style of each column that is there."""
     return [
         (BLANK, WINDOW if i in frame.window else PENDING)
         if pending
@@ -167,12 +173,13 @@ def _style_columns(frame: TerminalFrame, piece: Callable[[int], str]) -> list[tu
 
 
 def _crop_to_console(cells: list[tuple[str, str]], console: Console) -> Text:
-    """The cells, without the first ones where they are too many for the terminal."""
+    """Join the cells, leaving out lines where they are too many for the terminal."""
     room = max(1, console.height - 6)
     text = Text.assemble(*cells)
     lines = text.wrap(console, max(1, console.width - 4))
     if len(lines) <= room:
         return text
+    # Keep the border between decided and pending text in view: there the text changes.
     edge = next((i for i, line in enumerate(lines) if BLANK in line.plain), len(lines))
     first = max(0, min(edge - room // 2, len(lines) - room))
     return Text("\n").join(lines[first : first + room])

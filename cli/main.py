@@ -1,4 +1,4 @@
-"""`dllm`: the commands. What needs torch is imported when a command runs, so that help comes at once."""
+"""`dllm`: the commands. Modules that need torch are imported when a command runs, so that help comes at once."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from typing import Annotated
 
 import typer
 
-from dllm.cli.app import serve_page as page
-from dllm.cli.bench import bench
-from dllm.cli.chat import CHAT_EXAMPLES, chat
-from dllm.cli.decode import EXAMPLES, decode
-from dllm.cli.eval import EVAL_EXAMPLES, run_evaluation
-from dllm.cli.listing import info, models, recipes
-from dllm.cli.parts import parts
-from dllm.cli.replay import REPLAY_EXAMPLES, replay
-from dllm.cli.report import report
-from dllm.cli.serve import SERVE_EXAMPLES, serve
-from dllm.cli.sweep import SWEEP_EXAMPLES, sweep
-from dllm.cli.train import TRAIN_EXAMPLES, train
-from dllm.cli.tune import TUNE_EXAMPLES, tune
 from dllm.version import VERSION
+
+from .app import serve_page as page
+from .bench import bench
+from .chat import CHAT_EXAMPLES, chat
+from .decode import EXAMPLES, decode
+from .eval import EVAL_EXAMPLES, run_evaluation
+from .listing import info, models, recipes
+from .parts import parts
+from .replay import REPLAY_EXAMPLES, replay
+from .report import report
+from .serve import SERVE_EXAMPLES, serve
+from .strategy_command import StrategyCommand
+from .sweep import SWEEP_EXAMPLES, sweep
+from .train import TRAIN_EXAMPLES, train
+from .tune import TUNE_EXAMPLES, tune
 
 app = typer.Typer(
     name="dllm",
@@ -29,8 +31,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog=EXAMPLES)(decode)
-app.command(epilog=CHAT_EXAMPLES)(chat)
+app.command(epilog=EXAMPLES, cls=StrategyCommand)(decode)
+app.command(epilog=CHAT_EXAMPLES, cls=StrategyCommand)(chat)
 app.command()(recipes)
 app.command()(parts)
 app.command()(models)
@@ -38,7 +40,7 @@ app.command()(info)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command()(bench)
 app.command("app")(page)
-app.command("eval", epilog=EVAL_EXAMPLES)(run_evaluation)
+app.command("eval", epilog=EVAL_EXAMPLES, cls=StrategyCommand)(run_evaluation)
 app.command(epilog=SWEEP_EXAMPLES)(sweep)
 app.command()(report)
 app.command(epilog=SERVE_EXAMPLES)(serve)

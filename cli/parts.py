@@ -1,4 +1,4 @@
-"""What a strategy is made of: every part by kind, its fields and what it does."""
+"""Listing of the parts of a strategy: every part by kind, its fields and its summary."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dllm.cli.error_messages import report_errors
-from dllm.cli.listing import format_part, make_console
 from dllm.compose.names import TABLES
 from dllm.errors import ConfigError
 from dllm.registry import suggest_name
 
+from .error_messages import report_errors
+from .listing import format_part, make_console
+
 if TYPE_CHECKING:
     from dllm.registry import Registry, RegistryEntry
 
-FIELDS = ("pace", "curve")
+FIELDS = ("pace", "curve", "signal")
 """Kinds that are only ever fields of policies."""
 
 
@@ -56,7 +57,7 @@ def _refuse_unknown_part(name: str) -> None:
 
 
 def _make_parts_table(table: Registry[type], entries: list[RegistryEntry]) -> Table:
-    """The parts of one kind."""
+    """Make the table of the parts of one kind."""
     where = "field of a policy" if table.kind in FIELDS else f"--{table.kind}"
     head = (f"{table.kind} ({where})", "fields", "what it does", "from")
     shown = Table(*head, box=None, header_style="bold", padding=(0, 2, 0, 0))
@@ -76,7 +77,7 @@ def _make_parts_table(table: Registry[type], entries: list[RegistryEntry]) -> Ta
 
 
 def _print_part(table: Registry[type], entry: RegistryEntry) -> None:
-    """All that is known of one part."""
+    """Print name, fields, place, origin and docstring of one part."""
     part = table[entry.name]
     out = make_console()
     out.print(
@@ -89,7 +90,7 @@ def _print_part(table: Registry[type], entry: RegistryEntry) -> None:
 
 
 def _list_parameters(part: type) -> list[str]:
-    """Its fields with their defaults."""
+    """List the fields of a part with their defaults."""
 
     def shown(parameter: Parameter) -> str:
         default: Any = parameter.default
@@ -99,6 +100,6 @@ def _list_parameters(part: type) -> list[str]:
 
 
 def summarize_docstring(part: type) -> str:
-    """The first sentence of its docstring."""
+    """Return the first sentence of a part's docstring."""
     first = " ".join((inspect.getdoc(part) or "").split("\n\n")[0].split())
     return first.split(". ")[0].rstrip(".") + "." if first else ""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from dllm.cli.error_messages import FAILED, print_error, print_message, report_errors
 from dllm.errors import ConfigError
+
+from .error_messages import FAILED, print_error, print_message, report_errors
 
 if TYPE_CHECKING:
     from dllm.tracing import Trace
@@ -60,7 +61,7 @@ def replay(
 
 
 def _check_trace(trace: Trace) -> None:
-    """Say what a check finds; a fault is a failure."""
+    """Print what a check finds; a fault is a failure."""
     from dllm.tracing import check_trace
 
     found = check_trace(trace)
@@ -77,7 +78,7 @@ def _check_trace(trace: Trace) -> None:
 
 
 def _write_replay_page(trace: Trace, path: Path) -> None:
-    """Put the page where nothing is yet; it appears when it is whole."""
+    """Write the page to a place where nothing is yet; the file appears when it is whole."""
     from dllm.tracing import render_trace_page
 
     if path.exists():
@@ -93,7 +94,7 @@ def _write_replay_page(trace: Trace, path: Path) -> None:
 
 def _show_request(trace: Trace, request: int, speed: float) -> None:
     """Show one request: live on a terminal, else a line a step."""
-    from dllm.cli.trace_player import TracePlayer, format_steps, make_frames
+    from .trace_player import TracePlayer, format_steps, make_frames
 
     places = [(run, place) for run in trace.runs for place in range(len(run.requests))]
     if not 1 <= request <= len(places):

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from dllm.cli.error_messages import print_message, report_errors
 from dllm.errors import ConfigError
 
+from .error_messages import print_message, report_errors
+
 MARK = "default-src 'none'"
-"""In every page that we write, so that one may be written anew and nothing else is overwritten."""
+"""Text that every page of ours holds, so that one may be replaced and nothing else is overwritten."""
 
 
 def report(

@@ -1,4 +1,4 @@
-"""Results in words: what is said on stderr when rows are done."""
+"""Summary of results, for stderr when rows are done."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ FRESH = "only logits fresh in their step can certify; a stale cache cannot"
 
 
 def summarize_results(results: Sequence[Result], seconds: float) -> Text:
-    """Tokens, forwards, both per each other, speed and the certified share of results that took `seconds` together."""
+    """Summarise tokens, forwards, tokens per forward, speed and certified share.
+
+    Args:
+        results: Results of rows.
+        seconds: Time that all of them took together.
+    """
     from dllm import metrics
 
     tokens, forwards = sum(len(r.output_ids) for r in results), sum(r.nfe for r in results)
     parallel, certified = sum(r.parallel for r in results), sum(r.certified for r in results)
     share = metrics.certified_share(certified, parallel)
-    said = [
+    figures = [
         (f"{tokens}", " tokens"),
         (f"{forwards}", " forwards (NFE)"),
         (f"{metrics.tokens_per_forward(tokens, forwards):.2f}", " tokens per forward"),
@@ -30,8 +35,8 @@ def summarize_results(results: Sequence[Result], seconds: float) -> Text:
         else (f"{share:.0%}", f" of {parallel} parallel commits certified ({FRESH})"),
     ]
     if len(results) != 1:
-        said.insert(0, (f"{len(results)}", " rows"))
+        figures.insert(0, (f"{len(results)}", " rows"))
     line = Text()
-    for i, (number, unit) in enumerate(said):
+    for i, (number, unit) in enumerate(figures):
         line.append(" · " if i else "", "dim").append(number, "bold cyan").append(unit, "dim")
     return line

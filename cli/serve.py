@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from dllm.cli.error_messages import print_message, report_errors
 from dllm.errors import ConfigError
+
+from . import options
+from .error_messages import print_message, report_errors
+from .options import MODEL, make_loading, make_option
 
 if TYPE_CHECKING:
     from dllm.integrations.server.api import ServerSettings
@@ -25,58 +26,67 @@ curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/jso
 
 [bold]Paths[/bold] /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics (Prometheus)."""  # noqa: E501
 
-MODEL, HOW, WHERE, LIMITS = ("Model", "Decoding", "Where, and for whom", "Limits")
+DECODING, NETWORK, LIMITS = ("Decoding", "Where, and for whom", "Limits")
 
 
-def _make_option(panel: str, text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+NameOption = Annotated[str | None, make_option(MODEL, "By which calls name the model. Default: --model.")]
+RecipeOption = Annotated[
+    str | None,
+    make_option(
+        DECODING, "The recipe, or 'Strategy(…)', of calls that name none. Default: that of the model's family."
+    ),
+]
+BatchSizeOption = Annotated[int, make_option(DECODING, "Rows of one strategy decoded together.", show_default=True)]
+StrategiesOption = Annotated[
+    int, make_option(DECODING, "Different strategies decoded at a time, in turns.", show_default=True)
+]
+HostOption = Annotated[str, make_option(NETWORK, "The address to listen at.", show_default=True)]
+PortOption = Annotated[int, make_option(NETWORK, "The port; 0: any that is free.", show_default=True, min=0, max=65535)]
+ApiKeyOption = Annotated[
+    str | None,
+    make_option(
+        NETWORK,
+        "Calls have to bring it. Rather set it in the environment: an argument shows in the process list.",
+        envvar="DLLM_API_KEY",
+        show_envvar=True,
+    ),
+]
+AllowedHostOption = Annotated[
+    list[str] | None,
+    make_option(
+        NETWORK,
+        "Name by which calls may address the server; repeatable. Default: on loopback without a key "
+        "localhost alone, so that no web page can call it; else any.",
+    ),
+]
+MaxNewTokensOption = Annotated[int, make_option(LIMITS, "Of calls that do not say.", show_default=True)]
+MaxColumnsOption = Annotated[
+    int | None, make_option(LIMITS, "Most tokens of prompt and answer. Default: the model's context.")
+]
+MaxWaitingOption = Annotated[
+    int, make_option(LIMITS, "Answers that may wait for a row; more get 429.", show_default=True)
+]
+MaxBodyOption = Annotated[int, make_option(LIMITS, "Bytes of a call; more get 413.", show_default=True)]
+MaxChoicesOption = Annotated[int, make_option(LIMITS, "Answers of one call (prompts times n).", show_default=True)]
+LogLevelOption = Annotated[str, make_option(NETWORK, "critical, error, warning, info or debug.", show_default=True)]
 
 
 def serve(
-    model: Annotated[str, _make_option(MODEL, "A folder, a Hub id, or `embedded`.")] = "embedded",
-    name: Annotated[str | None, _make_option(MODEL, "By which calls name the model. Default: --model.")] = None,
-    dtype: Annotated[str | None, _make_option(MODEL, "float32, bfloat16, float16 or auto.")] = None,
-    device: Annotated[str | None, _make_option(MODEL, "cpu, cuda, cuda:1, … Default: cuda where there is one.")] = None,
-    device_map: Annotated[str | None, _make_option(MODEL, "Spread the weights, e.g. auto; instead of --device.")] = None,
-    adapter: Annotated[str | None, _make_option(MODEL, "A PEFT adapter: folder or Hub id.")] = None,
-    mask_id: Annotated[int | None, _make_option(MODEL, "The mask token, instead of the checkpoint's.")] = None,
-    family: Annotated[str | None, _make_option(MODEL, "The family, where config.json does not tell.")] = None,
-    recipe: Annotated[
-        str | None,
-        _make_option(HOW, "The recipe, or 'Strategy(…)', of calls that name none. Default: that of the model's family."),
-    ] = None,
-    batch_size: Annotated[int, _make_option(HOW, "Rows of one strategy decoded together.")] = 16,
-    strategies: Annotated[int, _make_option(HOW, "Different strategies decoded at a time, in turns.")] = 4,
-    host: Annotated[str, _make_option(WHERE, "The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, _make_option(WHERE, "The port; 0: any that is free.", min=0, max=65535)] = 8000,
-    api_key: Annotated[
-        str | None,
-        _make_option(
-            WHERE, "Calls have to bring it. Rather set it in the environment: an argument shows in the process list.",
-            envvar="DLLM_API_KEY", show_envvar=True,
-        ),
-    ] = None,
-    allowed_host: Annotated[
-        list[str] | None,
-        _make_option(
-            WHERE, "Name by which calls may address the server; repeatable. Default: on loopback without a key "
-            "localhost alone, so that no web page can call it; else any.",
-        ),
-    ] = None,
-    max_new_tokens: Annotated[int, _make_option(LIMITS, "Of calls that do not say.")] = 128,
-    max_columns: Annotated[
-        int | None, _make_option(LIMITS, "Most tokens of prompt and answer. Default: the model's context.")
-    ] = None,
-    max_waiting: Annotated[int, _make_option(LIMITS, "Answers that may wait for a row; more get 429.")] = 256,
-    max_body: Annotated[int, _make_option(LIMITS, "Bytes of a call; more get 413.")] = 1 << 20,
-    max_choices: Annotated[int, _make_option(LIMITS, "Answers of one call (prompts times n).")] = 64,
-    log_level: Annotated[str, _make_option(WHERE, "critical, error, warning, info or debug.")] = "info",
+    model: options.ModelOption = "embedded", name: NameOption = None, dtype: options.DtypeOption = None,
+    device: options.DeviceOption = None, device_map: options.DeviceMapOption = None,
+    adapter: options.AdapterOption = None, mask_id: options.MaskIdOption = None, family: options.FamilyOption = None,
+    recipe: RecipeOption = None, batch_size: BatchSizeOption = 16, strategies: StrategiesOption = 4,
+    host: HostOption = "127.0.0.1", port: PortOption = 8000, api_key: ApiKeyOption = None,
+    allowed_host: AllowedHostOption = None, max_new_tokens: MaxNewTokensOption = 128,
+    max_columns: MaxColumnsOption = None, max_waiting: MaxWaitingOption = 256, max_body: MaxBodyOption = 1 << 20,
+    max_choices: MaxChoicesOption = 64, log_level: LogLevelOption = "info",
 ) -> None:  # fmt: skip
     """Serve a model over HTTP as OpenAI's API has it, each call with a strategy of its own.
 
     Calls are decoded together, and none waits for another's end. SIGTERM and Ctrl-C finish what was taken and refuse
     what is new; the second time they end at once. Needs the extra `serve`.
     """
+    given = dict(locals())
     with report_errors():
         limits = _make_limits(max_waiting, max_body, max_columns, max_choices, max_new_tokens)
         if log_level not in ("critical", "error", "warning", "info", "debug"):
@@ -86,15 +96,12 @@ def serve(
         setting = ServerSettings(
             name or model, limits, _check_api_key(api_key), _choose_allowed_hosts(host, api_key, allowed_host), recipe
         )
-        loading = {
-            "dtype": dtype, "device": device, "device_map": device_map, "adapter": adapter, "mask_id": mask_id,
-            "family": family, "pack": None,
-        }  # fmt: skip
+        loading = make_loading(given) | {"pack": None}
         run_server(model, loading, setting, batch_size, strategies, host, port, log_level)
 
 
 def _make_limits(waiting: int, body: int, columns: int | None, choices: int, new_tokens: int) -> ServerLimits:
-    """The limits that were given. Raises ConfigError, also where the server's libraries are not installed."""
+    """Make the limits. Raises ConfigError, also where the server's libraries are not installed."""
     try:
         from dllm.integrations.server.limits import ServerLimits
         from dllm.integrations.server.serving import bind_socket  # noqa: F401
@@ -104,14 +111,14 @@ def _make_limits(waiting: int, body: int, columns: int | None, choices: int, new
 
 
 def _check_api_key(key: str | None) -> str | None:
-    """The key. Raises ConfigError for one that protects nothing."""
+    """Return the key. Raises ConfigError for one that protects nothing."""
     if key is not None and not key.strip():
         raise ConfigError("--api-key (or DLLM_API_KEY) is empty: anybody could guess it; give a key or none")
     return key
 
 
 def _choose_allowed_hosts(host: str, key: str | None, allowed: list[str] | None) -> tuple[str, ...] | None:
-    """By which names the server may be called."""
+    """Choose the host names under which the server may be called; None: any."""
     from dllm.integrations.server.serving import LOCAL, is_loopback_host
 
     if allowed:
@@ -129,7 +136,7 @@ def run_server(
     port: int,
     log_level: str,
 ) -> None:
-    """Load the model and serve it. What cannot work is said before the weights are read."""
+    """Load the model and serve it; whatever cannot work is refused before the weights are read."""
     from dllm.integrations.server.engine import ServerEngine
     from dllm.integrations.server.serving import bind_socket, is_loopback_host, serve_on_socket
 

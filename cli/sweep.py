@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dllm.cli.engine_options import CpusPerWorker, EngineName, GpusPerWorker, Workers
-from dllm.cli.error_messages import FAILED, print_message, report_errors
+from .engine_options import CpusPerWorkerOption, EngineOption, GpusPerWorkerOption, WorkersOption, choose_engine
+from .error_messages import FAILED, print_message, report_errors
 
 SWEEP_EXAMPLES = """[bold]A sweep[/bold] is a YAML file; lists make a grid:
 
@@ -20,7 +20,7 @@ max_new_tokens: 96
 
 strategies: [[{policy: threshold, tau: [[0.6, 0.8, 0.9]], cache: [[none, prefix]]}, {recipe: fast_dllm_v2}]]
 
-Strategies are told by the options of `dllm decode`. A prompt line may have an `answer`, compared by
+Strategies are given by the options of `dllm decode`. A prompt line may have an `answer`, compared by
 `check`: number (the one behind ####), last-number, exact, contains, regex.
 
 [bold]Results[/bold]: FOLDER/table.jsonl, a row a cell, and FOLDER/samples, a file a cell. Run again it continues.
@@ -35,10 +35,10 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells, check them, decode none.")] = False,
     limit: Annotated[int | None, typer.Option(help="Only the first so many rows of every set of prompts.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no table.")] = False,
-    engine: EngineName = "local",
-    workers: Workers = None,
-    cpus_per_worker: CpusPerWorker = None,
-    gpus_per_worker: GpusPerWorker = None,
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    cpus_per_worker: CpusPerWorkerOption = None,
+    gpus_per_worker: GpusPerWorkerOption = None,
 ) -> None:
     """Decode a grid of strategies × prompts × models, and count accuracy and speed of every cell.
 
@@ -46,9 +46,9 @@ def sweep(
     one whose file has grown decodes only what is new.
     """
     with report_errors():
-        from dllm.cli.engine_options import choose_engine
-        from dllm.cli.sweep_display import print_cell_list, print_cell_table, run_sweep_with_progress
         from dllm.sweeps import pareto_front, read_sweep, read_table
+
+        from .sweep_display import print_cell_list, print_cell_table, run_sweep_with_progress
 
         found = read_sweep(file, limit)
         folder = file.with_suffix(".results") if output is None else output

@@ -1,8 +1,8 @@
-"""Draws a sweep while it runs, and its table: what `dllm sweep` and `dllm tune` share."""
+"""Display of a sweep while it runs, and of its table, for `dllm sweep` and `dllm tune`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +12,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dllm.cli.error_messages import INTERRUPTED, print_error
-from dllm.cli.listing import WIDE
+from .error_messages import INTERRUPTED, print_error
+from .listing import WIDE
 
 if TYPE_CHECKING:
-    from dllm.jobs import JobEngine
     from dllm.sweeps import Sweep
 
-Open = Callable[[str, Mapping[str, Any]], "JobEngine"]
+    from .engine_options import OpenEngine
 
 
-def run_sweep_with_progress(sweep: Sweep, folder: Path, open_engine: Open, quiet: bool) -> bool:
-    """Decode what is missing of a sweep, drawn on stderr; whether some cell or row failed."""
+def run_sweep_with_progress(sweep: Sweep, folder: Path, open_engine: OpenEngine, quiet: bool) -> bool:
+    """Decode the missing cells of a sweep with progress on stderr; return whether some cell or row failed."""
     from dllm.sweeps import CellFailed, CellFinished, CellRowDecoded, CellStarted, run_sweep
 
     sweep.check()
@@ -56,7 +55,7 @@ def run_sweep_with_progress(sweep: Sweep, folder: Path, open_engine: Open, quiet
 
 
 def print_cell_table(rows: Sequence[Mapping[str, Any]], best: Sequence[Mapping[str, Any]] = ()) -> None:
-    """The table of cells on stderr; those of the Pareto front are marked."""
+    """Print the table of cells on stderr; those of the Pareto front are marked."""
     many = [name for name in ("model", "prompts") if len({row[name] for row in rows}) > 1]
     many += [name for name in ("max_new_tokens", "seed", "batch_size") if len({row[name] for row in rows}) > 1]
     table = Table(
@@ -66,11 +65,10 @@ def print_cell_table(rows: Sequence[Mapping[str, Any]], best: Sequence[Mapping[s
         front = any(row is one for one in best)
         interval = "–" if row["accuracy"] is None else f"{row['accuracy_low']:.2f}–{row['accuracy_high']:.2f}"
         words = (escape(str(row[name])) for name in (*many, "name"))
-        table.add_row(
-            "*" if front else "", *words, _format_share(row["accuracy"]), interval,
-            f"{row['tokens_per_forward']:.2f}", f"{row['tokens_per_second']:.1f}", _format_share(row["certified_share"]),
-            style="bold" if front else "",
-        )  # fmt: skip
+        figures = (f"{row['tokens_per_forward']:.2f}", f"{row['tokens_per_second']:.1f}")
+        shares = _format_share(row["accuracy"]), _format_share(row["certified_share"])
+        style = "bold" if front else ""
+        table.add_row("*" if front else "", *words, shares[0], interval, *figures, shares[1], style=style)
     console = Console(stderr=True)
     (console if console.is_terminal else Console(stderr=True, width=WIDE)).print(table)
 
@@ -80,7 +78,7 @@ def _format_share(value: float | None) -> str:
 
 
 def print_cell_list(sweep: Sweep, folder: Path) -> None:
-    """The cells of a sweep on stdout, one a line, and which of them are done."""
+    """Print the cells of a sweep on stdout, one a line, and which of them are done."""
     kept = _find_finished_cells(sweep, folder)
     for cell in sweep.cells:
         job = cell.job
@@ -89,7 +87,7 @@ def print_cell_list(sweep: Sweep, folder: Path) -> None:
 
 
 def _find_finished_cells(sweep: Sweep, folder: Path) -> set[str]:
-    """Keys of the cells that are in the table already."""
+    """Return the keys of the cells that are in the table already."""
     from dllm.sweeps import read_table
     from dllm.sweeps.table import NAME
 

@@ -1,4 +1,4 @@
-"""A trace in the terminal: frames that go by themselves or at a key."""
+"""Player of a trace in the terminal: frames follow each other by themselves or at a key."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from dllm.cli.keyboard import KeyReader
-from dllm.cli.live_display import TerminalFrame, render_frame
+from .keyboard import KeyReader
+from .live_display import TerminalFrame, render_frame
 
 if TYPE_CHECKING:
     from dllm.tracing import ReplayedCanvas, TraceRun
 
 LEAST, MOST = 0.01, 64.0
-"""Steps a second that keys reach."""
+"""Slowest and fastest speed that keys reach, in steps a second."""
 
 
 def make_frames(run: TraceRun, place: int) -> list[TerminalFrame]:
-    """A request after each step that worked on it."""
+    """Make a frame of a request for each step that worked on it."""
     from dllm.tracing import replay_run
 
     return [_make_frame(board, row["range"]) for _, row, board in replay_run(run) if row["request"] == place]
 
 
 def _make_frame(board: ReplayedCanvas, span: tuple[int, int]) -> TerminalFrame:
-    """What is to be seen of a canvas."""
+    """Read the visible state of a canvas.
+
+    Args:
+        board: The canvas.
+        span: First and last column that the step worked on, the last exclusive.
+    """
     start, limit = board.start, board.limit
     tokens, when, given = board.tokens[start:limit], board.when[start:limit], board.given[start:limit]
     return TerminalFrame(
@@ -44,7 +49,7 @@ def _make_frame(board: ReplayedCanvas, span: tuple[int, int]) -> TerminalFrame:
 
 
 def format_steps(run: TraceRun, place: int, pieces: Mapping[int, str]) -> Iterator[str]:
-    """A line for each step: its forwards so far, what was certified, and what it decided where."""
+    """Write a line for each step: forwards so far, whether its commits are certified, and tokens by column."""
     for step in run.steps:
         for row in step["rows"]:
             if row["request"] != place:
@@ -57,10 +62,7 @@ def format_steps(run: TraceRun, place: int, pieces: Mapping[int, str]) -> Iterat
 
 
 class TracePlayer:
-    """Shows frames on a terminal.
-
-    speed  steps a second
-    """
+    """Player of frames on a terminal."""
 
     def __init__(self, shown: list[TerminalFrame], pieces: Mapping[int, str], console: Console, speed: float) -> None:
         self.frames, self.console, self.speed = shown, console, speed
@@ -84,7 +86,7 @@ class TracePlayer:
         self.console.print(self.scene())
 
     def press(self, key: str | None) -> None:
-        """What a key does; None: the time for the next step has come."""
+        """Do what a key asks for; None means that the time for the next step has come."""
         if key == " ":
             self.going = not self.going
         elif key in ("+", "-"):

@@ -1,4 +1,4 @@
-"""Draws what a training run tells, a line an event on stderr."""
+"""Display of a training run: a line for each event, on stderr."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN = 400
 
 
 class TrainingDisplay:
-    """A listener of `dllm.training.run.train`; `quiet` draws nothing."""
+    """Listener of `dllm.training.run.run_training`; with `quiet` it draws nothing."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False, quiet=quiet)
@@ -34,7 +34,7 @@ class TrainingDisplay:
             self.console.print(Text(line, style), soft_wrap=True)
 
     def lines(self, event: Event) -> list[tuple[str, str]]:
-        """(text, style) of an event."""
+        """List text and style of the lines of an event."""
         if isinstance(event, RunPrepared):
             self.steps, self.first, self.started = event.steps, event.start, time.monotonic()
             return self.prepared(event)
@@ -52,6 +52,7 @@ class TrainingDisplay:
         return [(f"model in {event.folder}{more}: dllm decode --model {event.folder}", "bold green")]
 
     def prepared(self, event: RunPrepared) -> list[tuple[str, str]]:
+        """List the lines of a run that is about to begin."""
         lines: list[tuple[str, Any]] = [(f"data: {event.report.lines()[0]}", "")]
         lines += [(f"data: {line}", "yellow") for line in event.report.lines()[1:]]
         data = f"{event.samples:,} samples in {event.rows:,} rows ({event.filled:.0%} filled), {event.held:,} held out"
@@ -62,7 +63,7 @@ class TrainingDisplay:
         return lines
 
     def left(self, step: int) -> str:
-        """Seconds a step, and the time to the end."""
+        """Format the seconds a step takes, and the time to the end."""
         pace = (time.monotonic() - self.started) / max(1, step - self.first)
         minutes, seconds = divmod(round(pace * (self.steps - step)), 60)
         hours, minutes = divmod(minutes, 60)

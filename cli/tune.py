@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dllm.cli.engine_options import CpusPerWorker, EngineName, GpusPerWorker, Workers
-from dllm.cli.error_messages import FAILED, print_message, report_errors
 from dllm.errors import ConfigError
+
+from .engine_options import CpusPerWorkerOption, EngineOption, GpusPerWorkerOption, WorkersOption, choose_engine
+from .error_messages import FAILED, print_message, report_errors
+from .options import DeviceOption, DtypeOption, ModelOption
 
 if TYPE_CHECKING:
     from dllm.sweeps import StrategyChoice, Sweep
@@ -25,40 +27,40 @@ dllm tune questions.jsonl --strategies candidates.yaml --tolerance 0.01 --confid
 Choose on other questions than those you report: of many strategies, the luckiest looks better than it is."""
 
 
+PromptsArgument = Annotated[
+    str, typer.Argument(help="JSONL file of prompts with an `answer`, or a set of the package by name.")
+]
+ToleranceOption = Annotated[
+    float | None, typer.Option(help="Most that accuracy may fall below one token a step, e.g. 0.02.")
+]
+TargetAccuracyOption = Annotated[float | None, typer.Option(help="Least accuracy, instead of --tolerance.")]
+StrategiesOption = Annotated[
+    Path | None,
+    typer.Option(help="YAML file with a list of `strategies`, as of dllm sweep, instead of the usual candidates."),
+]
+SpeedOption = Annotated[str, typer.Option(help="What is to be fast: tokens_per_second, or tokens_per_forward.")]
+ConfidenceOption = Annotated[
+    float, typer.Option(help="Least chance that the true accuracy is enough, e.g. 0.9; 0: the counts decide.")
+]
+LimitOption = Annotated[int | None, typer.Option(help="Only the first so many prompts.")]
+MaxNewTokensOption = Annotated[int, typer.Option(help="Most tokens of an answer.")]
+BatchSizeOption = Annotated[int, typer.Option(help="Rows decoded together.")]
+RawOption = Annotated[bool, typer.Option("--raw", "--no-chat", help="Take prompts as plain text.")]
+OutputOption = Annotated[
+    Path | None, typer.Option(help="Folder to keep the cells in; run again it continues. Default: tune.results.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only the command, on stdout.")]
+
+
 def tune(
-    prompts: Annotated[
-        str, typer.Argument(help="JSONL file of prompts with an `answer`, or a set of the package by name.")
-    ] = "word-problems-calibration",
-    model: Annotated[str, typer.Option(help="A folder, a Hub id, or `embedded`.")] = "embedded",
-    tolerance: Annotated[
-        float | None, typer.Option(help="Most that accuracy may fall below one token a step, e.g. 0.02.")
-    ] = None,
-    target_accuracy: Annotated[float | None, typer.Option(help="Least accuracy, instead of --tolerance.")] = None,
-    strategies: Annotated[
-        Path | None,
-        typer.Option(help="YAML file with a list of `strategies`, as of dllm sweep, instead of the usual candidates."),
-    ] = None,
-    speed: Annotated[
-        str, typer.Option(help="What is to be fast: tokens_per_second, or tokens_per_forward.")
-    ] = "tokens_per_second",
-    confidence: Annotated[
-        float, typer.Option(help="Least chance that the true accuracy is enough, e.g. 0.9; 0: the counts decide.")
-    ] = 0.0,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 128,
-    batch_size: Annotated[int, typer.Option(help="Rows decoded together.")] = 8,
-    raw: Annotated[bool, typer.Option("--raw", "--no-chat", help="Take prompts as plain text.")] = False,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, …")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder to keep the cells in; run again it continues. Default: tune.results.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the command, on stdout.")] = False,
-    engine: EngineName = "local",
-    workers: Workers = None,
-    cpus_per_worker: CpusPerWorker = None,
-    gpus_per_worker: GpusPerWorker = None,
-) -> None:
+    prompts: PromptsArgument = "word-problems-calibration", model: ModelOption = "embedded",
+    tolerance: ToleranceOption = None, target_accuracy: TargetAccuracyOption = None,
+    strategies: StrategiesOption = None, speed: SpeedOption = "tokens_per_second", confidence: ConfidenceOption = 0.0,
+    limit: LimitOption = None, max_new_tokens: MaxNewTokensOption = 128, batch_size: BatchSizeOption = 8,
+    raw: RawOption = False, dtype: DtypeOption = None, device: DeviceOption = None, output: OutputOption = None,
+    quiet: QuietOption = False, engine: EngineOption = "local", workers: WorkersOption = None,
+    cpus_per_worker: CpusPerWorkerOption = None, gpus_per_worker: GpusPerWorkerOption = None,
+) -> None:  # fmt: skip
     """Pick the fastest strategy that keeps accuracy, and print it as a command.
 
     Accuracy is held against that of one token a step on the same questions (--tolerance), or against a number
@@ -66,10 +68,10 @@ def tune(
     to stderr.
     """
     with report_errors():
-        from dllm.cli.engine_options import choose_engine
-        from dllm.cli.sweep_display import print_cell_table, run_sweep_with_progress
         from dllm.sweeps import choose_strategy, pareto_front, read_table
         from dllm.sweeps.tuning import format_decode_command
+
+        from .sweep_display import print_cell_table, run_sweep_with_progress
 
         _check_arguments(tolerance, target_accuracy, confidence, speed)
         settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "raw": raw, "limit": limit}
@@ -95,7 +97,7 @@ def tune(
 
 
 def _check_arguments(tolerance: float | None, target: float | None, confidence: float, speed: str) -> None:
-    """Raise ConfigError for what cannot be chosen by; before any work."""
+    """Raise ConfigError for arguments that leave nothing to choose by; before any work."""
     from dllm.sweeps.tuning import SPEEDS
 
     if (tolerance is None) == (target is None):
@@ -108,7 +110,7 @@ def _check_arguments(tolerance: float | None, target: float | None, confidence: 
 
 
 def _make_candidate_sweep(prompts: str, model: str, strategies: Path | None, settings: dict[str, Any]) -> Sweep:
-    """The sweep over all candidates, the sequential strategy first."""
+    """Make the sweep over all candidates, the sequential strategy first."""
     from dllm.files import read_yaml
     from dllm.sweeps.grid import make_sweep
     from dllm.sweeps.tuning import CANDIDATES, SEQUENTIAL
@@ -127,7 +129,7 @@ def _make_candidate_sweep(prompts: str, model: str, strategies: Path | None, set
 
 
 def _report_choice(choice: StrategyChoice, tolerance: float | None, target: float | None) -> None:
-    """The winner and how sure it is, on stderr."""
+    """Print on stderr the strategy that was chosen, and how sure that is."""
     row = choice.row
     interval = f"95 % interval {row['accuracy_low']:.3f}–{row['accuracy_high']:.3f}"
     print_message(f"{row['name']}: accuracy {row['accuracy']:.3f} ({interval}) on {row['scored']} questions", "bold")

@@ -19,6 +19,7 @@ from dllm.streaming.causal import stream_causal_deltas
 from dllm.streaming.delta import Delta
 from dllm.streaming.deltas import Deltas
 from dllm.streaming.streamers import check_streamers, send_delta
+from dllm.types import CausalModel
 
 __all__ = ["decode", "steps", "stream", "stream_to"]
 
@@ -182,7 +183,7 @@ def _resolve(
         ConfigError: The strategy is not of the kind that the model decodes by.
     """
     requests = make_requests(model, prompts, max_new_tokens, seed)
-    causal = hasattr(model, "generate")
+    causal = isinstance(model, CausalModel)
     if strategy is None:
         return requests, Autoregressive() if causal else default_strategy(model)
     if requests and not isinstance(strategy, Autoregressive if causal else Strategy):

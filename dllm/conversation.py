@@ -1,8 +1,8 @@
-"""What a conversation need not compute again: keys and values of its finished blocks, kept from one answer to the next.
+"""Conversations: keys and values of finished blocks are kept from one answer to the next.
 
 With block-causal attention a finished block's keys and values depend on what stands left of its end and on nothing
-else. So an answer may begin with those of the answer before it, as far as its prompt says the same; what it shows is
-what it would show without them.
+else. So an answer may begin with those of the answer before it, as far as its prompt holds the same tokens, and every
+step then shows what it would show without them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dllm.caches.base import StoredCache
@@ -23,12 +24,13 @@ from dllm.types import Cache, Canvas, Guess, Model, Seen, Window
 
 @dataclass
 class History:
-    """What the last answer left behind; one conversation, one row at a time.
+    """The keys and values that the last answer of a conversation left behind; one row at a time.
 
-    tokens  of the columns whose keys and values are kept: all of them final
-    store   where these are; None before the first answer
-    size    columns of the attention block under which they are exact
-    reused  columns that the last answer began with
+    Attributes:
+        tokens: Tokens of the columns whose keys and values are kept: all of them final.
+        store: The store that holds them. None before the first answer.
+        size: Columns of the attention block under which they are exact.
+        reused: Columns that the last answer began with.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -37,16 +39,17 @@ class History:
     reused: int = 0
 
     def strategy(self, strategy: Strategy) -> Strategy:
-        """The strategy, made to go on from what is kept. One whose cache stores nothing is left as it is."""
+        """Make a strategy go on from what is kept; one whose cache stores nothing is left as it is."""
         if not isinstance(strategy.cache, StoredCache):
             return strategy
         return replace(strategy, cache=ContinuedCache(strategy.cache, self))
 
     def clear(self) -> None:
+        """Forget everything."""
         self.tokens, self.store, self.reused = [], None, 0
 
     def shared(self, canvas: Canvas, size: int) -> int:
-        """Columns of a canvas, in whole blocks, that begin with what is kept."""
+        """Count the columns at the beginning of a canvas, in whole blocks, whose keys and values are kept."""
         if self.store is None or size != self.size:
             return 0
         known = int(canvas.rows.given[0].long().cumprod(0).sum())
@@ -55,65 +58,83 @@ class History:
         same = min(len(own), len(self.tokens)) if same is None else same
         return min(same, len(own) - 1) // size * size
 
-    def note(self, canvas: Canvas, memory: CacheState, size: int) -> None:
-        """Keep what a step has left; later steps change nothing of it."""
-        exact = int(memory.exact[0])
-        if isinstance(memory.store, KeyValueStore) and len(memory.rows) and exact > 0:
-            self.tokens, self.store, self.size = canvas.tokens[0, :exact].tolist(), memory.store, size
+    def note(self, canvas: Canvas, state: CacheState, size: int) -> None:
+        """Keep the store of a step and the tokens of its exact columns, which later steps do not change."""
+        exact = int(state.exact[0])
+        if isinstance(state.store, KeyValueStore) and len(state.rows) and exact > 0:
+            self.tokens, self.store, self.size = canvas.tokens[0, :exact].tolist(), state.store, size
 
 
 @dataclass(frozen=True, repr=False)
 class ContinuedCache(Cache):
-    """A cache that begins with what a conversation has kept. It shows what `cache` would, and is recorded as that.
+    """A cache that begins with what a conversation has kept. It shows what `cache` would, and its repr is the same.
 
     A batch of more than one row, attention in both directions and models with a store of their own begin as usual.
+
+    Attributes:
+        cache: Any cache that stores.
+        history: The conversation's.
     """
 
     cache: StoredCache
     history: History = field(compare=False)
 
     def init(self, canvas: Canvas, model: Model, /) -> CacheState:
-        memory: CacheState = self.cache.init(canvas, model)
+        state: CacheState = self.cache.init(canvas, model)
         self.history.reused = 0
-        if not _can_continue(model, memory):
-            return memory
+        if not _can_continue(model, state):
+            return state
         assert model.geometry.block is not None
         shared = self.history.shared(canvas, model.geometry.block)
         if not shared:
-            return memory
-        memory = memory._replace(store=_copy_columns(self.history.store, memory.store, shared))
+            return state
+        state = state._replace(store=_copy_columns(self.history.store, state.store, shared))
         self.history.reused = shared
-        return memory._replace(exact=torch.full_like(memory.exact, shared))
+        return state._replace(exact=torch.full_like(state.exact, shared))
 
-    def step(self, model: Model, canvas: Canvas, window: Window, memory: CacheState, /) -> tuple[Seen, CacheState]:
-        seen, memory = self.cache.step(model, canvas, window, memory)
-        if _can_continue(model, memory):
+    def step(self, model: Model, canvas: Canvas, window: Window, state: CacheState, /) -> tuple[Seen, CacheState]:
+        seen, state = self.cache.step(model, canvas, window, state)
+        if _can_continue(model, state):
             assert model.geometry.block is not None
-            self.history.note(canvas, memory, model.geometry.block)
-        return seen, memory
+            self.history.note(canvas, state, model.geometry.block)
+        return seen, state
 
-    def observe(self, guess: Guess, window: Window, commit: Tensor, score: Tensor, state: CacheState, /) -> CacheState:
-        return self.cache.observe(guess, window, commit, score, state)
+    def observe(
+        self,
+        guess: Guess,
+        window: Window,
+        commit: Bool[Tensor, "b k"],
+        score: Float[Tensor, "b k"],
+        state: CacheState,
+        /,
+    ) -> CacheState:
+        state = self.cache.observe(guess, window, commit, score, state)
+        return state
 
-    def renew(self, state: CacheState, fresh: CacheState, rows: Tensor, renew_rows: Callable[..., Any], /) -> Any:
+    def renew(
+        self, state: CacheState, fresh: CacheState, rows: Bool[Tensor, " b"], renew_rows: Callable[..., Any], /
+    ) -> Any:
         return self.cache.renew(state, fresh, rows, renew_rows)
 
-    def forget(self, state: CacheState, moved: Tensor, /) -> CacheState:
+    def forget(self, state: CacheState, moved: Int[Tensor, "b t"], /) -> CacheState:
         return self.cache.forget(state, moved)
 
     def __repr__(self) -> str:
         return repr(self.cache)
 
 
-def _can_continue(model: Model, memory: CacheState) -> bool:
-    """Whether a run is one row of a model whose finished blocks are exact, in a store that we can copy from."""
+def _can_continue(model: Model, state: CacheState) -> bool:
+    """Tell whether a run is one row of a model whose finished blocks are exact, in a store that can be copied.
+
+    Blocks that begin at the end of the prompt lie elsewhere in the next answer, so they have to be aligned.
+    """
     geometry = model.geometry
     aligned = geometry.block is not None and geometry.aligned
-    return aligned and isinstance(memory.store, KeyValueStore) and len(memory.exact) == 1
+    return aligned and isinstance(state.store, KeyValueStore) and len(state.exact) == 1
 
 
 def _copy_columns(kept: KeyValueStore | None, empty: Any, columns: int) -> KeyValueStore:
-    """A store as wide as an empty one, with the first columns of one that was kept."""
+    """Put the first columns of a store that was kept into an empty one, which may be wider."""
     assert kept is not None and isinstance(empty, KeyValueStore)
     for layer in kept.layers:
         wide = [x.new_zeros((*x.shape[:2], empty.columns + 1, x.shape[-1])) for x in layer]

@@ -1,7 +1,7 @@
-"""How likely a model finds a text: estimators on the model protocol, apart from every decoder and every harness.
+"""Likelihoods of texts under a model: estimators that need the model alone, no decoder and no harness.
 
-An estimator turns a prompt and its continuation into rows to run, each a canvas with some columns masked, and says what
-each row's predictions weigh. All of them answer for the distributions that decoding draws from: the mask id is never
+An estimator turns a prompt and its continuation into passes, rows to run, each a canvas with some columns masked and a
+weight for its predictions. All estimators are about the distributions that decoding draws from: the mask id is never
 proposed; with bidirectional attention the canvas ends with the continuation; with block-causal attention what follows
 it in its last block is masked, as it is while decoding.
 """
@@ -12,40 +12,48 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dllm.errors import ConfigError, NumericsError, RequestError
 from dllm.requests import Request
 from dllm.transfer import to_device
-from dllm.types import Query
+from dllm.types import Model, Query
 
 SLOTS = 256
 """Columns whose logits exist at a time."""
 
 
 class PromptContinuation(NamedTuple):
-    """A prompt of at least one token, and the continuation that is asked about."""
+    """A prompt and the continuation whose likelihood is asked for.
+
+    Attributes:
+        prompt: Token ids, at least one.
+        continuation: Token ids.
+    """
 
     prompt: tuple[int, ...]
     continuation: tuple[int, ...]
 
     @property
     def tokens(self) -> tuple[int, ...]:
+        """The prompt and the continuation."""
         return self.prompt + self.continuation
 
 
 class LikelihoodPass(NamedTuple):
     """One row to run.
 
-    pair     which pair it is about
-    tokens   the canvas, with the mask id where it is masked
-    columns  those whose true tokens' log-probabilities count
-    weight   of their sum in the pair's total
-    group    rows of one group are samples of one expectation; -1: the row is no sample, its part is exact
+    Attributes:
+        pair: Number of the pair that it is about.
+        tokens: The canvas, with the mask id where it is masked.
+        columns: Columns whose true tokens' log-probabilities count.
+        weight: Weight of their sum in the pair's total.
+        group: Rows of one group are samples of one expectation; -1 for a row that is no sample, whose part is exact.
     """
 
     pair: int
@@ -56,13 +64,14 @@ class LikelihoodPass(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """What a model says of a continuation.
+    """The likelihood of a continuation.
 
-    value   log-probability in nats, or the estimate of a lower bound of it
-    greedy  whether greedy decoding, one token a step in the estimator's order, writes this continuation; None where
-            that was not asked
-    error   standard error of the value; 0 where nothing was drawn
-    rows    canvases that were run
+    Attributes:
+        value: Log-probability in nats, or the estimate of a lower bound of it.
+        greedy: Whether greedy decoding, one token a step in the estimator's order, writes this continuation. None where
+            that was not asked.
+        error: Standard error of the value; 0 where nothing was drawn.
+        rows: Canvases that were run.
     """
 
     value: float
@@ -71,13 +80,20 @@ class Likelihood(NamedTuple):
     rows: int
 
 
+@runtime_checkable
 class Estimator(Protocol):
-    """Which rows a likelihood is made of."""
+    """An estimator chooses the rows that a likelihood is made of.
 
-    ordered: bool
-    """Whether its rows also tell if greedy decoding writes the continuation."""
+    Attributes:
+        ordered: Whether the rows also show if greedy decoding writes the continuation.
+    """
 
-    def looks(self, model: Any, index: int, pair: PromptContinuation, /) -> Iterator[LikelihoodPass]: ...
+    @property
+    def ordered(self) -> bool: ...
+
+    def passes(self, model: Model, index: int, pair: PromptContinuation, /) -> Iterator[LikelihoodPass]:
+        """Make the rows to run for a pair, whose number is `index`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -90,14 +106,17 @@ class Sequential:
     are finished and seen as they are, the rest of its block is masked; so it is exact for a block-causal model
     (Fast-dLLM v2, SDAR, BD3-LM) that decodes block by block, and each block from left to right. With blocks of one it
     is the likelihood of a plain causal model.
-    Costs a row for each column, but one for all whose prediction reads finished blocks only.
+    It costs a row for each column, but one for all columns whose prediction reads finished blocks only.
     """
 
-    ordered = True
+    ordered: ClassVar[bool] = True
 
-    def looks(self, model: Any, index: int, pair: PromptContinuation, /) -> Iterator[LikelihoodPass]:
+    def passes(self, model: Model, index: int, pair: PromptContinuation, /) -> Iterator[LikelihoodPass]:
         tokens, n = pair.tokens, len(pair.prompt)
         ends = _visible_ends(model, len(tokens))
+        # Column i is predicted at i - needs_left. If all that is seen from there lies left of i, nothing has to be
+        # masked, and one row with the true tokens shows all such columns: blocks of one, or the first column of a block
+        # under token shift.
         clean = [i for i in range(n, len(tokens)) if ends[i - model.needs_left] <= i]
         if clean:
             yield LikelihoodPass(index, tokens, tuple(clean), 1.0)
@@ -118,21 +137,23 @@ class Bound:
     such bounds over the blocks, each given the true blocks before it. The l are drawn in strata, so that N samples
     cover 1..L evenly; where there are no more than `samples` sets in all, each is run once and the bound is exact.
 
-    samples  rows for each block (bidirectional attention: for the continuation)
-    seed     of the masks; every pair draws from it anew, so that no value depends on what else is asked
+    Attributes:
+        samples: Rows for each block (bidirectional attention: for the continuation).
+        seed: Seed of the masks; every pair draws from it anew, so that no value depends on what else is asked.
 
-    Reference: Nie et al. 2025, LLaDA (arXiv:2502.09992), equation 6, and its evaluation: 128 samples.
+    References:
+        Nie et al. 2025, LLaDA (arXiv:2502.09992), equation 6, and its evaluation: 128 samples.
     """
 
     samples: int = 128
     seed: int = 0
-    ordered = False
+    ordered: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ConfigError(f"Bound(samples={self.samples}): samples must be at least 1")
 
-    def looks(self, model: Any, index: int, pair: PromptContinuation, /) -> Iterator[LikelihoodPass]:
+    def passes(self, model: Model, index: int, pair: PromptContinuation, /) -> Iterator[LikelihoodPass]:
         tokens, n = pair.tokens, len(pair.prompt)
         mask, ends = _require_mask_id(model), _visible_ends(model, len(tokens))
         draw = torch.Generator().manual_seed(self.seed)
@@ -140,13 +161,15 @@ class Bound:
             columns = list(block)
             canvas = [*tokens[:end], *[mask] * (end - len(tokens))]
             exact = 2 ** len(columns) - 1 <= self.samples
-            for chosen, weight in _weighted_subsets(columns) if exact else self.draws(columns, draw):
+            for chosen, weight in _weighted_subsets(columns) if exact else self._draw_subsets(columns, draw):
                 row = [mask if i in chosen else token for i, token in enumerate(canvas)]
                 yield LikelihoodPass(index, tuple(row), chosen, weight, -1 if exact else group)
 
-    def draws(self, columns: Sequence[int], draw: torch.Generator) -> Iterator[tuple[tuple[int, ...], float]]:
-        """Random sets of columns, their sizes spread evenly, with their weights."""
+    def _draw_subsets(self, columns: Sequence[int], draw: torch.Generator) -> Iterator[tuple[tuple[int, ...], float]]:
+        """Draw random sets of columns, their sizes spread evenly, with their weights."""
         size, count = len(columns), self.samples
+        # One random offset for all samples: sample j takes its size from the j-th of `count` equal parts of 1..size, so
+        # that sizes vary less than if each were drawn alone, and each still has the same probability.
         start = float(torch.rand((), generator=draw))
         for j in range(count):
             hidden = 1 + min(size - 1, int((start + j) * size / count))
@@ -155,49 +178,61 @@ class Bound:
 
 
 def _weighted_subsets(columns: Sequence[int]) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Every set of columns but the empty one, with its weight in the bound."""
+    """List every set of columns but the empty one, with its weight in the bound.
+
+    A set of l columns has the weight (L / l) * (1 / L) * (1 / number of sets of that size) = 1 / (l * number).
+    """
     for size in range(1, len(columns) + 1):
         for chosen in itertools.combinations(columns, size):
             yield chosen, 1 / (size * math.comb(len(columns), size))
 
 
-def default_estimator(model: Any, samples: int = 128, seed: int = 0) -> Estimator:
-    """The estimator that the model's training suggests: exact where blocks follow each other, else the bound."""
+def default_estimator(model: Model, samples: int = 128, seed: int = 0) -> Estimator:
+    """Choose the estimator that fits the model's training: exact where blocks follow each other, else the bound."""
     return Bound(samples, seed) if model.geometry.block is None else Sequential()
 
 
 def estimate_likelihoods(
-    model: Any, pairs: Sequence[PromptContinuation], estimator: Estimator, batch_size: int = 32, greedy: bool = True
+    model: Model, pairs: Sequence[PromptContinuation], estimator: Estimator, batch_size: int = 32, greedy: bool = True
 ) -> Iterator[tuple[int, Likelihood]]:
-    """The likelihood of each pair, as soon as it is known: (its place, what was found).
+    """Estimate the likelihood of each pair.
 
-    batch_size  rows that are run together; no value depends on it
-    greedy      also find out whether greedy decoding would write the continuation
+    Args:
+        model: A model with a mask id.
+        pairs: Prompts and continuations.
+        estimator: Chooses the rows to run.
+        batch_size: Rows that are run together; no value depends on it.
+        greedy: Whether to find out also if greedy decoding would write the continuation.
 
-    Raises RequestError for a pair that the model cannot read, before any forward; NumericsError for broken logits.
+    Yields:
+        The number of a pair and its likelihood, in order, as soon as it is known.
+
+    Raises:
+        RequestError: The model cannot read a pair; it is raised before any forward.
+        NumericsError: Logits are not numbers.
     """
     for pair in pairs:
         _check_continuation(model, pair)
     found: list[list[tuple[LikelihoodPass, float]]] = [[] for _ in pairs]
     same = [True] * len(pairs)
-    told = 0
+    done = 0
 
     def result(index: int) -> tuple[int, Likelihood]:
-        asked = same[index] if estimator.ordered else greedy and _greedy_writes_continuation(model, pairs[index])
-        return index, _combine_passes(found[index], asked if greedy else None)
+        written = same[index] if estimator.ordered else greedy and _greedy_writes_continuation(model, pairs[index])
+        return index, _combine_passes(found[index], written if greedy else None)
 
-    looks = (look for i, pair in enumerate(pairs) if pair.continuation for look in estimator.looks(model, i, pair))
-    while batch := list(itertools.islice(looks, batch_size)):
-        for look, (scores, right) in zip(batch, _score_passes(model, pairs, batch), strict=True):
-            found[look.pair].append((look, float(scores.sum()) * look.weight))
-            same[look.pair] &= bool(right.all())
-        while told < batch[-1].pair:  # rows come in the order of their pairs
-            yield result(told)
-            told += 1
-    yield from (result(index) for index in range(told, len(pairs)))
+    passes = (one for i, pair in enumerate(pairs) if pair.continuation for one in estimator.passes(model, i, pair))
+    while batch := list(itertools.islice(passes, batch_size)):
+        for one, (scores, right) in zip(batch, _score_passes(model, pairs, batch), strict=True):
+            found[one.pair].append((one, float(scores.sum()) * one.weight))
+            same[one.pair] &= bool(right.all())
+        while done < batch[-1].pair:  # rows come in the order of their pairs
+            yield result(done)
+            done += 1
+    yield from (result(index) for index in range(done, len(pairs)))
 
 
-def _check_continuation(model: Any, pair: PromptContinuation) -> None:
+def _check_continuation(model: Model, pair: PromptContinuation) -> None:
     """Raise RequestError if the model cannot read a pair."""
     Request(pair.prompt, max(1, len(pair.continuation))).check(model, model.vocabulary)
     if bad := [token for token in pair.continuation if not 0 <= token < model.vocabulary]:
@@ -208,48 +243,58 @@ def _check_continuation(model: Any, pair: PromptContinuation) -> None:
 
 @torch.inference_mode()
 def _score_passes(
-    model: Any, pairs: Sequence[PromptContinuation], looks: Sequence[LikelihoodPass]
-) -> list[tuple[Tensor, Tensor]]:
-    """For each row: log-probability of the true token at each of its columns, and whether no token is likelier."""
-    hidden = model.forward(_build_query(model, pairs, looks), None)
-    counts = [len(look.columns) for look in looks]
-    row = to_device(torch.repeat_interleave(torch.arange(len(looks)), torch.tensor(counts)), hidden.device)
-    columns = to_device(torch.tensor([i for look in looks for i in look.columns]), hidden.device)
-    truth = torch.tensor([pairs[look.pair].tokens[i] for look in looks for i in look.columns])
+    model: Model, pairs: Sequence[PromptContinuation], passes: Sequence[LikelihoodPass]
+) -> list[tuple[Float[Tensor, " _"], Bool[Tensor, " _"]]]:
+    """Run some rows.
+
+    Returns:
+        For each row the log-probability of the true token at each of its columns, and whether no token is likelier.
+
+    Raises:
+        NumericsError: Logits are not numbers.
+    """
+    hidden = model.forward(_build_query(model, pairs, passes), None)
+    counts = [len(one.columns) for one in passes]
+    row = to_device(torch.repeat_interleave(torch.arange(len(passes)), torch.tensor(counts)), hidden.device)
+    columns = to_device(torch.tensor([i for one in passes for i in one.columns]), hidden.device)
+    truth = torch.tensor([pairs[one.pair].tokens[i] for one in passes for i in one.columns])
     truth = to_device(truth, hidden.device)
     states = hidden[row, columns - model.needs_left]
+    # Logits are as wide as the vocabulary, so only a few columns have theirs at a time.
     parts = [
         _score_true_tokens(model, states[i : i + SLOTS], truth[i : i + SLOTS]) for i in range(0, len(truth), SLOTS)
     ]
     scores, right = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     if bool(scores.isnan().any()):
         raise NumericsError("the model's logits are not numbers (NaN or infinite): check the weights, or the dtype", [])
-    return list(zip(scores.split(counts), right.split(counts), strict=True))
+    return list(zip(torch.split(scores, counts), torch.split(right, counts), strict=True))
 
 
-def _score_true_tokens(model: Any, states: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability (n,) of the true tokens, and whether they are the likeliest, from hidden states (n, d)."""
+def _score_true_tokens(
+    model: Model, states: Float[Tensor, "n d"], truth: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Compute the log-probability of the true tokens from hidden states, and whether they are the likeliest."""
     logits = _candidate_logits(model, states)
     scores = logits.gather(1, rearrange(truth, "n -> n 1"))[:, 0] - logits.logsumexp(1)
     return scores, logits.argmax(1) == truth
 
 
-def _candidate_logits(model: Any, states: Tensor) -> Tensor:
-    """Logits (n, v) in float32, without the mask id."""
+def _candidate_logits(model: Model, states: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
+    """Compute logits in float32, with the mask id ruled out."""
     logits = model.head(states).float()
     if model.mask_id is not None:
         logits[:, model.mask_id] = -torch.inf
     return logits
 
 
-def _build_query(model: Any, pairs: Sequence[PromptContinuation], looks: Sequence[LikelihoodPass]) -> Query:
-    """The query for some rows, each as long as its canvas."""
-    lengths = torch.tensor([len(look.tokens) for look in looks])
+def _build_query(model: Model, pairs: Sequence[PromptContinuation], passes: Sequence[LikelihoodPass]) -> Query:
+    """Build the query for some rows, each as long as its canvas."""
+    lengths = torch.tensor([len(one.tokens) for one in passes])
     t, device = int(lengths.max()), model.device
-    tokens = torch.tensor([[*look.tokens, *[0] * (t - len(look.tokens))] for look in looks])
-    columns = torch.arange(t).expand(len(looks), t)
+    tokens = torch.tensor([[*one.tokens, *[0] * (t - len(one.tokens))] for one in passes])
+    columns = torch.arange(t).expand(len(passes), t)
     valid = columns < rearrange(lengths, "r -> r 1")
-    given = columns < torch.tensor([[len(pairs[look.pair].prompt)] for look in looks])
+    given = columns < torch.tensor([[len(pairs[one.pair].prompt)] for one in passes])
     limits = torch.minimum(model.geometry.visible_end(columns, lengths), rearrange(lengths, "r -> r 1"))
     mask: Tensor | None = torch.arange(t) < rearrange(limits, "r q -> r 1 q 1")
     if bool((limits == t).all()):
@@ -269,9 +314,13 @@ def _build_query(model: Any, pairs: Sequence[PromptContinuation], looks: Sequenc
 
 
 def _combine_passes(found: Sequence[tuple[LikelihoodPass, float]], greedy: bool | None) -> Likelihood:
-    """The sum of what a pair's rows showed."""
+    """Add up what a pair's rows showed.
+
+    The value is a sum over groups, each a sum of samples that already contain the factor 1 / (number of samples). So a
+    group of n samples has the variance n * var(samples), which a single sample leaves unknown.
+    """
     variance = 0.0
-    drawn = sorted((look.group, value) for look, value in found if look.group >= 0)
+    drawn = sorted((one.group, value) for one, value in found if one.group >= 0)
     for _, group in itertools.groupby(drawn, key=lambda x: x[0]):
         parts = torch.tensor([value for _, value in group], dtype=torch.float64)
         variance += len(parts) * float(parts.var()) if len(parts) > 1 else math.inf
@@ -279,16 +328,18 @@ def _combine_passes(found: Sequence[tuple[LikelihoodPass, float]], greedy: bool 
 
 
 @torch.inference_mode()
-def _greedy_writes_continuation(model: Any, pair: PromptContinuation) -> bool:
-    """Whether greedy decoding, the most confident column first, writes the continuation; it ends at the first column
-    where it would not."""
+def _greedy_writes_continuation(model: Model, pair: PromptContinuation) -> bool:
+    """Tell whether greedy decoding, the most confident column first, writes the continuation.
+
+    It decodes only up to the first column where it would write another token.
+    """
     ends = _visible_ends(model, len(pair.tokens))
     for end, block in itertools.groupby(range(len(pair.prompt), len(pair.tokens)), key=lambda i: ends[i]):
         open_columns = list(block)
         canvas = [*pair.tokens[: open_columns[0]], *[_require_mask_id(model)] * (end - open_columns[0])]
         while open_columns:
-            look = LikelihoodPass(0, tuple(canvas), tuple(open_columns), 1.0)
-            hidden = model.forward(_build_query(model, [pair], [look]), None)[0]
+            one = LikelihoodPass(0, tuple(canvas), tuple(open_columns), 1.0)
+            hidden = model.forward(_build_query(model, [pair], [one]), None)[0]
             columns = to_device(torch.tensor(open_columns), hidden.device)
             chances, best = _candidate_logits(model, hidden[columns - model.needs_left]).softmax(1).max(1)
             first = int(chances.argmax())
@@ -299,14 +350,19 @@ def _greedy_writes_continuation(model: Any, pair: PromptContinuation) -> bool:
     return True
 
 
-def _visible_ends(model: Any, length: int) -> list[int]:
-    """For each column of a text, the first column that it does not see; the rest of a block exists, masked."""
+def _visible_ends(model: Model, length: int) -> list[int]:
+    """Find the first column that each column of a text does not see; the rest of its last block exists, masked."""
     columns = rearrange(torch.arange(length), "t -> 1 t")
-    return model.geometry.visible_end(columns, torch.tensor([length]))[0].tolist()
+    ends: list[int] = model.geometry.visible_end(columns, torch.tensor([length]))[0].tolist()
+    return ends
 
 
-def _require_mask_id(model: Any) -> int:
-    """The mask id. Raises ConfigError where the model has none."""
+def _require_mask_id(model: Model) -> int:
+    """Return the mask id.
+
+    Raises:
+        ConfigError: The model has none.
+    """
     if model.mask_id is None:
         raise ConfigError(f"{model.family}: a likelihood is read from masked columns, and this model has no mask id")
     return int(model.mask_id)

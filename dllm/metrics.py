@@ -1,22 +1,32 @@
-"""The one definition of what is counted. Every table, file and screen takes its numbers from here.
+"""The one definition of everything that is counted; every table, file and screen takes its numbers from here.
 
-forward          one call of the model in which the row took part, up to the one that decided its last token; one that
-                 only runs the prompt, or only stores a finished block, counts as well
-NFE              number of forwards of a row, until its stop condition holds
-generated token  a token after the prompt, up to and with the first end token; the prompt, padding and what is cut off
-                 do not count
-query token      a column run through the model for a row, whether it is predicted or only read: the work of a forward
-second           wall time of a row from when it took its place in the batch to the step that decided its last token; of
-                 several rows, wall time of all together
-prefill          the part of a row's seconds until its first step was done, whose forward ran the prompt
-tokens/s         generated tokens per second, prefill included; without prefill: the tokens that later steps decided,
-                 per second of those steps
-TPF              generated tokens per forward
-certified share  of the generated tokens committed two or more at once, the part whose parallel commit was provably
-                 what greedy joint decoding would have done, given the marginals the model showed (`theory.certified`).
-                 Only predictions for which nothing stale was read can certify: a stale cache lowers the share
-agreement        share of rows whose tokens are all those of the reference, sequential greedy decoding: one token a
-                 step, the most confident, without a cache
+Forward:
+    One call of the model in which the row took part, up to the one that decided its last token. One that only runs the
+    prompt, or only stores a finished block, counts as well.
+NFE:
+    Number of forwards of a row, until its stop condition holds.
+Generated token:
+    A token after the prompt, up to the first end token and including it. The prompt, padding and what is cut off do not
+    count.
+Query token:
+    A column run through the model for a row, whether it is predicted or only read: the unit of work of a forward.
+Second:
+    Wall time of a row from when it took its place in the batch to the step that decided its last token; of several
+    rows, wall time of all together.
+Prefill:
+    The part of a row's seconds until its first step was done, whose forward ran the prompt.
+Tokens per second:
+    Generated tokens per second, prefill included. Without prefill: the tokens that later steps decided, per second of
+    those steps.
+TPF:
+    Generated tokens per forward.
+Certified share:
+    Of the generated tokens committed two or more at once, the part whose parallel commit provably equals greedy joint
+    decoding, given the marginals that the model showed (`theory.is_certified`). Only predictions that depend on nothing
+    stale can certify: a stale cache lowers the share.
+Agreement:
+    Share of rows whose tokens are all those of the reference, sequential greedy decoding: one token a step, the most
+    confident, without a cache.
 """
 
 from __future__ import annotations
@@ -26,39 +36,58 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from dllm.version import VERSION
 
 
 def tokens_per_forward(tokens: int, forwards: int) -> float:
-    """TPF; 0 where there was no forward."""
+    """Compute TPF; 0 where there was no forward."""
     return tokens / forwards if forwards else 0.0
 
 
 def tokens_per_second(tokens: int, seconds: float) -> float:
-    """Throughput; 0 where no time was measured."""
+    """Compute the throughput; 0 where no time was measured."""
     return tokens / seconds if seconds else 0.0
 
 
 def certified_share(certified: int, parallel: int) -> float | None:
-    """Share of parallel tokens that are certified; None where nothing was committed in parallel."""
+    """Compute the share of parallel tokens that are certified; None where nothing was committed in parallel."""
     return certified / parallel if parallel else None
 
 
 def agreement_share(outputs: Sequence[Sequence[int]], reference: Sequence[Sequence[int]]) -> float | None:
-    """Share of outputs that equal those of the same rows in the reference, token for token; None without rows."""
+    """Compute the share of outputs that equal those of the same rows in the reference, token for token.
+
+    Args:
+        outputs: Output ids of each row.
+        reference: Output ids of the same rows in the reference.
+
+    Returns:
+        The share; None without rows.
+
+    Raises:
+        ValueError: The numbers of rows differ.
+    """
     same = [list(ours) == list(theirs) for ours, theirs in zip(outputs, reference, strict=True)]
     return sum(same) / len(same) if same else None
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What some rows add up to; its properties are the figures of a table.
+    """Sums over some rows; its properties are the figures of a table.
 
-    seconds             wall time of all rows together
-    prefilled, prefill  tokens that the rows' first steps decided, and the part of the rows' own seconds, added up, that
-                        these steps took; the same part of `seconds` counts as prefill. None: not measured
+    Attributes:
+        rows: Number of rows.
+        tokens: Generated tokens.
+        nfe: Forwards, each row's counted apart.
+        queries: Query tokens.
+        parallel: Generated tokens that were committed two or more at once.
+        certified: Those of them whose commit is certified.
+        seconds: Wall time of all rows together.
+        prefilled: Tokens that the rows' first steps decided.
+        prefill: Share that these steps took of the rows' own seconds, added up; the same share of `seconds` counts as
+            prefill. None: not measured.
     """
 
     rows: int
@@ -73,7 +102,12 @@ class Totals:
 
     @classmethod
     def of(cls, results: Sequence[Any], seconds: float) -> Totals:
-        """The sum of `Result`s, or of lines that `record` made of them, that took `seconds` together."""
+        """Add up results.
+
+        Args:
+            results: Values of `Result`, or lines that `result_to_record` made of them.
+            seconds: Wall time of all together.
+        """
         rows = [r if isinstance(r, Mapping) else result_to_record(r, None) for r in results]
         own = sum(r["seconds"] for r in rows)
         known = own and all(r["prefill_seconds"] is not None for r in rows)
@@ -91,37 +125,56 @@ class Totals:
 
     @property
     def tokens_per_forward(self) -> float:
+        """Generated tokens per forward; 0 where there was none."""
         return tokens_per_forward(self.tokens, self.nfe)
 
     @property
     def tokens_per_second(self) -> float:
+        """Generated tokens per second, prefill included; 0 where no time was measured."""
         return tokens_per_second(self.tokens, self.seconds)
 
     @property
     def tokens_per_second_without_prefill(self) -> float | None:
+        """Tokens that all steps but the first decided, per second of those steps; None if prefill was not measured."""
         if self.prefill is None:
             return None
         return tokens_per_second(self.tokens - self.prefilled, self.seconds * (1 - self.prefill))
 
     @property
     def certified_share(self) -> float | None:
+        """Certified share; None where nothing was committed in parallel."""
         return certified_share(self.certified, self.parallel)
 
     def row(self) -> dict[str, Any]:
-        """Counts and figures as one object of JSON."""
-        named = ("tokens_per_forward", "tokens_per_second", "tokens_per_second_without_prefill", "certified_share")
+        """Collect counts and figures in one object of JSON."""
         counts = {name: value for name, value in asdict(self).items() if name != "prefilled"}
-        return counts | {name: getattr(self, name) for name in named}
+        return counts | {
+            "tokens_per_forward": self.tokens_per_forward,
+            "tokens_per_second": self.tokens_per_second,
+            "tokens_per_second_without_prefill": self.tokens_per_second_without_prefill,
+            "certified_share": self.certified_share,
+        }
+
+
+@runtime_checkable
+class _NetworkModel(Protocol):
+    """A model that runs a network of `transformers`."""
+
+    @property
+    def network(self) -> Any:
+        """The network."""
+        ...
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What results were made on.
+    """The model, device and software that results were made with.
 
-    model     where the checkpoint came from
-    device    of the weights, and its name: "cuda:0 (NVIDIA H100)"
-    dtype     of the weights
-    versions  of what computes
+    Attributes:
+        model: Where the checkpoint came from.
+        device: Device of the weights, and its name: "cuda:0 (NVIDIA H100)".
+        dtype: Precision of the weights. None where the model has no network.
+        versions: Versions of the packages that compute.
     """
 
     model: str
@@ -131,21 +184,21 @@ class Provenance:
 
     @classmethod
     def of(cls, model: Any) -> Provenance:
-        """The provenance of what a model decodes, here and now."""
-        weights = getattr(model, "network", None)
-        precision = None if weights is None else str(weights.get_input_embeddings().weight.dtype)
-        name = getattr(model, "name", "") or getattr(model, "family", type(model).__name__)
-        return cls(
-            str(name),
-            _describe_device(model.device),
-            precision and precision.removeprefix("torch."),
-            package_versions(),
-        )
+        """Collect the provenance of results that a model decodes here and now.
+
+        Args:
+            model: A diffusion model or a causal one, with a name, a family and a device.
+        """
+        dtype = None
+        if isinstance(model, _NetworkModel):
+            dtype = str(model.network.get_input_embeddings().weight.dtype).removeprefix("torch.")
+        name = model.name or model.family or type(model).__name__
+        return cls(name, _describe_device(model.device), dtype, package_versions())
 
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Version of this package, Python and the packages that compute; those not installed are left out."""
+    """List the versions of this package, Python and the packages that compute; those not installed are left out."""
     found = {"dllm": VERSION, "python": platform.python_version()}
     for package in ("torch", "transformers"):
         try:
@@ -156,7 +209,7 @@ def package_versions() -> dict[str, str]:
 
 
 def _describe_device(device: Any) -> str:
-    """A torch device and what it is called."""
+    """Describe a torch device: its name in torch, and that of the hardware."""
     if device.type == "cuda":
         import torch
 
@@ -167,12 +220,14 @@ def _describe_device(device: Any) -> str:
 def result_to_record(
     result: Any, strategy: Any, provenance: Provenance | None = None, name: Any = None, seed: int | None = None
 ) -> dict[str, Any]:
-    """The line that every file has for one sample: a `Result` as one object of JSON.
+    """Turn a `Result` into the line that every file has for one sample: one object of JSON.
 
-    strategy    all parts of what decoded it; its repr is written
-    provenance  None: not known
-    name        what the sample is called; written as `id`
-    seed        of the row's own random numbers
+    Args:
+        result: The result.
+        strategy: All parts of the decoder; its repr is written.
+        provenance: What it was made with. None: not known.
+        name: Name of the sample, written as `id`.
+        seed: Seed of the row's own random numbers.
     """
     return {
         "id": name,

@@ -9,6 +9,7 @@ from typing import Any
 
 from dllm.errors import RequestError
 from dllm.requests import Request
+from dllm.types import CausalModel
 
 HOLE = re.compile("_{2,}")
 
@@ -17,10 +18,14 @@ HOLE = re.compile("_{2,}")
 class Infill:
     """A text with holes to be filled: every run of two or more underscores is one.
 
-    text            what is given stays as it is, blanks next to a hole included: in "The ____ sat" the hole lies
-                    between two blanks, in "The____ sat" the model decides how the word begins
-    hole            tokens of every hole; None: as many as it has underscores
-    max_new_tokens  to be written behind the text besides
+    Attributes:
+        text: The text. What is given stays as it is, blanks next to a hole included: in "The ____ sat" the hole lies
+            between two blanks, in "The____ sat" the model decides how the word begins.
+        hole: Tokens of every hole. None: as many as it has underscores.
+        max_new_tokens: Most tokens to write behind the text besides.
+
+    Raises:
+        RequestError: There is no hole, or holes have no token.
     """
 
     text: str
@@ -39,10 +44,16 @@ Prompt = str | Sequence[int] | Sequence[Message] | Infill | Request
 
 
 def encode_prompt(model: Any, prompt: str | Sequence[int] | Sequence[Message], chat: bool = True) -> tuple[int, ...]:
-    """Token ids of a prompt.
+    """Turn a prompt into token ids.
 
-    A text becomes the user's message of a chat if the tokenizer has a chat template (`chat=False`: plain text);
-    messages need a template; ids are taken as they are.
+    Args:
+        model: The model whose tokenizer is used.
+        prompt: A text, which becomes the user's message of a chat if the tokenizer has a chat template; messages, which
+            need a template; or ids, which are taken as they are.
+        chat: Whether to use the chat template for a text.
+
+    Raises:
+        RequestError: There is no tokenizer, no template for messages, or a message lacks a role or content.
     """
     if not isinstance(prompt, str) and all(isinstance(i, int) for i in prompt):
         return tuple(prompt)  # type: ignore[arg-type]
@@ -62,16 +73,19 @@ def encode_prompt(model: Any, prompt: str | Sequence[int] | Sequence[Message], c
 
 
 def make_infill_request(model: Any, infill: Infill) -> Request:
-    """The request that fills a text's holes.
+    """Make the request that fills a text's holes.
 
     The text is taken as it is, without a chat template. What lies between holes is turned into tokens piece by piece;
     special tokens that the tokenizer puts around a text come before the first and behind the last piece only.
+
+    Raises:
+        RequestError: There is no tokenizer, or nothing comes before the first hole.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise RequestError("this checkpoint has no tokenizer: give a Request with token ids and holes")
     before, behind = _find_surrounding_tokens(tokenizer)
-    blank = getattr(model, "mask_id", None) or 0
+    blank = 0 if isinstance(model, CausalModel) else model.mask_id or 0
     ids, end = list(before), 0
     holes: list[int] = []
     for found in HOLE.finditer(infill.text):
@@ -89,7 +103,7 @@ def make_infill_request(model: Any, infill: Infill) -> Request:
 
 
 def _find_surrounding_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that a tokenizer puts before and behind a text."""
+    """Find the special tokens that a tokenizer puts before and behind a text: those around the ids of a sample."""
     plain, whole = (list(tokenizer.encode("a", add_special_tokens=special)) for special in (False, True))
     for start in range(len(whole) - len(plain) + 1):
         if whole[start : start + len(plain)] == plain:
@@ -100,7 +114,17 @@ def _find_surrounding_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 def make_requests(
     model: Any, prompts: Prompt | Sequence[Prompt], max_new_tokens: int = 128, seed: int = 0
 ) -> list[Request]:
-    """Requests for one prompt or a list of them, each with a seed: its own, or the job's plus its place."""
+    """Make requests of one prompt or a list of them, each with a seed: its own, or the job's plus its place.
+
+    Args:
+        model: The model whose tokenizer is used.
+        prompts: One prompt, or several. A list of ids or of messages is one prompt.
+        max_new_tokens: Most tokens to write after each, where the prompt is no request of its own.
+        seed: Seed of the job.
+
+    Raises:
+        RequestError: A prompt cannot be turned into a request.
+    """
     alone = isinstance(prompts, str | Infill | Request) or (prompts and isinstance(prompts[0], int | Mapping))
     given: Any = [prompts] if alone else prompts
     found = []

@@ -1,4 +1,4 @@
-"""The published decoders by name: the public face of `dllm.compose.recipes`."""
+"""Published decoders by name, from `dllm.compose.recipes`."""
 
 from dllm.compose.recipes import (
     RECIPES,

@@ -1,4 +1,4 @@
-"""What to decode: one request a row; and the empty canvas of a batch of requests."""
+"""Requests, one for each row, and the empty canvas of a batch of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dllm.errors import RequestError
@@ -17,12 +18,13 @@ from dllm.types import Canvas, Model, Rows, text_start
 class Request:
     """One prompt with its own settings.
 
-    prompt          token ids, at least one
-    max_new_tokens  most tokens to write after it; 0 is possible if there are holes
-    stop_ids        end tokens of this row; None: those of the strategy, or else of the checkpoint
-    seed            of the row's own random numbers; None: derived from the job's seed and the row's place in the job
-    holes           columns of the prompt to be written too (infilling); what the prompt holds there is not looked at.
-                    The first column is given. End tokens are written, and end the row, only behind all given columns
+    Attributes:
+        prompt: Token ids, at least one.
+        max_new_tokens: Most tokens to write after it; 0 is possible if there are holes.
+        stop_ids: End tokens of this row. None: those of the strategy, or else of the checkpoint.
+        seed: Seed of the row's own random numbers. None: derived from the job's seed and the row's place in the job.
+        holes: Columns of the prompt to be written too (infilling); what the prompt holds there is not looked at. The
+            first column is given. End tokens are written, and end the row, only behind all given columns.
     """
 
     prompt: tuple[int, ...]
@@ -42,7 +44,15 @@ class Request:
         return len(self.prompt) + self.max_new_tokens
 
     def check(self, model: Model, vocabulary: int) -> None:
-        """Raise `RequestError` if the model cannot decode this."""
+        """Check the request against a model.
+
+        Args:
+            model: The model that is to decode it.
+            vocabulary: Number of ids that a prompt may use.
+
+        Raises:
+            RequestError: The model cannot decode this.
+        """
         if not self.prompt:
             raise RequestError("the prompt is empty: give at least one token")
         if self.max_new_tokens < (0 if self.holes else 1):
@@ -68,52 +78,61 @@ class Request:
 
 
 def assign_seeds(requests: Sequence[Request], seed: int = 0) -> list[Request]:
-    """Requests with a seed each: their own, or the job's plus their place in it."""
+    """Give each request a seed: its own, or the job's plus the request's place in the job."""
     return [r if r.seed is not None else replace(r, seed=seed + i) for i, r in enumerate(requests)]
 
 
 def count_canvas_columns(model: Model, requests: Sequence[Request]) -> int:
-    """Columns of a canvas on which every request has room."""
+    """Count the columns of a canvas on which every request has room."""
     return int(model.geometry.extent(torch.tensor([r.limit for r in requests])).max())
 
 
-def make_canvas(model: Model, requests: Sequence[Request], t: int | None = None, stops: Tensor | None = None) -> Canvas:
-    """The canvas of some requests before the first step: see `Layout`.
+def make_canvas(
+    model: Model, requests: Sequence[Request], t: int | None = None, stops: Int[Tensor, "b s"] | None = None
+) -> Canvas:
+    """Make the canvas of some requests before the first step: see `Layout`.
 
-    t      columns; None: as many as the requests need
-    stops  (b, s) ids that end each row; None: those of the model
+    Args:
+        model: The model.
+        requests: One request for each row.
+        t: Columns. None: as many as the requests need.
+        stops: Ids that end each row, padded with -1. None: those of the model.
     """
     return Layout.of(model, requests, t or count_canvas_columns(model, requests)).canvas(stops)
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The rows of a batch before their first step, on the host: prompts on the left, everything that the requests ask
-    for pending. So is the rest of its last attention block, unless a row writes into holes alone.
+    """The rows of a batch before their first step, on the host.
+
+    Prompts are on the left, and everything that the requests ask for is pending. So is the rest of a row's last
+    attention block, unless the row writes into holes alone.
 
     A row that another request takes is written anew, and no other: long prompts of the others cost nothing then.
 
-    tokens   (b, t) int64
-    pending  (b, t) bool
-    given    (b, t) bool
-    facts    (5, b) int64  `prompt`, `limit`, `length`, `seed` and `text` of `Rows`
+    Attributes:
+        model: The model.
+        tokens: Tokens of the prompts; the mask id elsewhere.
+        pending: Columns to be decided.
+        given: Columns that the caller gave.
+        facts: `prompt`, `limit`, `length`, `seed` and `text` of `Rows`, in this order.
     """
 
     model: Model
-    tokens: Tensor
-    pending: Tensor
-    given: Tensor
-    facts: Tensor
+    tokens: Int[Tensor, "b t"]
+    pending: Bool[Tensor, "b t"]
+    given: Bool[Tensor, "b t"]
+    facts: Int[Tensor, "5 b"]
 
     @classmethod
     def of(cls, model: Model, requests: Sequence[Request], t: int) -> Layout:
-        """The rows of some requests, on `t` columns."""
+        """Lay out some requests on `t` columns."""
         b = len(requests)
         blank = torch.zeros(b, t, dtype=torch.bool)
-        made = cls(model, blank.long(), blank, blank.clone(), torch.zeros(5, b, dtype=torch.int64))
+        layout = cls(model, blank.long(), blank, blank.clone(), torch.zeros(5, b, dtype=torch.int64))
         for row, request in enumerate(requests):
-            made.put(row, request)
-        return made
+            layout.put(row, request)
+        return layout
 
     def put(self, row: int, request: Request) -> None:
         """Write a request into a row."""
@@ -127,15 +146,18 @@ class Layout:
         given.fill_(False)
         given[: len(request.prompt)] = True
         given[holes] = False
+        # A block that is begun is finished, so the columns behind the requested output up to its end are pending too. A
+        # row that only fills holes writes nothing behind its text.
         pending.copy_(~given)
         pending[length if request.max_new_tokens > 0 else limit :] = False
         text = int(text_start(given.unsqueeze(0)))
         self.facts[:, row] = torch.tensor([request.start, limit, length, request.seed or 0, text])
 
-    def canvas(self, stops: Tensor | None = None) -> Canvas:
-        """The canvas of the rows as they are now; rows that are written later do not change it.
+    def canvas(self, stops: Int[Tensor, "b s"] | None = None) -> Canvas:
+        """Make the canvas of the rows as they are now; rows that are written later do not change it.
 
-        stops  (b, s) ids that end each row; None: those of the model
+        Args:
+            stops: Ids that end each row, padded with -1. None: those of the model.
         """
         prompt, limit, length, seed, text = self.facts.clone().unbind()
         rows = Rows(prompt, limit, length, seed, self.given.clone(), text, stops)

@@ -17,15 +17,7 @@ Warper = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a candidate is drawn from a marginal.
-
-    temperature  0: the arg-max; otherwise logits are divided by it
-    top_k        keep the k likeliest tokens (0: all)
-    top_p        then keep the smallest set of likeliest tokens whose probability reaches top_p (1: all)
-    tempered     the candidate's confidence is its probability after temperature and filters (Dream, Fast-dLLM v2,
-                 SDAR) instead of the model's own (LLaDA)
-    processors   applied to the logits in order: each a `Processor`, or a logits processor of `transformers`, which
-                 sees for every column the canvas left of that column, where pending columns hold the mask id
+    """The way a candidate is drawn from a marginal.
 
     With a temperature, a policy that prefers confident candidates (`Confidence`, as published) lets the draw choose the
     order and so prefers likely tokens: even one token at a time that is not exact sampling. With a score that looks at
@@ -33,6 +25,18 @@ class Sampling:
 
     A row's draws depend on its seed, the number of its windows so far and the column alone: neighbours, padding and the
     cache cannot change them.
+
+    Attributes:
+        temperature: Logits are divided by it; 0 takes the arg-max.
+        top_k: Keep the k likeliest tokens; 0 keeps all.
+        top_p: Then keep the smallest set of likeliest tokens whose probability reaches it; 1 keeps all.
+        tempered: Whether the candidate's confidence is its probability after temperature and filters (Dream,
+            Fast-dLLM v2, SDAR) instead of the model's own (LLaDA).
+        processors: Applied to the logits in order: each a `Processor`, or a logits processor of `transformers`, which
+            sees for every column the canvas left of that column, where pending columns hold the mask id.
+
+    Raises:
+        ConfigError: A field is out of its range, or filters are given without a temperature.
     """
 
     temperature: float = 0.0
@@ -65,10 +69,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Stopping:
-    """What ends a row before its length is reached. Only what lies behind the prompt is searched.
+    """The ends of a row before its length is reached. Only what lies behind the prompt is searched.
 
-    ids      end tokens; None: those of the checkpoint; (): none
-    strings  texts that end a row; needs a tokenizer, and every step waits for the device once more to read the text
+    Attributes:
+        ids: End tokens; None for those of the checkpoint, () for none.
+        strings: Texts that end a row. They need a tokenizer, and every step waits for the device once more to read the
+            text.
+
+    Raises:
+        ConfigError: A stop string is empty.
     """
 
     ids: tuple[int, ...] | None = None
@@ -116,8 +125,8 @@ class Strategy:
             )
         if self.probes and not self.cache.fills_probes:
             raise ConfigError(
-                f"{self.policy} needs {self.probes[0]}, and {self.cache} serves steps without a forward that could fill "
-                "it; use another cache"
+                f"{self.policy} needs {self.probes[0]}, and {self.cache} serves steps without a forward that could "
+                "fill it; use another cache"
             )
         if self.constrained:
             self._check_constraint()
@@ -172,8 +181,8 @@ class Strategy:
             )
         if self.policy.chooses_tokens:
             raise ConfigError(
-                f"{self.policy} commits other tokens than the candidates, which a constraint cannot follow; use a policy "
-                "that does not"
+                f"{self.policy} commits other tokens than the candidates, which a constraint cannot follow; use a "
+                "policy that does not"
             )
         if self.scheduler.moves_columns:
             raise ConfigError(

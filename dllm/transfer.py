@@ -1,12 +1,13 @@
-"""Small tensors of the host on their way to the model's device, without the host waiting for it."""
+"""Copies of small tensors from the host to the model's device, without the host waiting for it."""
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 
-def to_device(values: Tensor, device: torch.device) -> Tensor:
+def to_device(values: Shaped[Tensor, "*shape"], device: torch.device) -> Shaped[Tensor, "*shape"]:
     """Copy a host tensor to a device, and let the host go on.
 
     With a plain `.to(device)` PyTorch waits behind the copy until the device has done all that was enqueued before. A

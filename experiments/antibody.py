@@ -95,8 +95,9 @@ def _plot_recovery(rows: list[Row], count: int, output: Path) -> None:
         here = [row for row in rows if row["share"] == share]
         for i, row in enumerate(here):
             panel.errorbar(
-                row["forwards"], row["recovery"], common.compute_two_errors(row["recovery"], row["masked"]), color=f"C{i}",
-                fmt=RULES[row["rule"]][1], markersize=9, markeredgecolor="black", ecolor="0.8", label=row["rule"],
+                row["forwards"], row["recovery"], common.compute_two_errors(row["recovery"], row["masked"]),
+                color=f"C{i}", fmt=RULES[row["rule"]][1], markersize=9, markeredgecolor="black", ecolor="0.8",
+                label=row["rule"],
             )  # fmt: skip
         panel.set(title=f"{share:.0%} masked ({here[0]['masked']} residues)", xlabel="forwards per sequence")
         panel.set(xscale="log", xlim=(0.8, 160), ylim=(0, 1))

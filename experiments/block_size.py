@@ -1,4 +1,4 @@
-"""How small should blocks and sub-blocks be, and what does another block than the trained one cost?
+"""Sizes of blocks and sub-blocks, and the cost of another block than the trained one.
 
 Question: Fast-dLLM v2, Tables 3 and 4: accuracy against the sub-block (a part of the trained block that is finished
           before the next) and against the block itself (mismatched with training); and what each costs in forwards.

@@ -1,4 +1,4 @@
-"""How large may the block be whose keys and values a cache keeps?
+"""Size of the block whose keys and values a cache keeps.
 
 Question: Fast-dLLM, Figure 4: with attention in both directions everywhere a cache is refreshed when a block is
           entered, so small blocks pay for refreshes ("overhead") and large ones read what has gone stale ("diminish

@@ -1,4 +1,4 @@
-"""What the experiments share: problems, one measured run, a journal that goes on where it stopped, tables and plots."""
+"""Common code of the experiments: problems, one measured run, a journal that resumes, tables and plots."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 
 class ProblemKind(StrEnum):
-    """What the problems are, which `experiments/embedded_text.py` generates."""
+    """Kinds of problems, which `experiments/embedded_text.py` generates."""
 
     word = "word"
     sum = "sum"
@@ -103,7 +103,7 @@ def measure_strategy(
 
 
 def describe_setup(model: Any, threads: int) -> Row:
-    """What a row has to say about where it was measured. All decoding here is greedy; seeds are 0 and up, by row."""
+    """Collect the provenance of a row. All decoding here is greedy; seeds are 0 and up, by row."""
     return {
         **asdict(Provenance.of(model)),
         "machine": platform.processor() or platform.machine(),
@@ -128,7 +128,7 @@ class MeasurementJournal:
         return self.rows([key], lambda: [measure(*args)])[0]
 
     def rows(self, keys: Sequence[Row], measure: Callable[..., Sequence[Row]], *args: Any) -> list[Row]:
-        """Likewise for what is measured together, side by side: all of it unless all of it is there."""
+        """Measure what belongs together, side by side: all of it unless all of it is in the journal."""
         same = {name: self.facts[name] for name in ("model", "versions", "device")}
         known = [self.find({**key, **same}) for key in keys]
         if all(known):
@@ -161,7 +161,7 @@ def get_tokens_per_second(row: Row) -> float:
     """Generated tokens per second: of the processor where one thread computes, since other work on the machine does not
     change that; by the clock otherwise."""
     alone = str(row["device"]).startswith("cpu") and row["threads"] == 1
-    return row["tokens"] / row["processor" if alone else "seconds"]
+    return float(row["tokens"] / row["processor" if alone else "seconds"])
 
 
 def compute_speedup(ours: Sequence[Row], base: Sequence[Row]) -> float:
@@ -178,7 +178,7 @@ def compute_two_errors(share: float, count: int) -> float:
 
 
 def make_console() -> Console:
-    """Where tables go: stderr, wide enough where it is not a terminal."""
+    """Make the console for tables: stderr, wide enough where it is not a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         console.width = 130

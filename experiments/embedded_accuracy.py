@@ -1,4 +1,4 @@
-"""What does deciding several tokens at once cost the embedded model, and what does it buy?
+"""Cost and gain of deciding several tokens at once with the embedded model.
 
 Question: on word problems it has never seen, how do accuracy, tokens per forward and the certified share change from
           one token at a time to ever bolder parallel rules, and does a cache change the answer?

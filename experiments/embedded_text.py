@@ -55,7 +55,7 @@ def is_held_out(prompt: str) -> bool:
 
 
 def is_correct(example: Example, completion: str) -> bool:
-    """Whether a completion states the right answer: the number behind its first `####`."""
+    """Tell whether a completion states the right answer: the number behind its first `####`."""
     found = re.search(r"####\s*(-?\d+)(?!\d)", completion)
     return found is not None and found.group(1) == example.answer
 

@@ -1,4 +1,4 @@
-"""Which is the better small artefact of an adaptation: a LoRA adapter, or a full fine-tune kept as an int4 difference?
+"""Two small artefacts of an adaptation: a LoRA adapter, and a full fine-tune kept as an int4 difference.
 
 Question: of a full fine-tune, only the difference to its base needs to be kept. In four bits, what does it weigh and
           what does it lose, beside a LoRA adapter trained on the same rows?
@@ -43,7 +43,7 @@ MIB = 2**20
 
 
 class _StoredDifference(NamedTuple):
-    """What a difference becomes when it is kept small: its value again, and its bytes."""
+    """A difference that is kept small: its value when it is read again, and its bytes."""
 
     value: Tensor
     bytes: int

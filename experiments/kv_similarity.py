@@ -47,7 +47,7 @@ GROUPS = ("given", "still masked", "already decided", "decided in between")
 
 @contextmanager
 def _record_projections(network: Any) -> Iterator[list[Tensor]]:
-    """What the key and value projections give in the forwards to come, in order of layers, each (r, t, d)."""
+    """Record the outputs (r, t, d) of the key and value projections in the forwards to come, in order of layers."""
     seen: list[Tensor] = []
     layers = [m for name, m in network.named_modules() if name.rsplit(".", 1)[-1] in PROJECTIONS]
     handles = [layer.register_forward_hook(lambda _, __, out: seen.append(out)) for layer in layers]

@@ -1,4 +1,4 @@
-"""What does a guarantee cost, and what does each published rule buy on this model?
+"""Cost of a guarantee, and gain of each published rule, on this model.
 
 Question: at equal accuracy, how many tokens a forward does each policy commit; how much of that is certified to equal
           greedy decoding one by one; what do the certified rules give up against the bold ones; does a cache change it?

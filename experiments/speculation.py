@@ -1,4 +1,4 @@
-"""What does lossless speculation save, and what does it cost?
+"""Savings and cost of lossless speculation.
 
 Question: how many forwards, query tokens and seconds does decoding take with ever more drafts beside each canvas,
           against the same decoding without; and is the answer the same, token for token?

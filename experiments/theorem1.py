@@ -1,4 +1,4 @@
-"""How often does Theorem 1's condition hold in practice, and do parallel commits come out as one by one?
+"""Theorem 1 in practice: the share of parallel commits that meet its condition, and that come out as one by one.
 
 Question: of the groups of tokens that a rule commits at once, what share meets the condition of Fast-dLLM's Theorem 1,
           what share the exact criterion, and what share is what greedy decoding one token at a time would have written
@@ -85,7 +85,7 @@ def collect_groups(model: Any, requests: list[Request], strategy: Strategy) -> I
 
 
 def check_agreement(model: Any, found: list[CommitGroup]) -> Tensor:
-    """Which groups (g,) come out the same when their columns are decoded one a step."""
+    """Find the groups (g,) that come out the same when their columns are decoded one a step."""
     alone = Strategy(TopK(k=1), Whole(), NoCache())
     again = dllm.decode(model, [g.request for g in found], alone, batch_size=64) if found else []
     return torch.tensor([r.output_ids == g.tokens for r, g in zip(again, found, strict=True)], dtype=torch.bool)

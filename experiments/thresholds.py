@@ -1,4 +1,4 @@
-"""How do accuracy and throughput move with a rule's one number: the threshold, the factor, the tokens a step?
+"""Accuracy and throughput against a rule's one number: the threshold, the factor, the tokens a step.
 
 Question: the threshold curve of Fast-dLLM (accuracy and throughput against tau, beside a fixed number of tokens a step)
           and the same for its factor rule: is a rule that looks at confidence better than a fixed pace at equal speed?

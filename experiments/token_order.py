@@ -41,7 +41,7 @@ RULES: dict[str, tuple[Policy, Blocks]] = {
 
 
 def _count_decisions(results: Sequence[Result]) -> list[list[int]]:
-    """How many rows decided each position (outer) in each forward (inner, from the first)."""
+    """Count the rows that decided each position (outer) in each forward (inner, from the first)."""
     forwards = max(max(r.when, default=0) for r in results)
     counts = [[0] * forwards for _ in range(POSITIONS)]
     for result in results:

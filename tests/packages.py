@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dllm.registry import forget_installed_entries
+
 EXAMPLE = Path(__file__).resolve().parents[1] / "experiments" / "example_plugin"
 
 
@@ -33,6 +35,7 @@ class Site:
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         (info / "entry_points.txt").write_text(entry_points)
+        forget_installed_entries()
 
     def install_example(self) -> None:
         """The example of `experiments/`, with the entry points that its pyproject.toml declares."""
@@ -48,5 +51,6 @@ def site(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     found = Site(tmp_path_factory.mktemp("site"))
     monkeypatch.syspath_prepend(found.folder)
     yield found
+    forget_installed_entries()
     for module in found.modules:
         sys.modules.pop(module, None)

@@ -67,7 +67,7 @@ def _propose_tokens(logits: Tensor, masked: Tensor, tokens: Tensor, mask_id: int
 def _select_columns(
     confidence: Tensor, masked: Tensor, tau: float | None, f: float | None, quota: int | None = None
 ) -> Tensor:
-    """Which columns (b, t) to take, row by row and rank by rank."""
+    """Mark the columns (b, t) to take, row by row and rank by rank."""
     take = torch.zeros_like(masked)
     for row in range(len(confidence)):
         count = int(masked[row].sum().item())
@@ -116,13 +116,14 @@ def decode_as_published(
     nfe = 0
 
     def forward(begin: int, end: int, store: _ReplacedCache | None) -> Tensor:
-        return network(
+        logits: Tensor = network(
             input_ids=x[:, begin:end],
             position_ids=columns[:, begin:end],
             past_key_values=store,
             use_cache=store is not None,
             is_causal=False,
         ).logits
+        return logits
 
     for first in range(start, start + length, block):
         last = min(first + block, start + length)

@@ -46,7 +46,7 @@ LIMITS: dict[bool, dict[bool, tuple[int | None, int | None, int]]] = {
 
 
 def is_fault(row: Row) -> bool:
-    """Whether a row says that the device does something else than it should."""
+    """Tell whether a row reports that the device computes something else than it should."""
     outcome = row.get("outcome")
     return outcome in ("broken", "error") or (outcome == "differs" and row["dtype"] == "float32")
 

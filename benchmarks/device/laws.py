@@ -109,7 +109,7 @@ class LawCheck:
         return self.models[geometry]
 
     def check(self, cell: Cell) -> Row:
-        """What became of one cell: the laws, and the difference to the CPU."""
+        """Try one cell: the laws, and the difference to the CPU."""
         geometry, strategy = cell
         model, twin = self.pair(geometry)
         try:

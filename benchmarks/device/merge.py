@@ -104,7 +104,7 @@ def _speed(rows: list[Row]) -> str:
 
 
 def _new_shapes(rows: list[Row]) -> str:
-    """What prompts of lengths not seen before cost."""
+    """Format the costs of prompts of new lengths."""
     by_kind = defaultdict(list)
     for row in rows:
         if row.get("what") == "new shape":
@@ -145,7 +145,7 @@ def _checks(rows: list[Row]) -> str:
 
 
 def _left(rows: list[Row]) -> str:
-    """What was skipped, cut off or failed, and how the run ended."""
+    """Format what was skipped, cut off or failed, and how the run ended."""
     lines = []
     for row in rows:
         if row.get("kind") == "outcome" and row["outcome"] != "done":

@@ -27,7 +27,7 @@ COMPILERS = ("cc", "gcc", "g++", "clang")
 
 
 def requirements() -> dict[str, str]:
-    """What the library and these scripts need, as `name>=version`, and what for."""
+    """List what the library and these scripts need, as `name>=version`, and for what."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return dict.fromkeys(project["dependencies"], "dllm needs it") | ALSO_NEEDED
 
@@ -74,7 +74,7 @@ def demand(compiles: bool = True) -> None:
 
 
 def demand_device(name: str) -> None:
-    """Leave likewise where the library cannot be imported, or the device that was asked for is not there."""
+    """Leave with a message where the library cannot be imported, or the device is not there."""
     try:
         import torch
 

@@ -26,7 +26,7 @@ PLANNED = 64
 
 
 class Place(NamedTuple):
-    """What the policy remembers.
+    """State of the policy.
 
     Attributes:
         quotas: (ranges, size) int64, slots to take at each step of each range.

@@ -77,11 +77,11 @@ def expected(family: str, case: Case) -> list[list[int]]:
 
 
 def same_forwards(family: str, case: Case, results: list[Result]) -> bool:
-    """Whether results took the recorded number of forwards, as the tests of the family count them."""
+    """Tell whether results took the recorded number of forwards, as the tests of the family count them."""
     if family == "llada":
-        return test_llada.lockstep_nfe(results, case["block_length"]) == case["nfe"]
+        return bool(test_llada.lockstep_nfe(results, case["block_length"]) == case["nfe"])
     if family != "sdar":
-        return results[0].nfe == case["nfe"]
+        return bool(results[0].nfe == case["nfe"])
     want = expected(family, case)[0]
     return results[0].nfe == (test_sdar.forwards(case, len(want)) if results[0].stopped else case["nfe"] - 1)
 
@@ -136,7 +136,7 @@ class Replay:
         return self.models[name]
 
     def replay(self, family: str, group: list[Case]) -> Row:
-        """What became of the cases of a group, decoded as one batch."""
+        """Decode the cases of a group as one batch, and compare them with the recording."""
         model = self.model(group[0])
         new = 1 if family == "fast_dllm_v2" else group[0]["gen_length"]
         strategy = FAMILIES[family].options(group[0]).strategy(model, new)

@@ -96,7 +96,7 @@ def run(facts: Row, measurements: Sequence[Measurement], budget: Budget, output:
 
 
 def _attempt(measurement: Measurement, budget: Budget, results: Results) -> Row:
-    """What became of one measurement."""
+    """Run one measurement, and report its outcome."""
     if budget.left < measurement.seconds:
         return {"outcome": "skipped", "needs": measurement.seconds, "left": round(budget.left, 1)}
     begun = time.monotonic()
@@ -126,7 +126,7 @@ def leave(faults: Sequence[str]) -> None:
 
 
 def facts(script: str, device: Any, **options: Any) -> Row:
-    """What the results have to say about where they came from."""
+    """Collect the provenance of the results."""
     import torch
 
     from dllm.metrics import _describe_device, package_versions

@@ -14,7 +14,7 @@ from dllm.types import Step
 
 
 class Comparison(NamedTuple):
-    """What two streams of the same work have in common.
+    """The common part of two streams of the same work.
 
     Attributes:
         steps: Steps that wrote the same.

@@ -108,7 +108,7 @@ class Bench:
         yield {"what": "random weights", "seconds": time.monotonic() - begun, "bytes": weights}
 
     def measure_rates(self, budget: Budget) -> Iterator[Row]:
-        """What the floor rests on."""
+        """Measure the rates on which the floor rests."""
         weights = sum(p.numel() * p.element_size() for p in self.model.network.parameters())
         yield {
             "what": "rates", "bytes_per_second": self.rates.bytes, "operations_per_second": self.rates.operations,
@@ -178,7 +178,7 @@ class Bench:
                 }  # fmt: skip
 
     def waits(self) -> Iterator[Row]:
-        """How often a step waits for the device, as torch counts it (CUDA alone can tell)."""
+        """Count how often a step waits for the device, as torch does it (on CUDA only)."""
         import torch
 
         import dllm
@@ -200,7 +200,7 @@ class Bench:
 
 
 def measurements(bench: Bench, compile: bool) -> list[Measurement]:
-    """What is measured, most wanted first. Seconds are guesses for an H200, on the long side."""
+    """List the measurements, the most wanted first. Seconds are guesses for an H200, on the long side."""
     tiny = bench.tiny
     slow = 10.0 if tiny else 100.0
     found = [

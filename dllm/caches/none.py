@@ -15,19 +15,19 @@ from dllm.types import Canvas, Model, Window
 class NoCache(PlannedCache):
     """Recompute everything at every step: the whole row, or with block-causal attention all up to the block's end.
 
-    The most expensive and the only one that is exact for bidirectional attention at every step.
+    It costs the most, and it alone is exact for bidirectional attention at every step.
     """
 
     def init(self, canvas: Canvas, model: Model, /) -> CacheState:
         return CacheState.blank(len(canvas.tokens), None)
 
-    def plan(self, model: Model, canvas: Canvas, window: Window, memory: CacheState, /) -> ForwardPlan:
-        last = memory.last
+    def plan(self, model: Model, canvas: Canvas, window: Window, state: CacheState, /) -> ForwardPlan:
+        last = state.last
         if last is not None and last.holds_for(window):
-            return ForwardPlan(last.reach, last.fresh, memory)
+            return ForwardPlan(last.reach, last.fresh, state)
         ends = window.block_end if model.geometry.block is not None else canvas.rows.length
         runs = window.end > window.start  # a commit that decides nothing has nothing to store either
         end = torch.where(runs, ends, 0)
         reach = ColumnRange(torch.zeros_like(end), end)
         last = LastForward(None, reach, runs, fresh=runs)
-        return ForwardPlan(reach, runs, memory._replace(last=last))
+        return ForwardPlan(reach, runs, state._replace(last=last))

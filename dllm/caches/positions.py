@@ -10,42 +10,45 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dllm.caches.base import ForwardPlan, StoredCache
-from dllm.caches.memory import CacheState
+from dllm.caches.memory import CacheState, columns_between
 from dllm.types import Canvas, Model, Window
 
 
 class RowLog(NamedTuple):
-    """What the rows did so far, all host.
+    """The history of the rows so far, all on the host.
 
-    forwards    (b,) int64   forwards of the row
-    opened      (b,) int64   forwards of the row since it entered its block
-    written     (b,) int64   columns decided since the row was last refreshed
-    start, end  (b,) int64   the row's last window
-    stored      (b,) int64   one past the last column that was run since the row was last refreshed
-    undecided   (b, t) bool  what was pending when the row was last run
-    changed     (b, t) bool  what may hold another token than when the row was last run
-    needs_left  columns that the model needs left of one that is predicted
-    answer      the policy judges decided columns of the window too
+    Attributes:
+        forwards: Forwards of the row.
+        opened: Forwards of the row since it entered its block.
+        written: Columns decided since the row was last refreshed.
+        start: First column of the row's last window.
+        end: One past the last column of that window.
+        stored: One past the last column that was run since the row was last refreshed.
+        undecided: Columns that were pending when the row was last run.
+        changed: Columns that may hold another token than when the row was last run.
+        needs_left: Columns that the model needs left of one that is predicted.
+        answer: Whether the policy judges decided columns of the window too.
     """
 
-    forwards: Tensor
-    opened: Tensor
-    written: Tensor
-    start: Tensor
-    end: Tensor
-    stored: Tensor
-    undecided: Tensor
-    changed: Tensor
+    forwards: Int[Tensor, " b"]
+    opened: Int[Tensor, " b"]
+    written: Int[Tensor, " b"]
+    start: Int[Tensor, " b"]
+    end: Int[Tensor, " b"]
+    stored: Int[Tensor, " b"]
+    undecided: Bool[Tensor, "b t"]
+    changed: Bool[Tensor, "b t"]
     needs_left: int = 0
     answer: bool = False
 
 
 @dataclass(frozen=True)
 class PositionCache(StoredCache):
-    """Base of the caches whose columns depend on what was run and decided before; they read it in a `Log`."""
+    """Base class of the caches whose columns depend on what was run and decided before; they read it in a `RowLog`."""
 
     def init(self, canvas: Canvas, model: Model, /) -> CacheState:
         zeros = torch.zeros_like(canvas.rows.prompt)
@@ -53,13 +56,14 @@ class PositionCache(StoredCache):
         log = RowLog(zeros, zeros, zeros, zeros, zeros, zeros, nothing, nothing, model.needs_left)
         return super().init(canvas, model)._replace(log=log)
 
-    def plan(self, model: Model, canvas: Canvas, window: Window, memory: CacheState, /) -> ForwardPlan:
-        before: RowLog = memory.log
+    def plan(self, model: Model, canvas: Canvas, window: Window, state: CacheState, /) -> ForwardPlan:
+        before: RowLog = state.log
         log = _update_log(before, canvas, window)
-        course = super().plan(model, canvas, window, memory._replace(log=log))
-        end = course.reach.end
-        runs = end > course.reach.start
-        refreshed = course.memory.since == 1
+        plan = super().plan(model, canvas, window, state._replace(log=log))
+        end = plan.reach.end
+        runs = end > plan.reach.start
+        refreshed = plan.state.since == 1
+        # A row that is not run keeps what it was last run with: its next forward has to make up for all since then.
         log = log._replace(
             forwards=log.forwards + runs,
             opened=log.opened + runs,
@@ -69,11 +73,11 @@ class PositionCache(StoredCache):
             stored=torch.where(runs, torch.where(refreshed, end, torch.maximum(log.stored, end)), log.stored),
             undecided=torch.where(rearrange(runs, "b -> b 1"), log.undecided, before.undecided),
         )
-        return course._replace(memory=course.memory._replace(log=log))
+        return plan._replace(state=plan.state._replace(log=log))
 
 
 def _update_log(log: RowLog, canvas: Canvas, window: Window) -> RowLog:
-    """The log once a window is known: what has been decided since the row was last run.
+    """Add to the log what has been decided since the rows were last run, once a window is known.
 
     Where a policy edits, everything in the row's last window may hold another token.
     """
@@ -89,9 +93,3 @@ def _update_log(log: RowLog, canvas: Canvas, window: Window) -> RowLog:
         changed=changed,
         answer=window.answer is not None,
     )
-
-
-def columns_between(start: Tensor, end: Tensor, t: int) -> Tensor:
-    """Columns (b, t) from start to end (b,) of each row (host)."""
-    column = torch.arange(t)
-    return (column >= rearrange(start, "b -> b 1")) & (column < rearrange(end, "b -> b 1"))

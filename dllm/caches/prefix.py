@@ -16,11 +16,13 @@ class PrefixCache(StoredCache):
 
     Bidirectional attention: they are refreshed by one run of the whole row when a block is entered, and are stale
     with respect to what is decided later in the block. Block-causal attention: they are exact, and nothing right of
-    the block exists; this is the block-level cache of Fast-dLLM v2.
+    the block exists; this is the block-level cache of Fast-dLLM v2. `refresh=1` equals `NoCache`.
 
-    `refresh=1` equals `NoCache`.
+    Attributes:
+        refresh: As in `StoredCache`.
 
-    Reference: Wu et al. 2025, Fast-dLLM (arXiv:2505.22618), section 3.2; Fast-dLLM v2 (arXiv:2509.26328), section 3.3.
+    References:
+        Wu et al. 2025, Fast-dLLM (arXiv:2505.22618), section 3.2; Fast-dLLM v2 (arXiv:2509.26328), section 3.3.
     """
 
     def reach(self, reuse: CacheChoice, /) -> ColumnRange:

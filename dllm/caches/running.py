@@ -1,4 +1,4 @@
-"""One forward over some columns of each row: what the model is asked, and where the window lies in what it shows."""
+"""One forward over some columns of each row: what the model is run on, and where the window lies in what it returns."""
 
 from __future__ import annotations
 
@@ -7,85 +7,124 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dllm.caches.memory import CacheState, ColumnRange, ReusableQuery, count_skipped_columns
 from dllm.caches.prefill import split_into_chunks
+from dllm.caches.queries import build_query, canvas_tokens_at, select_rows
+from dllm.caches.shadows import add_shadow_slots
 from dllm.transfer import to_device
-from dllm.types import Canvas, Geometry, Model, Probe, Query, RowSubset, Window
+from dllm.types import Canvas, Model, Probe, Query, RowSubset, Window
 
 
 class ForwardOutput(NamedTuple):
-    """What a forward gave.
+    """The output of a forward.
 
-    hidden   (b, k, d)        states of the window's slots
-    queries  (b,) int64       host; columns run for each row, with everything that a step runs beside them
-    shadow   (b, k, d)        states that do not see their own slot, if the window asks for them
-    probes   (b, k, …)        probes that the window asks for
+    Attributes:
+        hidden: States of the window's slots.
+        queries: Columns run for each row, shadow slots and lanes of the model included (host).
+        shadow: States that do not see their own slot, if the window asks for them.
+        probes: Probes that the window asks for, (b, k, …) each.
     """
 
-    hidden: Tensor
-    queries: Tensor
-    shadow: Tensor | None = None
+    hidden: Float[Tensor, "b k d"]
+    queries: Int[Tensor, " b"]
+    shadow: Float[Tensor, "b k d"] | None = None
     probes: Mapping[Probe, Tensor] = {}
 
 
+class _RowOutput(NamedTuple):
+    """The output of a model for some rows, and the query that it was run on.
+
+    Attributes:
+        hidden: States of the window's slots.
+        shadow: States of their shadow slots, if there are any.
+        query: The query, without shadow slots.
+        place: Where the window's slots lie among its columns.
+        once: Whether the model was run on nothing else before.
+        probes: What the probes show of the window's slots.
+    """
+
+    hidden: Float[Tensor, "r k d"]
+    shadow: Float[Tensor, "r k d"]
+    query: Query
+    place: slice | Int[Tensor, "r k"]
+    once: bool
+    probes: Mapping[Probe, Tensor]
+
+
 def run_forward(
-    model: Model, canvas: Canvas, window: Window, reach: ColumnRange, memory: CacheState
+    model: Model, canvas: Canvas, window: Window, reach: ColumnRange, state: CacheState
 ) -> tuple[ForwardOutput, CacheState]:
-    """One forward of each row over its columns `reach`, all rows together or in two parts."""
-    last = memory.last
-    if last is not None and last.asked is not None and last.reach is reach:
-        return _rerun_forward(model, canvas, last.asked, memory), memory
+    """Run the columns `reach` of each row, all rows together or in two parts, and store their keys and values."""
+    last = state.last
+    if last is not None and last.reusable is not None and last.reach is reach:
+        return _rerun_forward(model, canvas, last.reusable, state), state
     b, k = window.columns.shape
     queries = reach.end - reach.start
     if not any(queries.tolist()):
         nothing = torch.zeros(b, k, 1, device=canvas.tokens.device)
-        return ForwardOutput(nothing, torch.zeros_like(queries), nothing if window.shadow else None), memory
+        return ForwardOutput(nothing, torch.zeros_like(queries), nothing if window.shadow else None), state
     if reach.skip is not None:
         skipped = count_skipped_columns(reach)
         queries = queries - skipped
         reach = reach if bool(skipped.any()) else reach._replace(skip=None)
-    active, memory = _rows_to_run(window, reach, memory)
-    parts = split_rows_by_length(model, active, queries)
-    shown = [_forward_rows(model, canvas, window, rows, reach, memory) for rows in parts]
-    hidden = _scatter_rows([some.hidden for some in shown], parts, b)
-    shadow = _scatter_rows([some.shadow for some in shown], parts, b) if window.shadow else None
+    rows, state = _rows_to_run(window, reach, state)
+    parts = split_rows_by_length(model, rows, queries)
+    outputs = [_forward_rows(model, canvas, window, part, reach, state) for part in parts]
     if window.shadow:
         queries = queries + torch.where(reach.end > reach.start, window.end - window.start, 0)
-    queries = queries if model.lanes == 1 else queries * model.lanes
-    probes = {probe: _scatter_rows([some.probes[probe] for some in shown], parts, b) for probe in window.probes}
-    if (
-        last is not None
-        and last.reach is reach
-        and len(parts) == 1
-        and shown[0].once
-        and not (window.shadow or window.probes)
-    ):
-        asked = ReusableQuery(shown[0].query, parts[0], shown[0].place, queries)
-        memory = memory._replace(last=replace(last, asked=asked))
-    return ForwardOutput(hidden, queries, shadow, probes), memory
+    output = ForwardOutput(
+        hidden=_scatter_rows([one.hidden for one in outputs], parts, b),
+        queries=queries if model.lanes == 1 else queries * model.lanes,
+        shadow=_scatter_rows([one.shadow for one in outputs], parts, b) if window.shadow else None,
+        probes={probe: _scatter_rows([one.probes[probe] for one in outputs], parts, b) for probe in window.probes},
+    )
+    # The next step may run the same query again only if it was the whole of this step: one forward, without shadow
+    # slots, whose mask depends on the window, and without probes, which a query does not name.
+    alone = len(parts) == 1 and outputs[0].once and not (window.shadow or window.probes)
+    if last is not None and last.reach is reach and alone:
+        reusable = ReusableQuery(outputs[0].query, parts[0], outputs[0].place, output.queries)
+        state = state._replace(last=replace(last, reusable=reusable))
+    return output, state
 
 
-def _rerun_forward(model: Model, canvas: Canvas, asked: ReusableQuery, memory: CacheState) -> ForwardOutput:
-    """The forward of the step before, over what is on the canvas now."""
-    query = asked.query._replace(tokens=_canvas_tokens_at(canvas, asked.rows, asked.query))
-    hidden = _states_at(model.forward(query, memory.store), asked.place)
-    return ForwardOutput(_scatter_rows([hidden], [asked.rows], canvas.tokens.shape[0]), asked.queries)
+def _rerun_forward(model: Model, canvas: Canvas, reusable: ReusableQuery, state: CacheState) -> ForwardOutput:
+    """Run the query of the step before again, over what is on the canvas now.
+
+    A row leaves its range, and with it the query is built anew, only when the scheduler or the cache moves it. So
+    most steps of a block need no more on the host than this.
+    """
+    query = reusable.query._replace(tokens=canvas_tokens_at(canvas, reusable.rows, reusable.query))
+    hidden = _states_at(model.forward(query, state.store), reusable.place)
+    return ForwardOutput(_scatter_rows([hidden], [reusable.rows], canvas.tokens.shape[0]), reusable.queries)
 
 
-def split_rows_by_length(model: Model, rows: Tensor, queries: Tensor) -> list[Tensor]:
-    """Which rows (host indices) go through the model together: all, or those with few columns to run (`queries` (b,))
-    and those with many, if that saves more columns than the model's
-    `forward_overhead_columns`. Rows with no more than the model's `undivided_columns` are never split off."""
+def split_rows_by_length(model: Model, rows: Int[Tensor, " r"], queries: Int[Tensor, " b"]) -> list[Int[Tensor, " _"]]:
+    """Choose which rows go through the model together.
+
+    All do, unless to run those with few columns apart from those with many saves more columns of padding than the
+    model's `forward_overhead_columns`. Rows with no more than its `undivided_columns` are never split off.
+
+    Args:
+        model: The model.
+        rows: Rows of the batch (host).
+        queries: Columns to run for each row of the batch (host).
+
+    Returns:
+        One or two lists of rows.
+    """
     worth = model.forward_overhead_columns
     if worth is None or len(rows) == 1:
         return [rows]
-    size = _select_rows(queries, rows)
+    size = select_rows(queries, rows)
     most, n = int(size.max()), len(rows)
     if most <= model.undivided_columns or n * most - int(size.sum()) <= worth:
         return [rows]
+    # Rows in one forward are padded to the longest of them. With the `count` shortest rows in a forward of their own
+    # the two cost count * (length of the longest among those) + (n - count) * most columns. Rows with nothing to run
+    # cost nothing if they are split off, since they are left out altogether.
     size, order = size.sort()
     count = torch.arange(1, n)
     cost = torch.where(size[:-1] > 0, count * size[:-1], 0) + (n - count) * most
@@ -96,110 +135,114 @@ def split_rows_by_length(model: Model, rows: Tensor, queries: Tensor) -> list[Te
     return [rows[part.sort().values] for part in parts if len(part)]
 
 
-class _RowOutput(NamedTuple):
-    """What a model showed of some rows, and what it was asked.
-
-    hidden  (r, k, d)  states of the window's slots
-    shadow  (r, k, d)  those of their shadow slots, if there are any
-    query   what it was asked last
-    place   where the window's slots lie in what it showed then
-    once    it was asked nothing before
-    probes  (r, k, …)  what the probes show of the window's slots
-    """
-
-    hidden: Tensor
-    shadow: Tensor
-    query: Query
-    place: slice | Tensor
-    once: bool
-    probes: Mapping[Probe, Tensor]
-
-
 def _forward_rows(
-    model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: ColumnRange, memory: CacheState
+    model: Model, canvas: Canvas, window: Window, rows: Int[Tensor, " r"], reach: ColumnRange, state: CacheState
 ) -> _RowOutput:
-    """What the model shows of the window in some rows."""
-    left = _store_in_chunks(model, canvas, window, rows, reach, memory)
-    query = _build_rows_query(model, canvas, window, rows, left, memory)
-    asked = _add_shadow_slots(model, canvas, window, rows, query) if window.shadow else query
+    """Run the columns `reach` of some rows, and read the states of their windows."""
+    rest = _store_in_chunks(model, canvas, window, rows, reach, state)
+    query = _build_rows_query(model, canvas, window, rows, rest, state)
+    run = add_shadow_slots(model, canvas, window, rows, query) if window.shadow else query
     found: Mapping[Probe, Tensor] = {}
     if window.probes:
-        out, found = model.forward_with_probes(asked, memory.store, window.probes, canvas.tokens.shape[1])
+        out, found = model.forward_with_probes(run, state.store, window.probes, canvas.tokens.shape[1])
     else:
-        out = model.forward(asked, memory.store)
-    place = _locate_window(window, rows, query, model.needs_left, even=left.skip is None)
+        out = model.forward(run, state.store)
+    place = _locate_window(window, rows, query, model.needs_left, gapless=rest.skip is None)
     return _RowOutput(
         hidden=_states_at(out, place),
         shadow=out[:, query.tokens.shape[1] :],
         query=query,
         place=place,
-        once=left is reach,
+        once=rest is reach,
         probes={probe: _states_at(value, place) for probe, value in found.items()},
     )
 
 
 def _build_rows_query(
-    model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: ColumnRange, memory: CacheState
+    model: Model, canvas: Canvas, window: Window, rows: Int[Tensor, " r"], reach: ColumnRange, state: CacheState
 ) -> Query:
-    """The query for the columns `reach` of some rows, which says which these are of those in the store."""
+    """Build the query for some rows; it names their places in the store where that holds other rows too."""
     query = build_query(model.geometry, canvas, rows, reach, window.block_start)
-    if memory.store is None or len(rows) == len(memory.rows):
+    if state.store is None or len(rows) == len(state.rows):
         return query
-    return query._replace(subset=RowSubset(torch.searchsorted(memory.rows, rows), len(memory.rows)))
+    return query._replace(subset=RowSubset(torch.searchsorted(state.rows, rows), len(state.rows)))
 
 
 def _store_in_chunks(
-    model: Model, canvas: Canvas, window: Window, rows: Tensor, reach: ColumnRange, memory: CacheState
+    model: Model, canvas: Canvas, window: Window, rows: Int[Tensor, " r"], reach: ColumnRange, state: CacheState
 ) -> ColumnRange:
-    """Run what some rows only store in pieces, if there is more than the model's `chunk` (block-causal models): then a
-    long prompt needs no more memory than its keys and values. What is left to run, the window with it."""
+    """Run what some rows only store in pieces, if there is more than the model's `chunk` (block-causal models).
+
+    A long prompt then needs no more memory than its keys and values.
+
+    Returns:
+        What is left to run, the window with it; the very same `reach` if nothing was run.
+    """
     chunk, geometry = model.chunk, model.geometry
-    if chunk is None or memory.store is None or reach.skip is not None or geometry.block is None:
+    if chunk is None or state.store is None or reach.skip is not None or geometry.block is None:
         return reach
-    there = torch.zeros_like(reach.end).index_fill_(0, rows, 1)
+    there = torch.zeros_like(reach.end).index_fill_(0, rows, 1)  # rows of other parts have nothing to run here
     start, end = reach.start * there, reach.end * there
     if int((end - start).max()) <= chunk:
         return reach
     *earlier, (start, end) = split_into_chunks(geometry, start, end, window.start - model.needs_left, chunk)
     for piece in earlier:
-        model.forward(_build_rows_query(model, canvas, window, rows, ColumnRange(*piece), memory), memory.store)
+        model.forward(_build_rows_query(model, canvas, window, rows, ColumnRange(*piece), state), state.store)
     return ColumnRange(start, end)
 
 
-def _rows_to_run(window: Window, reach: ColumnRange, memory: CacheState) -> tuple[Tensor, CacheState]:
-    """Rows (host indices) that a forward runs: all that the store holds, and closed rows leave it; without a store
-    those that have something to run."""
-    if memory.store is None:
-        return torch.nonzero(reach.end > reach.start).flatten(), memory
-    closed = _select_rows(window.closed, memory.rows)
+def _rows_to_run(window: Window, reach: ColumnRange, state: CacheState) -> tuple[Int[Tensor, " r"], CacheState]:
+    """List the rows that a forward runs (host), and remove closed rows from the store.
+
+    With a store these are all that it holds, also those that are idle: to leave those out costs a copy of the store's
+    part that is looked at, so only `split_rows_by_length` does it, where it is worth that. Without a store they are the
+    rows that have something to run.
+    """
+    if state.store is None:
+        return torch.nonzero(reach.end > reach.start).flatten(), state
+    closed = select_rows(window.closed, state.rows)
     if any(closed.tolist()):
         kept = torch.nonzero(~closed).flatten()
-        memory.store.keep(kept)
-        memory = memory._replace(rows=memory.rows[kept])
-    return memory.rows, memory
+        state.store.keep(kept)
+        state = state._replace(rows=state.rows[kept])
+    return state.rows, state
 
 
-def _locate_window(window: Window, rows: Tensor, query: Query, left: int, even: bool) -> slice | Tensor:
-    """Where the window's slots in some rows lie among the columns (r, q) of a query: a span, or (r, k).
+def _locate_window(
+    window: Window, rows: Int[Tensor, " r"], query: Query, left: int, gapless: bool
+) -> slice | Int[Tensor, "r k"]:
+    """Find where the states that predict the window's slots lie among the columns of a query.
 
-    left  the model's `needs_left`
-    even  no column was left out
+    Args:
+        window: The window.
+        rows: Rows of the batch that the query is about (host).
+        query: The query, without shadow slots.
+        left: The model's `needs_left`.
+        gapless: Whether no column between a row's first and last was left out.
+
+    Returns:
+        A span if it is the same in every row, else an index for each slot.
     """
-    first, k, q = _select_rows(window.start, rows).tolist(), window.columns.shape[1], query.columns.shape[1]
+    first, k, q = select_rows(window.start, rows).tolist(), window.columns.shape[1], query.columns.shape[1]
     if query.start is not None and len(set(first)) == 1:
+        # All rows run the same columns, and their windows begin at the same one: the states are a view. A window is
+        # padded to the widest row of the whole batch, so that it may reach past what these rows run.
         begin = first[0] - left - query.start
         if 0 <= begin <= q - k:
             return slice(begin, begin + k)
-    columns = _select_rows(window.columns, rows) - left
-    place = columns - query.columns[:, :1]
-    if not even:
+    columns = select_rows(window.columns, rows) - left
+    if gapless:
+        place = columns - query.columns[:, :1]
+    else:
+        # The columns of a row ascend, but padding at their end holds 0, which would break the order.
         ran = torch.where(query.valid, query.columns, torch.iinfo(torch.int64).max)
         place = torch.searchsorted(ran, columns.contiguous())
+    # Slots that are not valid, and rows that run nothing, point out of range; their states are never used.
     return place.clamp(0, q - 1)
 
 
-def _states_at(out: Tensor, place: slice | Tensor) -> Tensor:
-    """States (r, k, d) at some places of what a model showed (r, q, d)."""
+def _states_at(out: Float[Tensor, "r q ..."], place: slice | Int[Tensor, "r k"]) -> Float[Tensor, "r k ..."]:
+    """Read the states at some places of what a model returned."""
     if isinstance(place, slice):
         k = place.stop - place.start
         return out if k == out.shape[1] else out.narrow(1, place.start, k)
@@ -207,133 +250,13 @@ def _states_at(out: Tensor, place: slice | Tensor) -> Tensor:
     return out.gather(1, index)
 
 
-def _select_rows(plane: Tensor, rows: Tensor) -> Tensor:
-    """Some rows (host indices, in order) of a tensor (b, …), without a copy if these are all."""
-    return plane if len(rows) == len(plane) else plane[to_device(rows, plane.device)]
-
-
-def _scatter_rows(states: Sequence[Tensor], rows: Sequence[Tensor], b: int) -> Tensor:
-    """States (r, k, d) of some rows, part by part, as (b, k, d); zeros elsewhere."""
+def _scatter_rows(
+    states: Sequence[Float[Tensor, "_ k ..."]], rows: Sequence[Int[Tensor, " _"]], b: int
+) -> Float[Tensor, "b k ..."]:
+    """Lay states of some rows, part by part, out in the whole batch of `b` rows; zeros elsewhere."""
     if len(rows[0]) == b:
         return states[0]
     full = states[0].new_zeros(b, *states[0].shape[1:])
     for some, there in zip(states, rows, strict=True):
         full.index_copy_(0, to_device(there, full.device), some)
     return full
-
-
-def _canvas_tokens_at(canvas: Canvas, rows: Tensor, query: Query) -> Tensor:
-    """What the canvas holds (r, q) at the columns of a query."""
-    tokens = _select_rows(canvas.tokens, rows)
-    if query.start is None:
-        return tokens.gather(1, query.columns)
-    return tokens.narrow(1, query.start, query.columns.shape[1])
-
-
-def build_query(geometry: Geometry, canvas: Canvas, rows: Tensor, reach: ColumnRange, stored: Tensor) -> Query:
-    """Build the query for the columns `reach` of some rows; columns left of `stored` (b,) are of finished blocks (host)."""
-    facts = (reach.start, reach.end, canvas.rows.length, stored)
-    start, end, length, stored = (_select_rows(x, rows) for x in facts)
-    tokens, given = _select_rows(canvas.tokens, rows), _select_rows(canvas.rows.given, rows)
-    device = tokens.device
-    first: int | None = None
-    spans = list(zip(start.tolist(), end.tolist(), strict=True))
-    if reach.skip is None and len(set(spans)) == 1:
-        first, stop = spans[0]
-        line = torch.arange(first, stop)
-        width, mask = _visibility_mask(geometry, line.expand(len(rows), -1), spans, length, stored)
-        columns = to_device(line, device).expand(len(rows), -1)
-        valid = torch.ones(columns.shape, dtype=torch.bool, device=device)
-        tokens, given = tokens[:, first:stop], given[:, first:stop]
-    else:
-        columns, valid = (
-            _column_ranges(start, end)
-            if reach.skip is None
-            else _columns_without_skipped(start, end, _select_rows(reach.skip, rows))
-        )
-        width, mask = _visibility_mask(geometry, columns, spans, length, stored)
-        columns = torch.where(valid, columns, 0)
-        given = given.gather(1, columns)
-        columns, valid = to_device(columns, device), to_device(valid, device)
-        tokens = tokens.gather(1, columns)
-    mask = mask if mask is None else to_device(mask, device)
-    return Query(tokens, columns, valid, width, mask, first, given=to_device(given, device))
-
-
-def _visibility_mask(
-    geometry: Geometry, columns: Tensor, spans: Sequence[tuple[int, int]], length: Tensor, stored: Tensor
-) -> tuple[int, Tensor | None]:
-    """Keys that are looked at, and which of them each of the columns (r, q) sees; None where all see all.
-
-    spans  first and last column, past the end, that each row runs
-
-    A column sees no less than one left of it, so the ends of a row's span tell whether all in it see the same.
-    """
-    asked = {
-        (geometry.visible_end_at(start, row, done), geometry.visible_end_at(end - 1, row, done))
-        for (start, end), row, done in zip(spans, length.tolist(), stored.tolist(), strict=True)
-        if end > start
-    }
-    width = max(last for _, last in asked)
-    if min(first for first, _ in asked) == width:
-        return width, None
-    same = all(first == last for first, last in asked)
-    limits = geometry.visible_end(columns[:, :1] if same else columns, length, stored)
-    mask = torch.arange(width) < rearrange(limits.clamp(min=1), "r q -> r q 1")
-    return width, rearrange(mask, "r q w -> r 1 q w")
-
-
-def _column_ranges(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns (r, q) from start to end (r,) of each row, and which of them are meant."""
-    columns = rearrange(start, "r -> r 1") + torch.arange(int((end - start).max()))
-    return columns, columns < rearrange(end, "r -> r 1")
-
-
-def _columns_without_skipped(start: Tensor, end: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-    """Likewise without those to `skip` (r, t)."""
-    t = skip.shape[1]
-    column = torch.arange(t)
-    wanted = (column >= rearrange(start, "r -> r 1")) & (column < rearrange(end, "r -> r 1")) & ~skip
-    columns = torch.where(wanted, column, t).sort(1).values[:, : max(1, int(wanted.sum(1).max()))]
-    return columns, columns < t
-
-
-def _add_shadow_slots(model: Model, canvas: Canvas, window: Window, rows: Tensor, query: Query) -> Query:
-    """The query with one more slot for each of the window's, which predicts the column without looking at it.
-
-    A shadow slot holds the mask at its column's place, and sees what the column sees, but not the column itself, and
-    the other shadow slots. Nothing else sees it and it is not stored. With a token-shifted model it holds the token
-    left of the column, in whose place it sees itself; other shadow slots it does not see, since these hold tokens.
-    What the column has told others in the layers below is not unsaid: the prediction is without the column itself, not
-    without all that follows from it.
-
-    Reference: Hong et al. 2025, WINO (arXiv:2507.18578), for models without token shift and without a cache.
-    """
-    device = canvas.tokens.device
-    there = to_device(rows, device)
-    left = model.needs_left
-    target, valid = window.columns[there], window.valid[there]
-    columns = torch.where(valid, (target - left).clamp(min=0), 0)
-    blank = model.mask_id if model.mask_id is not None else 0
-    tokens = canvas.tokens[there].gather(1, columns) if left else torch.full_like(columns, blank)
-    held = to_device(canvas.rows.given[rows], device).gather(1, columns) & bool(left)
-    k, q, width = columns.shape[1], query.tokens.shape[1], query.width
-    keys = torch.arange(width, device=device)
-    places = (rearrange(window.start[rows], "r -> r 1") + torch.arange(k) - left).clamp(min=0)
-    seen = model.geometry.visible_end(places, canvas.rows.length[rows], window.block_start[rows])
-    limits = to_device(rearrange(seen, "r k -> r k 1"), device)
-    sees = (keys < limits) & (keys != rearrange(target, "r k -> r k 1")) & (keys != rearrange(columns, "r k -> r k 1"))
-    others = rearrange(valid & (not left), "r k -> r 1 k") & (rearrange(columns, "r k -> r 1 k") < limits)
-    lower = torch.cat([sees, others | torch.eye(k, dtype=torch.bool, device=device)], 2)
-    upper = torch.ones(len(rows), q, width, dtype=torch.bool, device=device)
-    if query.mask is not None:
-        upper = rearrange(query.mask, "r 1 q w -> r q w").expand_as(upper)
-    upper = torch.cat([upper, torch.zeros(len(rows), q, k, dtype=torch.bool, device=device)], 2)
-    return query._replace(
-        tokens=torch.cat([query.tokens, tokens], 1),
-        columns=torch.cat([query.columns, columns], 1),
-        valid=torch.cat([query.valid, valid], 1),
-        mask=rearrange(torch.cat([upper, lower], 1), "r q w -> r 1 q w"),
-        extra=k,
-        given=None if query.given is None else torch.cat([query.given, held], 1),
-    )

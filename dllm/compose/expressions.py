@@ -1,10 +1,10 @@
-"""Parts written as text: what a user types, and what the repr of a part or of a strategy says.
+"""The one parser of parts written as text: what a user types, and the repr of a part or of a strategy.
 
     klass(kl=0.01, history=3)
     certainty-prior(early-commit(top-k(k=1)), sigma=3)
     Strategy(policy=Factor(f=1.0), scheduler=blocks(32), cache=dual)
 
-A part is called by its name or by its class, its fields by place or by name; without brackets it has its defaults.
+A part is called by its name or by its class, and its fields by place or by name; without brackets it has its defaults.
 Nothing is evaluated: the text is read as syntax, and only registered parts and plain values can be made from it.
 """
 
@@ -21,20 +21,10 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 from dllm.compose import names
 from dllm.errors import ConfigError
-from dllm.policies import Curve, Pace, Score
 from dllm.registry import Registry, normalize_name, suggest_name
-from dllm.types import Cache, Policy, Processor, Scheduler
 
-KINDS: dict[Any, Registry[type]] = {
-    Policy: names.POLICIES,
-    Scheduler: names.SCHEDULERS,
-    Cache: names.CACHES,
-    Score: names.SCORES,
-    Pace: names.PACES,
-    Curve: names.CURVES,
-    Processor: names.PROCESSORS,
-}
-"""Which names a field may hold, by its annotation."""
+KINDS: dict[Any, names.PartRegistry] = {table.protocol: table for table in names.TABLES.values()}
+"""Names that a field may hold, by its annotation."""
 
 PLAIN: dict[Any, str] = {
     bool: "True or False",
@@ -55,38 +45,66 @@ Known = Mapping[str, type]
 
 
 class ParsedCall(NamedTuple):
-    """A name with its fields, not yet made: what was called, and the values given by field."""
+    """A name with its fields, not yet made into a part.
 
-    found: Any
-    given: dict[str, Any]
+    Attributes:
+        text: What was written.
+        called: The member of a registry that the name stands for.
+        make: What makes a part of the fields: a class, or the function of a recipe.
+        fields: The values given, by field; None for a bare name, without brackets.
+    """
+
+    text: str
+    called: Any
+    make: Callable[..., Any]
+    fields: dict[str, Any] | None
+
+    def part(self) -> Any:
+        """Make the part; a bare name gives one with all fields at their defaults."""
+        reader = _ExpressionReader(self.text, {})
+        fields = reader.bind(self.make, self.text, None) if self.fields is None else self.fields
+        return reader.make(self.make, fields, self.text)
 
 
 def read_part(text: str, kind: Any, known: Known | None = None) -> Any:
-    """The part of a kind (`Policy`, `Strategy`, …) that a text describes.
+    """Make the part of a kind that a text describes.
 
-    known  classes that may be used by name though they are not registered
+    Args:
+        text: A name or an expression.
+        kind: The protocol or class that is expected: `Policy`, `Strategy`, …
+        known: Classes that may be used by name though they are not registered.
 
-    Raises ConfigError that lists the names, or the fields of a part, where one is wrong.
+    Raises:
+        ConfigError: A name or a field is wrong; the message lists the right ones.
     """
     return _ExpressionReader(text, known or {}).part(_parse_expression(text), kind)
 
 
 def read_call(text: str, registry: Registry[Any], constructor: Callable[[Any], Callable[..., Any]]) -> ParsedCall:
-    """The member of a registry that a text names, and the arguments for its constructor, checked."""
-    node = _parse_expression(text)
-    name, arguments = _ExpressionReader(text, {}).split(node)
-    found = registry.find(name)
-    return ParsedCall(found, _ExpressionReader(text, {}).bind(constructor(found), name, arguments))
+    """Read the name of a registry's member, with fields or without them; the fields are checked, the part not yet made.
+
+    Args:
+        text: A name or an expression.
+        registry: The names that may stand first.
+        constructor: Gives what takes the fields, for a member of the registry.
+    """
+    if registry.knows(name := text.strip()) or not is_expression(text):
+        found = registry.find(name)
+        return ParsedCall(text, found, constructor(found), None)
+    reader = _ExpressionReader(text, {})
+    name, arguments = reader.split(_parse_expression(text))
+    found = reader.find(name, registry.protocol) if isinstance(registry, names.PartRegistry) else registry.find(name)
+    return ParsedCall(text, found, constructor(found), reader.bind(constructor(found), name, arguments))
 
 
-def make_default_part(made: Any, name: str) -> Any:
-    """A part with all fields at their defaults, by the name that asked for it."""
-    reader = _ExpressionReader(name, {})
-    return reader.make(made, reader.bind(made, name, None), name)
+def is_expression(text: str) -> bool:
+    """Return whether a text is an expression rather than a bare name."""
+    return "(" in text
 
 
 def _parse_expression(text: str) -> ast.expr:
-    """The syntax of a text, in which names may hold dashes."""
+    """Parse a text in which names may hold dashes."""
+    # Python would read a dash as a minus. Texts in quotes and numbers such as 1e-3 are matched first and kept.
     dashless = TOKEN.sub(lambda m: m["kept"] or m["name"].replace("-", "_"), text.strip())
     try:
         return ast.parse(dashless, mode="eval").body
@@ -96,28 +114,28 @@ def _parse_expression(text: str) -> ast.expr:
 
 
 class _ExpressionReader:
-    """Reads one text; messages quote the part of it that is wrong."""
+    """Reader of one text; messages quote the part of it that is wrong."""
 
     def __init__(self, text: str, known: Known) -> None:
         self.text, self.known = text, known
 
     def part(self, node: ast.expr, hint: Any) -> Any:
-        """The part that a node describes where `hint` is expected."""
+        """Make the part that a node describes where `hint` is expected."""
         name, arguments = self.split(node)
         made = self.find(name, hint)
         return self.make(made, self.bind(made, name, arguments), ast.unparse(node))
 
-    def make(self, made: Callable[..., Any], given: dict[str, Any], said: str) -> Any:
-        """A part with these fields; whatever it complains of becomes a ConfigError."""
+    def make(self, made: Callable[..., Any], given: dict[str, Any], written: str) -> Any:
+        """Make a part with these fields; an error of its constructor becomes a `ConfigError`."""
         try:
             return made(**given)
         except ConfigError:
             raise
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{said}: {error}") from error
+            raise ConfigError(f"{written}: {error}") from error
 
     def split(self, node: ast.expr) -> tuple[str, ast.Call | None]:
-        """The name that is called, and its call if it has brackets."""
+        """Split a node into the name that is called, and its call if it has brackets."""
         inner = node.func if isinstance(node, ast.Call) else node
         if not isinstance(inner, ast.Name):
             raise ConfigError(
@@ -126,7 +144,7 @@ class _ExpressionReader:
         return inner.id, node if isinstance(node, ast.Call) else None
 
     def find(self, name: str, hint: Any) -> Any:
-        """The class called `name` among those that `hint` allows."""
+        """Find the class called `name` among those that `hint` allows."""
         tables = _find_registries(hint)
         for registry in tables:
             if registry.knows(name):
@@ -147,7 +165,7 @@ class _ExpressionReader:
         raise ConfigError(f"{self.text!r}: {what}; here must be {describe_annotation(hint)}")
 
     def bind(self, made: Callable[..., Any], name: str, node: ast.Call | None) -> dict[str, Any]:
-        """The values of a call by field; a wrong, missing or doubled one is an error that lists the fields."""
+        """Assign the values of a call to fields; a wrong, missing or doubled one is an error that lists them."""
         fields = {k: p for k, p in signature(made).parameters.items() if p.kind not in VARIADIC}
         takes = f"it is {normalize_name(name)}({', '.join(_format_parameter(p) for p in fields.values())})"
         places = [k for k, p in fields.items() if p.kind is not Parameter.KEYWORD_ONLY]
@@ -176,7 +194,7 @@ class _ExpressionReader:
         return given
 
     def value(self, node: ast.expr, hint: Any, where: str) -> Any:
-        """A field's value, which must be what its annotation says."""
+        """Read a field's value, which must be of the type that its annotation names."""
         if isinstance(node, ast.Call | ast.Name) and not (isinstance(node, ast.Name) and node.id in NUMBERS):
             if not _allows_part(hint):
                 raise ConfigError(f"{where}: must be {describe_annotation(hint)}")
@@ -188,7 +206,7 @@ class _ExpressionReader:
         raise ConfigError(f"{where}: must be {describe_annotation(hint)}")
 
     def literal(self, node: ast.expr, hint: Any, where: str) -> Any:
-        """A plain value of one type, or ABSENT where the node is none."""
+        """Read a plain value of one type; ABSENT where the node is none."""
         kind = get_origin(hint) or hint
         if kind is Literal:
             return next((x for x in get_args(hint) if _read_plain_value(node, type(x)) == x), ABSENT)
@@ -208,10 +226,11 @@ class _ExpressionReader:
 
 
 ABSENT = object()
+"""Result of reading a value that is not there, as None is a value."""
 
 
 def _read_plain_value(node: ast.expr, kind: Any) -> Any:
-    """The number, text, truth value or None that a node is, if it is of that type; else ABSENT. 1 is a number too."""
+    """Read a number, text, truth value or None, if it is of that type; else ABSENT. A whole number is a float too."""
     negative = False
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         node, negative = node.operand, True
@@ -229,12 +248,12 @@ def _read_plain_value(node: ast.expr, kind: Any) -> Any:
 
 
 def _list_alternatives(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of an annotation."""
+    """List the alternatives of an annotation."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def _find_registries(hint: Any) -> list[Registry[type]]:
-    """The tables whose names an annotation allows; all of them where it says nothing that we know."""
+def _find_registries(hint: Any) -> list[names.PartRegistry]:
+    """List the tables whose names an annotation allows; all of them for `Any`."""
     found = []
     for member in _list_alternatives(hint):
         if member in KINDS:
@@ -251,25 +270,25 @@ def _allows_part(hint: Any) -> bool:
 
 
 def describe_annotation(hint: Any) -> str:
-    """What an annotation allows, in words."""
+    """Describe in words what an annotation allows."""
     tables = _find_registries(hint)
-    said = [f"a {r.kind} ({', '.join(r)})" if r else f"a {r.kind}" for r in tables if len(tables) < len(names.TABLES)]
+    words = [f"a {r.kind} ({', '.join(r)})" if r else f"a {r.kind}" for r in tables if len(tables) < len(names.TABLES)]
     for member in _list_alternatives(hint):
         if member in PLAIN:
-            said.append(PLAIN[member])
+            words.append(PLAIN[member])
         elif get_origin(member) is Literal:
-            said += map(repr, get_args(member))
+            words += map(repr, get_args(member))
         elif get_origin(member) in (tuple, list):
-            said.append("values in brackets, such as (1, 2)")
+            words.append("values in brackets, such as (1, 2)")
         elif get_origin(member) in (dict, Mapping):
-            said.append("pairs in braces")
+            words.append("pairs in braces")
         elif is_dataclass(member):
-            said.append(f"{getattr(member, '__name__', member)}(…)")
-    return " or ".join(said) or "a part or a plain value"
+            words.append(f"{getattr(member, '__name__', member)}(…)")
+    return " or ".join(words) or "a part or a plain value"
 
 
 def get_annotations(made: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations of a class's fields or of a function; `Any` where they say nothing that we know."""
+    """Read the annotations of a class's fields or of a function; `Any` stands for those that are not understood."""
     try:
         hints = get_type_hints(made)
     except Exception:  # a package may import the names of its annotations for type checkers only
@@ -284,5 +303,5 @@ def _is_known_annotation(hint: Any) -> bool:
 
 
 def _format_parameter(parameter: Parameter) -> str:
-    """A field with its default."""
+    """Format a field with its default."""
     return parameter.name if parameter.default is Parameter.empty else f"{parameter.name}={parameter.default!r}"

@@ -1,62 +1,111 @@
-"""What there is to compose: one table a kind, one line a part. The command line, its help and its listing follow it.
+"""Parts by name: one table for each kind, one line for each part. The command line, its help and its listing follow it.
 
-A line is the part's name and its class in the room of its kind, which is imported when the name is used. Packages add
-names of their own by entry points in the groups given here: see `dllm.registry`.
+A line holds the part's name and its class in the package of its kind, which is imported when the name is used. Packages
+add names of their own by entry points in the groups given here: see `dllm.registry`.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
 from dllm.errors import ConfigError
 from dllm.registry import Registry, RegistryEntry
 
-METHODS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "policy": (("step", "guess", "window", "state"),),
-    "scheduler": (("step", "canvas", "state"),),
-    "cache": (("step", "model", "canvas", "window", "state"),),
-    "score": (("__call__", "guess", "window"),),
-    "pace": (("quota", "window", "opened"),),
-    "curve": (("__call__", "share"),),
-    "processor": (("step", "logits", "where", "canvas", "state"), ("__call__", "input_ids", "scores")),
-}
-"""The method by which a kind is known, with its arguments; a processor has one of two."""
 
+class PartRegistry(Registry[type]):
+    """Names of the classes of one kind of part.
 
-def implements_kind(kind: str, part: type) -> bool:
-    """Whether a class has the method of a kind, and that takes as many arguments."""
+    Attributes:
+        interfaces: Place of a protocol or base class ("module:Class"), and its method by which a part of this kind is
+            known. The first is the kind's own; a class that has the method of any of them is a part of this kind.
+    """
 
-    def takes(name: str, *arguments: str) -> bool:
-        if name not in dir(part):
-            return False
-        try:
-            inspect.signature(getattr(part, name)).bind("self", *arguments)
-        except TypeError:
-            return False
-        return True
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        interfaces: Mapping[str, str],
+        classes: Mapping[str, str],
+        package: str | None = None,
+    ) -> None:
+        """Name the classes of a package, which by default is called like the entry-point group."""
+        super().__init__(
+            kind, group, {name: f"{package or group}:{made}" for name, made in classes.items()}, self._adopt
+        )
+        self.interfaces = dict(interfaces)
 
-    return any(takes(*method) for method in METHODS[kind])
+    @property
+    def protocol(self) -> Any:
+        """The kind's own protocol, which annotations of fields name."""
+        return _load_place(next(iter(self.interfaces)))
 
+    def accepts(self, part: type) -> bool:
+        """Return whether a class derives from the base class of this kind, or has the method of its protocol."""
+        return any(_implements(part, place, method) for place, method in self.interfaces.items())
 
-def _make_registry(kind: str, group: str, classes: dict[str, str], room: str | None = None) -> Registry[type]:
-    """A registry of classes that live in one room, by default named like the group."""
+    def _describe_interfaces(self) -> str:
+        """Say what makes a class one of this kind."""
+        ways = []
+        for place, method in self.interfaces.items():
+            if _is_base_class(place):
+                ways.append(f"it does not derive from {place.replace(':', '.')}")
+            else:
+                ways.append(f"it has no {method}({', '.join(_list_arguments(place, method))})")
+        return " and ".join(ways)
 
-    def adopt(entry: RegistryEntry, found: Any) -> Any:
+    def _adopt(self, entry: RegistryEntry, found: Any) -> Any:
         if not isinstance(found, type) or not is_dataclass(found) or not found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-            raise ConfigError(f"a {kind} is a class, and a frozen dataclass, so that its repr is its record")
-        if not implements_kind(kind, found):
-            ways = " or ".join(f"{name}({', '.join(arguments)})" for name, *arguments in METHODS[kind])
-            raise ConfigError(f"{found.__name__} is no {kind}: it has no {ways}")
+            raise ConfigError(f"a {self.kind} is a class, and a frozen dataclass, so that its repr is its record")
+        if not self.accepts(found):
+            raise ConfigError(f"{found.__name__} is no {self.kind}: {self._describe_interfaces()}")
         return found
 
-    return Registry(kind, group, {name: f"{room or group}:{called}" for name, called in classes.items()}, adopt)
+
+@functools.cache
+def _load_place(place: str) -> Any:
+    return RegistryEntry("", place).load()
 
 
-POLICIES = _make_registry(
+@functools.cache
+def _list_arguments(place: str, method: str) -> tuple[str, ...]:
+    """List the arguments of a method as its class declares them, without `self`."""
+    return tuple(inspect.signature(getattr(_load_place(place), method)).parameters)[1:]
+
+
+def _is_base_class(place: str) -> bool:
+    """Tell whether a kind is known by a base class, whose hooks are declared, rather than by a protocol."""
+    from dllm.types import Part  # not above: a list of names must not wait for torch
+
+    found = _load_place(place)
+    return isinstance(found, type) and issubclass(found, Part)
+
+
+def _implements(part: type, place: str, method: str) -> bool:
+    """Tell whether a class is a part by one interface of its kind."""
+    if _is_base_class(place):
+        return issubclass(part, _load_place(place))
+    return _takes(part, method, _list_arguments(place, method))
+
+
+def _takes(part: type, method: str, arguments: tuple[str, ...]) -> bool:
+    # `dir` and not `hasattr`: every class can be called, so each would have a `__call__` by way of `type`.
+    if method not in dir(part):
+        return False
+    try:
+        inspect.signature(getattr(part, method)).bind("self", *arguments)
+    except TypeError:
+        return False
+    return True
+
+
+POLICIES = PartRegistry(
     "policy",
     "dllm.policies",
+    {"dllm.types:Policy": "step"},
     {
         "threshold": "Threshold",
         "factor": "Factor",
@@ -81,9 +130,10 @@ POLICIES = _make_registry(
         "remdm": "ReMDM",
     },
 )
-SCHEDULERS = _make_registry(
+SCHEDULERS = PartRegistry(
     "scheduler",
     "dllm.schedulers",
+    {"dllm.types:Scheduler": "step"},
     {
         "blocks": "Blocks",
         "whole": "Whole",
@@ -93,9 +143,10 @@ SCHEDULERS = _make_registry(
         "variable": "VariableLength",
     },
 )
-CACHES = _make_registry(
+CACHES = PartRegistry(
     "cache",
     "dllm.caches",
+    {"dllm.types:Cache": "step"},
     {
         "none": "NoCache",
         "prefix": "PrefixCache",
@@ -106,9 +157,10 @@ CACHES = _make_registry(
         "speculative": "Speculative",
     },
 )
-SCORES = _make_registry(
+SCORES = PartRegistry(
     "score",
     "dllm.scores",
+    {"dllm.policies:Score": "__call__"},
     {
         "confidence": "Confidence",
         "peak": "Peak",
@@ -121,20 +173,42 @@ SCORES = _make_registry(
     },
     "dllm.policies",
 )
-PACES = _make_registry(
+PACES = PartRegistry(
     "pace",
     "dllm.paces",
+    {"dllm.policies:Pace": "quota"},
     {"equal-split": "EqualSplit", "full-block": "FullBlock", "time-schedule": "TimeSchedule"},
     "dllm.policies",
 )
-CURVES = _make_registry(
+CURVES = PartRegistry(
     "curve",
     "dllm.curves",
+    {"dllm.policies:Curve": "__call__"},
     {"stairs": "Stairs", "linear": "Linear", "cosine": "Cosine", "exponential": "Exponential"},
     "dllm.policies",
 )
-PROCESSORS = _make_registry(
-    "processor", "dllm.processors", {"credit": "CreditDecoding", "regex": "Regex", "json-schema": "JsonSchema"}
+PROCESSORS = PartRegistry(
+    "processor",
+    "dllm.processors",
+    {"dllm.types:Processor": "step", "transformers:LogitsProcessor": "__call__"},
+    {"credit": "CreditDecoding", "regex": "Regex", "json-schema": "JsonSchema"},
+)
+SIGNALS = PartRegistry(
+    "signal",
+    "dllm.signals",
+    {"dllm.types:Signal": "compute", "dllm.types:Probe": "extract"},
+    {
+        "slot-entropy": "Entropy",
+        "probabilities": "Probabilities",
+        "second-token": "SecondToken",
+        "noise": "Noise",
+        "current": "Current",
+        "shadow": "Shadow",
+        "attention": "Attention",
+        "hidden": "Hidden",
+    },
 )
 
-TABLES = {registry.kind: registry for registry in (POLICIES, SCHEDULERS, CACHES, SCORES, PACES, CURVES, PROCESSORS)}
+TABLES = {
+    registry.kind: registry for registry in (POLICIES, SCHEDULERS, CACHES, SCORES, PACES, CURVES, PROCESSORS, SIGNALS)
+}

@@ -1,4 +1,4 @@
-"""A published decoder is one expression over the parts, with its citation."""
+"""Published decoders, each one expression over the parts, with its citation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,11 @@ from dllm.types import Cache, Scheduler
 def llada(block: int = 32, steps: int | None = None) -> Strategy:
     """Nie et al. 2025, LLaDA (arXiv:2502.09992): low-confidence remasking in blocks, without a cache.
 
-    steps  per block; None: one token a step. End tokens do not stop it, as published.
+    End tokens do not stop it, as published.
+
+    Args:
+        block: Columns of a block.
+        steps: Steps per block; None: one token a step.
     """
     return Strategy(TopK(pace=EqualSplit()), Blocks(block, steps=steps or block), NoCache(), stopping=Stopping(ids=()))
 
@@ -66,7 +70,14 @@ def dream(
 
     Without a cache all pending columns are worked on at once in `total_steps`, normally as many as new tokens. The
     cached version (Fast-dLLM, arXiv:2505.22618) goes block by block, one step a column, and decides a block's first
-    column alone in the forward that enters it. End tokens do not stop either, as published.
+    column alone in the forward that enters it. End tokens stop neither version, as published.
+
+    Args:
+        total_steps: Steps over the whole answer, without a cache.
+        eps: Time at which the schedule ends, just above 0.
+        score: Order of preference.
+        block: Columns of a block, with a cache.
+        cache: What is kept from one step to the next.
     """
     scheduler: Scheduler = Blocks(block, steps=block, first_alone=True)
     if isinstance(cache, NoCache):
@@ -78,7 +89,12 @@ def dream(
 def fast_dllm(block: int = 32, tau: float = 0.9, f: float | None = None, cache: Cache = DualCache()) -> Strategy:
     """Wu et al. 2025, Fast-dLLM (arXiv:2505.22618): confidence threshold, or factor, over a prefix or dual cache.
 
-    f  use the factor rule instead of the threshold. `FactorAsPublished` is what the published code runs.
+    Args:
+        block: Columns of a block.
+        tau: The threshold.
+        f: Use the factor rule with this factor instead of the threshold. `FactorAsPublished` is what the published code
+            runs.
+        cache: The cache.
     """
     return Strategy(Threshold(tau) if f is None else Factor(f), Blocks(block), cache)
 
@@ -88,11 +104,14 @@ def fast_dllm_v2(
 ) -> Strategy:
     """Wu et al. 2025, Fast-dLLM v2 (arXiv:2509.26328): sub-blocks of a block under a strict confidence threshold.
 
-    block      the model's own by default (32)
-    cache      `PrefixCache` is the paper's block-level cache; `DualCache` its sub-block cache, which refreshes a block
-               for as long as the sub-block's first column is pending
-
     A finished block is run once more to be stored, and that forward decides the next block's first token greedily.
+
+    Args:
+        block: Columns of a block; None: the model's own (32).
+        sub_block: Columns of a sub-block.
+        tau: The threshold.
+        cache: `PrefixCache` is the paper's block-level cache; `DualCache` its sub-block cache, which refreshes a block
+            for as long as the sub-block's first column is pending.
     """
     if isinstance(cache, DualCache):
         cache = replace(cache, while_first=True)
@@ -103,8 +122,11 @@ def fast_dllm_v2(
 def sdar(block: int | None = None, steps: int = 4, tau: float | None = 0.85, cache: Cache = PrefixCache()) -> Strategy:
     """Cheng et al. 2025, SDAR (arXiv:2510.06303): a quota over the full block, and all slots above a threshold if more.
 
-    steps  per block
-    tau    None: exactly the quota ("static"); with `LeftToRight()` as score "sequential"
+    Args:
+        block: Columns of a block; None: the model's own.
+        steps: Steps per block.
+        tau: The threshold; None: exactly the quota ("static"), and with `LeftToRight()` as score "sequential".
+        cache: The cache.
     """
     return Strategy(
         TopK(pace=FullBlock(), tau=tau), Blocks(block, steps=steps, commit=True), cache, Sampling(tempered=True)
@@ -116,8 +138,9 @@ def llada2(
 ) -> Strategy:
     """Bie et al. 2025, LLaDA2.0 (arXiv:2512.15745): as SDAR, with as many steps as a block has columns.
 
-    Departs from it: finished blocks are stored, and read instead of run again, which is exact; end tokens of the
-    checkpoint end a row at once and not after their block.
+    Departures:
+        Finished blocks are stored, and read instead of run again, which is exact; end tokens of the checkpoint end a
+        row at once and not after their block.
     """
     return Strategy(TopK(pace=FullBlock(), tau=tau), Blocks(block, steps=steps), cache, Sampling(tempered=True))
 
@@ -135,7 +158,7 @@ def dparallel(block: int = 32, h: float = 0.5, cache: Cache = NoCache()) -> Stra
 def klass(block: int = 64, tau: float = 0.9, kl: float = 0.01, cache: Cache = NoCache()) -> Strategy:
     """Kim et al. 2025, KLASS (arXiv:2511.05664): sure and stable over two steps, without a cache.
 
-    tau, kl  tuned per task there; LLaDA on GSM8K: 0.6 and 0.015, on MATH: 0.6 and 0.01
+    `tau` and `kl` are tuned for each task there; LLaDA on GSM8K: 0.6 and 0.015, on MATH: 0.6 and 0.01.
     """
     return Strategy(KLASS(tau, kl), Blocks(block), cache)
 
@@ -157,7 +180,8 @@ def dinfer(
 ) -> Strategy:
     """Ma et al. 2025, dInfer (arXiv:2510.08666): its hierarchical decoder, the block's vicinity run in every step.
 
-    Departs from it: a refresh decides once, not twice.
+    Departures:
+        A refresh decides once, not twice.
     """
     return Strategy(RunHierarchy(tau, low), Blocks(block), cache)
 
@@ -165,7 +189,11 @@ def dinfer(
 def dus(block: int = 32, base: int = 2, tau: float = 0.0, cache: Cache = NoCache()) -> Strategy:
     """Luxembourg et al. 2025, DUS (arXiv:2506.19037): rounds of columns far apart, without a cache.
 
-    tau  columns less sure than this are put off (its code: 0.3); as published none is
+    Args:
+        block: Columns of a block.
+        base: Factor between the spacings of two rounds; 2 or more.
+        tau: Columns less sure than this are put off (its code: 0.3); as published none is.
+        cache: The cache.
     """
     return Strategy(Dilated(base, tau), Blocks(block), cache)
 
@@ -173,7 +201,8 @@ def dus(block: int = 32, base: int = 2, tau: float = 0.0, cache: Cache = NoCache
 def saber(n: int = 2, cache: Cache = NoCache()) -> Strategy:
     """Dong et al. 2025, Saber (arXiv:2510.18165): faster the surer it was, and less sure tokens taken back.
 
-    Departs from it: an end token ends the row once the whole answer is written, where the published code never stops.
+    Departures:
+        An end token ends the row once the whole answer is written, where the published code never stops.
     """
     return Strategy(Saber(n), Whole(), cache)
 
@@ -181,7 +210,8 @@ def saber(n: int = 2, cache: Cache = NoCache()) -> Strategy:
 def wino(block: int = 128, tau: float = 0.6, verify: float = 0.9, cache: Cache = NoCache()) -> Strategy:
     """Hong et al. 2025, WINO (arXiv:2507.18578): draft widely, verify by shadow slots, without a cache.
 
-    Departs from it: an end token ends the row once its block is written, where the published code never stops.
+    Departures:
+        An end token ends the row once its block is written, where the published code never stops.
     """
     return Strategy(WINO(tau, verify), Blocks(block), cache)
 
@@ -191,7 +221,8 @@ def llada21(
 ) -> Strategy:
     """Bie et al. 2026, LLaDA2.1 (arXiv:2602.08676): write masks and replace tokens, each above a threshold ("quality").
 
-    Departs from it: finished blocks are stored, and read instead of run again, which is exact.
+    Departures:
+        Finished blocks are stored, and read instead of run again, which is exact.
     """
     return Strategy(JointThreshold(tau, edit, post), Blocks(block), cache, Sampling(tempered=True))
 
@@ -204,10 +235,13 @@ def llada21_speed(block: int | None = None, cache: Cache = PrefixCache()) -> Str
 def remdm(total_steps: int = 128, remask: Remasking = Capped(), loop: RemaskLoop | None = None) -> Strategy:
     """Wang et al. 2025, ReMDM (arXiv:2503.00307): a time schedule that masks decided tokens again, top-p 0.9.
 
-    total_steps  over the whole answer; more than it has tokens spend more forwards on a better text
-    remask       `Capped(0.008)`, `Rescaled(0.015)`, `ByConfidence()`; its "loop" is `Capped(0.02)` and `RemaskLoop()`
+    Args:
+        total_steps: Steps over the whole answer; more than it has tokens spend more forwards on a better text.
+        remask: `Capped(0.008)`, `Rescaled(0.015)` or `ByConfidence()`.
+        loop: The paper's "loop" is `RemaskLoop()` with `Capped(0.02)`.
 
-    Departs from it: an end token ends the row, after the last step, where the published code writes a given length.
+    Departures:
+        An end token ends the row, after the last step, where the published code writes a given length.
     """
     return Strategy(ReMDM(total_steps, remask, loop), Whole(), NoCache(), Sampling(1.0, top_p=0.9))
 
@@ -215,7 +249,10 @@ def remdm(total_steps: int = 128, remask: Remasking = Capped(), loop: RemaskLoop
 def pc_sampler(block: int = 128, decay: float = 0.25, frequencies: str | None = None) -> Strategy:
     """Huang et al. 2025, PC-Sampler (arXiv:2508.13021): one slot a step, by calibrated confidence and position.
 
-    frequencies  its table of token counts; without one all tokens count as equally frequent
+    Args:
+        block: Columns of a block.
+        decay: Rate at which the score falls with each column.
+        frequencies: File of its table of token counts; without one all tokens count as equally frequent.
     """
     return Strategy(TopK(k=1, score=PositionCalibrated(decay, frequencies=frequencies)), Blocks(block), NoCache())
 
@@ -231,17 +268,21 @@ def prophet(curve: Curve = Stairs()) -> Strategy:
 
 
 def sched(curve: Curve = Cosine()) -> Strategy:
-    """Mohamed et al. 2025, SchED (arXiv:2512.02892): as Prophet, the gap asked for falling smoothly, by entropy."""
+    """Mohamed et al. 2025, SchED (arXiv:2512.02892): as Prophet, with a gap that falls smoothly, by entropy."""
     return Strategy(EarlyCommit(TopK(k=1, score=NegativeEntropy()), curve), Whole(), NoCache())
 
 
 def freedave(block: int | None = 32, k: int = 1, drafts: int = 4, cache: Cache = DualCache()) -> Strategy:
     """Wu and Zhang 2025, FreeDave (arXiv:2510.00294): static decoding, lossless from drafts that are run beside it.
 
-    k      tokens a step
-    cache  what `Speculative` wraps; `--cache` replaces the wrapper with it: say `freedave(cache=prefix)` instead
+    Args:
+        block: Columns of a block.
+        k: Tokens a step.
+        drafts: Most lanes of a row in a forward, with that of its canvas.
+        cache: The cache that `Speculative` wraps. `--cache` would replace the wrapper: write `freedave(cache=prefix)`.
 
-    Departs from it: on Dream a block's first column is not decided alone.
+    Departures:
+        On Dream a block's first column is not decided alone.
     """
     return Strategy(TopK(k=k), Blocks(block), Speculative(cache, drafts, tokens=k))
 
@@ -249,8 +290,12 @@ def freedave(block: int | None = 32, k: int = 1, drafts: int = 4, cache: Cache =
 def dkv_cache(block: int = 32, steps: int | None = None, refresh: int | None = 8) -> Strategy:
     """Ma et al. 2025, dKV-Cache (arXiv:2505.15781): LLaDA's decoder, decided columns reused one step late.
 
-    steps    per block; None: one token a step. End tokens do not stop it, as published.
-    refresh  4 and 8 are published
+    End tokens do not stop it, as published.
+
+    Args:
+        block: Columns of a block.
+        steps: Steps per block; None: one token a step.
+        refresh: Forwards between two refreshes; 4 and 8 are published.
     """
     return replace(llada(block, steps), cache=DelayedCache(refresh))
 
@@ -258,7 +303,11 @@ def dkv_cache(block: int = 32, steps: int | None = None, refresh: int | None = 8
 def dsb(window: int = 32, tau: float = 0.9, longest: int | None = None, cache: Cache | None = None) -> Strategy:
     """Luo et al. 2026, DSB (arXiv:2602.05992): a sliding block over DSB-cache, by a confidence threshold.
 
-    longest  None: the "greedy" variant; equal to `window`: the "constant" one
+    Args:
+        window: Columns of the sliding block.
+        tau: The threshold.
+        longest: Most columns in view; None: the "greedy" variant; equal to `window`: the "constant" one.
+        cache: The cache; None: DSB-cache.
     """
     return Strategy(Threshold(tau), SlidingBlock(window, longest), cache or SlidingCache(written=window))
 
@@ -272,7 +321,12 @@ def adablock(
 ) -> Strategy:
     """Lu et al. 2025, AdaBlock-dLLM (arXiv:2509.26432): blocks that end at a predicted line break, over a dual cache.
 
-    delimiter  its least confidence; published 0.3 for LLaDA, 0.5 for Dream
+    Args:
+        block: Most columns of a block.
+        tau: The threshold.
+        delimiter: Least confidence of a delimiter; published 0.3 for LLaDA, 0.5 for Dream.
+        delimiters: Texts or ids that end a block.
+        cache: The cache.
     """
     return Strategy(Threshold(tau), AdaptiveBlocks(block, delimiter, delimiters), cache)
 
@@ -282,7 +336,12 @@ def d2f(
 ) -> Strategy:
     """Wang et al. 2025, D2F (arXiv:2508.09192), decoding only: a pipeline of blocks, for its own checkpoints.
 
-    add  0.3 for code, with tau 0.95
+    Args:
+        block: Columns of a block; None: the model's own.
+        tau: The threshold.
+        add: Share of the last active block at which the next one is added; 0.3 for code, with `tau` 0.95.
+        activate: Share of a block at which the next one is fully active.
+        cache: The cache.
     """
     return Strategy(Threshold(tau, strict=True), Pipeline(block, add, activate), cache, Sampling(tempered=True))
 
@@ -297,32 +356,39 @@ def daedal(
 ) -> Strategy:
     """Li et al. 2025, DAEDAL (arXiv:2508.00819): rows that begin short and grow, without a cache.
 
-    ends  end-of-text ids; None: those of the checkpoint
-
     The most that a row may grow to is the request's `max_new_tokens`, there 2048.
+
+    Args:
+        block: Columns of a block.
+        tau: The threshold.
+        initial: Columns of an answer at first.
+        growth: Columns added at a time.
+        ends: End-of-text ids; None: those of the checkpoint.
+        cache: The cache.
     """
     scheduler = VariableLength(block, initial, growth, ends=ends)
     return Strategy(Threshold(tau, strict=True), scheduler, cache)
 
 
 def certified(block: int = 32, cache: Cache = NoCache()) -> Strategy:
-    """Ours: the most that marginals can promise to be the joint arg-max (`theory.certified`), without a cache.
+    """Ours: as many commits as marginals can prove to be the joint arg-max (`theory.certified`), without a cache.
 
-    A stale cache would void the promise. With a block-causal model `PrefixCache` is exact too.
+    A stale cache would void the proof. With a block-causal model `PrefixCache` is exact too.
     """
     return Strategy(Certified(), Blocks(block), cache)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as the command line knows it.
+    """A recipe of the command line.
 
-    name      on the command line
-    make      the expression
-    pace      what `--policy top-k --steps N` follows
-    families  model families whose published decoder this is, the first recipe of a family being its default
-    budgeted  `--policy threshold --steps N` is a `BudgetedThreshold` over the whole canvas; elsewhere a threshold has
-              no steps
+    Attributes:
+        name: Name on the command line.
+        make: The expression.
+        pace: Pace that `--policy top-k --steps N` follows.
+        families: Model families whose published decoder this is; the first recipe of a family is its default.
+        budgeted: `--policy threshold --steps N` is a `BudgetedThreshold` over the whole canvas; elsewhere a threshold
+            has no steps.
     """
 
     name: str
@@ -333,6 +399,7 @@ class Recipe:
 
     @property
     def citation(self) -> str:
+        """First line of the docstring: the source, and the decoder in a few words."""
         return (self.make.__doc__ or "").strip().split("\n")[0]
 
 
@@ -373,7 +440,7 @@ BUILT_IN = {
 
 
 def _adopt_recipe(entry: RegistryEntry, found: Any) -> Recipe:
-    """What a package calls a recipe: a `Recipe`, or just a function that returns a strategy."""
+    """Make a recipe of what a package brings: a `Recipe`, or a function that returns a strategy."""
     recipe = found if isinstance(found, Recipe) else Recipe(entry.name, found, EqualSplit(), ())
     if not callable(recipe.make):
         raise ConfigError("a recipe is a `dllm.recipes.Recipe` or a function that returns a Strategy")
@@ -393,19 +460,19 @@ def _adopt_recipe(entry: RegistryEntry, found: Any) -> Recipe:
     return replace(recipe, name=entry.name, make=make)
 
 
-RECIPES: Registry[Recipe] = Registry("recipe", "dllm.compose.recipes", BUILT_IN, _adopt_recipe)
-"""Every recipe by name, with those of packages; the names of packages come last and change no default of ours."""
+RECIPES: Registry[Recipe] = Registry("recipe", "dllm.recipes", BUILT_IN, _adopt_recipe)
+"""Every recipe by name; those of packages come last and change no default of ours."""
 
 
 def default_recipe(family: str) -> Recipe:
-    """The recipe for a family that names none; `fast_dllm` for a family of no recipe."""
+    """Return the default recipe of a family; `fast_dllm` where no recipe names the family."""
     for recipe in BUILT_IN.values():
         if family in recipe.families:
             return recipe
-    brought = RECIPES.brought() if family else iter(())
-    return next((r for r in brought if family in r.families), BUILT_IN["fast_dllm"])
+    foreign = RECIPES.installed_members() if family else iter(())
+    return next((r for r in foreign if family in r.families), BUILT_IN["fast_dllm"])
 
 
 def default_strategy(model: Any) -> Strategy:
-    """The published strategy of a model's family."""
+    """Return the published strategy of a model's family."""
     return default_recipe(getattr(model, "family", "")).make()

@@ -17,7 +17,7 @@ from dllm.strategy import Sampling, Stopping
 
 @dataclass(frozen=True)
 class Autoregressive:
-    """How a plain causal model decodes, through `generate` of `transformers`. The counterpart of a `Strategy`.
+    """A plan for a plain causal model, through `generate` of `transformers`: the counterpart of a `Strategy`.
 
     Attributes:
         sampling: How a token is drawn.

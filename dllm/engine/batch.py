@@ -162,6 +162,8 @@ class Batch:
         self._check_numbers()
         if isinstance(self.queue, ListQueue) and self.queue.taken == len(self.queue.requests):
             return state, view
+        if not bool((view.head >= state.canvas.rows.limit).any()):
+            return state, view  # what was asked for is pending in every row: none can be finished
         finished = self.strategy.scheduler.finished(state.canvas, view, state.parts.scheduler)
         rows = finished.nonzero().flatten().tolist()
         coming = self.queue.take(len(rows)) if rows else ()

@@ -14,7 +14,7 @@ from dllm.types import Canvas, Guess, Policy, Verdict, Window, mask_scores
 
 
 class StepChange(NamedTuple):
-    """What a step does.
+    """The change that a step makes.
 
     Attributes:
         commit: Slots that are written: pending ones, and decided ones that are replaced.

@@ -233,8 +233,10 @@ def _sample_candidates(
     )
 
 
-def two_largest(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest and the second largest logit (n, 1), and the token (n,) of the largest (any, if several are).
+def two_largest(
+    logits: Float[Tensor, "n v"],
+) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"], Int[Tensor, " n"]]:
+    """Find the largest and the second largest logit, and the token of the largest (any, if several are).
 
     Maxima are many times cheaper than a selection on a CPU. So the vocabulary is cut in groups: the largest lies in the
     group whose maximum is largest, and the second there too or at the maximum of another one.
@@ -257,17 +259,20 @@ def two_largest(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @cache
 def _rounds_once(device: torch.device) -> bool:
-    """Whether a device rounds a product and the sum it enters once, not twice."""
+    """Tell whether a device rounds a product and the sum it enters once, not twice."""
     x = torch.linspace(1, 100, 97)  # no multiple of a vector's length
     product, factor = x * LOG2_E, torch.tensor(LOG2_E).double()
     found = torch.add(to_device(-product, device), to_device(x, device), alpha=LOG2_E)
     return torch.equal(found.cpu(), (x.double() * factor - product.double()).float())
 
 
-def measure_scale(logits: Tensor, peak: Tensor, *, spend: bool) -> LogitScale:
-    """The scale of logits (n, v) whose largest are `peak` (n, 1).
+def measure_scale(logits: Float[Tensor, "n v"], peak: Float[Tensor, "n 1"], *, spend: bool) -> LogitScale:
+    """Find the normaliser of logits.
 
-    spend  the logits may be overwritten: nobody needs them any more
+    Args:
+        logits: Logits of n slots.
+        peak: The largest logit of each slot.
+        spend: Whether the logits may be overwritten, because they are not needed any more.
     """
     fused = _rounds_once(logits.device)
     shift = (peak * -LOG2_E).add_(HEADROOM) if fused else -peak
@@ -276,8 +281,10 @@ def measure_scale(logits: Tensor, peak: Tensor, *, spend: bool) -> LogitScale:
     )
 
 
-def _sample_tokens(logits: Tensor, scale: LogitScale, where: Where, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Sampled tokens (n,) and their confidence (n,), by inverting the cumulative distribution."""
+def _sample_tokens(
+    logits: Float[Tensor, "n v"], scale: LogitScale, where: Where, sampling: Sampling
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """Sample tokens, with their confidence, by inverting the cumulative distribution."""
     tempered = sampling.filters()(where.column, logits / sampling.temperature)  # type: ignore[arg-type]
     chances = tempered.softmax(-1)
     total = chances.double().cumsum(-1)
@@ -288,12 +295,12 @@ def _sample_tokens(logits: Tensor, scale: LogitScale, where: Where, sampling: Sa
 
 
 def _guards_ends(rows: Rows) -> bool:
-    """Whether there is anything that `without_ends` would rule out."""
+    """Tell whether there is anything that `_forbid_ends_in_holes` would rule out."""
     return rows.stops is not None and rows.stops.shape[1] > 0 and not torch.equal(rows.text, rows.prompt)
 
 
-def _forbid_ends_in_holes(logits: Tensor, where: Where, canvas: Canvas) -> Tensor:
-    """Logits (n, v) without the row's end tokens in columns that have given ones behind them: there no text ends."""
+def _forbid_ends_in_holes(logits: Float[Tensor, "n v"], where: Where, canvas: Canvas) -> Float[Tensor, "n v"]:
+    """Rule out the row's end tokens in columns that have given ones behind them: there no text ends."""
     rows, v = canvas.rows, logits.shape[1]
     assert rows.stops is not None
     hole = where.column < to_device(rows.text, logits.device)[where.row]
@@ -303,9 +310,8 @@ def _forbid_ends_in_holes(logits: Tensor, where: Where, canvas: Canvas) -> Tenso
     return logits.masked_fill(ends[:, :v], LEAST)
 
 
-def _apply_warper(warper: Warper, logits: Tensor, where: Where, canvas: Canvas) -> Tensor:
-    """Logits (n, v) after a processor of `transformers`; slots at one column share a call, since their prefixes are as
-    long."""
+def _apply_warper(warper: Warper, logits: Float[Tensor, "n v"], where: Where, canvas: Canvas) -> Float[Tensor, "n v"]:
+    """Apply a processor of `transformers`; slots at one column share a call, since their prefixes are as long."""
     out = logits.clone()
     columns = where.on_host.column
     for column in columns.unique().tolist():

@@ -13,7 +13,7 @@ from dllm.types import Canvas, Ledger, State, Transient
 
 
 class PartStates(NamedTuple):
-    """What every part of the strategy remembers."""
+    """The state of every part of the strategy."""
 
     scheduler: State
     policy: State
@@ -22,7 +22,7 @@ class PartStates(NamedTuple):
 
 
 class DecodingState(NamedTuple):
-    """Where decoding stands.
+    """The state of decoding.
 
     Attributes:
         canvas: The canvas.

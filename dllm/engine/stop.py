@@ -97,7 +97,7 @@ class Stopper:
 
 @dataclass(frozen=True)
 class AnswerEnd:
-    """Where the answer to one request ends, and how its tokens become text.
+    """The end of the answer to one request, and the text of its tokens.
 
     Attributes:
         ids: End tokens.
@@ -111,7 +111,7 @@ class AnswerEnd:
 
     @classmethod
     def of(cls, model: Any, request: Request, stopping: Stopping) -> AnswerEnd:
-        """Find where the answer to a request ends.
+        """Find out where the answer to a request ends.
 
         Raises:
             ConfigError: Stop strings need a tokenizer, and there is none.

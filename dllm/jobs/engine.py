@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from dllm.jobs.plan import DecodeTask, Job
 from dllm.jobs.rows import PromptRow, RowProblem
 from dllm.jobs.running import Event, decode_tasks
+from dllm.models.checkpoint import CheckpointFiles
 from dllm.models.parallel import broadcast_from_leader, current_process, leave_process_group
 
 
@@ -43,7 +44,7 @@ class LocalEngine:
         loading: Further arguments of `dllm.load`.
     """
 
-    def __init__(self, name: str | Path, loading: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, name: str | Path | CheckpointFiles, loading: Mapping[str, Any] | None = None) -> None:
         self.name, self.loading = name, dict(loading or {})
 
     def __enter__(self) -> LocalEngine:

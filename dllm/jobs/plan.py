@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,7 +14,7 @@ from dllm.engine.autoregressive import Autoregressive, refuse_holes
 from dllm.engine.batch import Batch, match_block_size
 from dllm.errors import ConfigError, DllmError, RequestError
 from dllm.jobs.rows import PromptRow, RowProblem
-from dllm.models.checkpoint import read_checkpoint
+from dllm.models.checkpoint import CheckpointFiles, read_checkpoint
 from dllm.models.families import AUTOREGRESSIVE
 from dllm.models.guided import Guided
 from dllm.models.third_party import one_line, silence_transformers
@@ -51,8 +52,12 @@ class ModelOutline(NamedTuple):
         Raises:
             CheckpointError: There is no such checkpoint.
         """
-        checkpoint = read_checkpoint(name, family=family)
-        return cls(checkpoint.family.name, checkpoint.family.geometry(checkpoint.config))
+        return cls.of_files(read_checkpoint(name, family=family))
+
+    @classmethod
+    def of_files(cls, found: CheckpointFiles) -> ModelOutline:
+        """Make the outline of a checkpoint whose small files are read already."""
+        return cls(found.family.name, found.family.geometry(found.config))
 
 
 class DecodeTask(NamedTuple):
@@ -114,7 +119,15 @@ class Job:
         """
         if model.family == AUTOREGRESSIVE.name:
             return self.baseline()
-        return self.options.strategy(model, max_new_tokens)
+        kind = model.family, model.geometry, max_new_tokens
+        if kind not in self._strategies:
+            self._strategies[kind] = self.options.strategy(model, max_new_tokens)
+        return self._strategies[kind]
+
+    @functools.cached_property
+    def _strategies(self) -> dict[tuple[str, Geometry, int], Strategy]:
+        """Strategies made so far, by all that they depend on: one for each length, and not one for each row."""
+        return {}
 
     def baseline(self) -> Autoregressive:
         """Make the plan for a plain causal model.

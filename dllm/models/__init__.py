@@ -1,4 +1,4 @@
-"""Families: stock `transformers` classes, reached through a config and a tensor-name map."""
+"""Models: stock `transformers` classes, reached through a config and a tensor-name map."""
 
 from dllm.models.autoregressive import AutoregressiveModel
 from dllm.models.description import CheckpointDescription, describe_checkpoint

@@ -16,10 +16,21 @@ PREFIX = "base_model.model."
 
 
 def attach_adapter(network: Any, adapter: str | Path, family: Family, merge: bool = False) -> Any:
-    """The stock class with the adapter's layers inside; the weights stay apart, so quantised networks work too. Merged
-    (`merge`), they are the stock class's own.
+    """Put an adapter's layers into a network.
 
-    Raises ConfigError where `peft` is not installed, CheckpointError where the adapter is broken or does not fit.
+    Args:
+        network: The loaded network.
+        adapter: A folder, or a Hub id.
+        family: The network's family, whose original module names the adapter may use.
+        merge: Whether to add the adapter to the network's own weights. Otherwise they stay apart, so that quantised
+            networks work too.
+
+    Returns:
+        The network, of the same stock class.
+
+    Raises:
+        ConfigError: `peft` is not installed.
+        CheckpointError: The adapter is broken or does not fit.
     """
     try:
         from peft import PeftConfig, PeftModel
@@ -58,7 +69,10 @@ def _rename_target_modules(config: Any, family: Family, keys: list[str]) -> None
 
 
 def _verify_adapter_tensors(wrapped: Any, folder: Path, given: set[str]) -> None:
-    """Every tensor of the adapter must have found its place, and every place its tensor."""
+    """Raise CheckpointError unless every tensor of the adapter has found its place, and every place its tensor.
+
+    `peft` itself only warns of the one and ignores the other.
+    """
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)

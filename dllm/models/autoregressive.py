@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dllm.errors import ConfigError, RequestError
@@ -16,11 +17,14 @@ from dllm.errors import ConfigError, RequestError
 class AutoregressiveModel:
     """A stock causal-LM class.
 
-    network    any `…ForCausalLM`, attending causally
-    tokenizer  the checkpoint's tokenizer, or None
-    stop_ids   ids that end a text
-    pad_id     id for the padding left of short prompts; never attended to
-    name       where the checkpoint came from
+    Attributes:
+        network: Any `…ForCausalLM`, attending causally.
+        tokenizer: The checkpoint's tokenizer, or None.
+        stop_ids: Ids that end a text.
+        pad_id: Id for the padding left of short prompts; never attended to.
+        name: Where the checkpoint came from.
+        family: Name of the family, for messages.
+        max_columns: Most tokens of a prompt and its answer together.
     """
 
     network: Any
@@ -42,11 +46,15 @@ class AutoregressiveModel:
 
     @property
     def device(self) -> torch.device:
-        return self.network.get_input_embeddings().weight.device
+        """Device of the embedding, on which tokens have to be."""
+        device: torch.device = self.network.get_input_embeddings().weight.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.network.get_input_embeddings().weight.dtype
+        """The dtype of the embedding."""
+        dtype: torch.dtype = self.network.get_input_embeddings().weight.dtype
+        return dtype
 
     @torch.inference_mode()
     def generate(
@@ -60,14 +68,21 @@ class AutoregressiveModel:
         seed: int | Sequence[int] = 0,
         streamer: Any = None,
     ) -> list[list[int]]:
-        """New tokens of each prompt, up to and including its first stop token.
+        """Generate the new tokens of each prompt, up to and including its first stop token.
 
-        stop_ids     default: the model's own; () stops nothing
-        temperature  0 is greedy and ignores `top_p`, `top_k` and `seed`
-        seed         of every row, or one a row; a row's sample depends on its seed and nothing else in the batch
-        streamer     as `transformers` has them, told each token as it is drawn; of a batch it gets (b,) tokens a time
+        Args:
+            prompts: Token ids of each prompt.
+            max_new_tokens: Most tokens to generate for each.
+            stop_ids: Ids that end a text. None: the model's own; () stops nothing.
+            temperature: 0 is greedy and ignores `top_p`, `top_k` and `seed`.
+            top_p: Probability of the most likely tokens that a sample is drawn from. None: 1.
+            top_k: Number of the most likely tokens that a sample is drawn from. None: all.
+            seed: Seed of every row, or one for each; a row's sample depends on its seed and nothing else in the batch.
+            streamer: A streamer of `transformers`, which gets each token as it is drawn; of a batch, (b,) at a time.
 
-        Raises RequestError for a prompt that is empty, too long or not of this vocabulary.
+        Raises:
+            RequestError: A prompt is empty, too long or not of this vocabulary.
+            ConfigError: An option is out of its range.
         """
         from transformers import GenerationConfig
 
@@ -93,6 +108,7 @@ class AutoregressiveModel:
         return [_cut_after_stop(row, stops) for row in out[:, width:].tolist()]
 
     def _check(self, row: int, prompt: Sequence[int], max_new_tokens: int) -> None:
+        """Raise RequestError for a prompt that is empty, too long or not of this vocabulary."""
         if not prompt:
             raise RequestError(f"prompt {row} is empty: a causal model needs at least one token to continue")
         if bad := [token for token in prompt if not 0 <= token < self.vocabulary]:
@@ -105,12 +121,16 @@ class AutoregressiveModel:
 
 
 class _GumbelNoise:
-    """Noise under which the arg-max is a sample; each row draws from its own seed, whatever its neighbours do."""
+    """Noise under which the arg-max is a sample; each row draws from its own seed, whatever its neighbours do.
+
+    `generate` of `transformers` draws all rows of a batch from one global generator. Instead it is run greedily over
+    scores to which this noise was added.
+    """
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self.generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
 
-    def __call__(self, _: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, _: Int[Tensor, "b t"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
         rows = [torch.rand(scores.shape[-1], generator=g, device=scores.device) for g in self.generators]
         uniform = torch.stack(rows).clamp(min=1e-20)
         return scores - torch.log(-torch.log(uniform))
@@ -124,7 +144,11 @@ def _build_logits_processors(
     seed: int | Sequence[int],
     device: torch.device,
 ) -> Any:
-    """The chain that `generate` applies to logits, in the order of `transformers`: temperature, top-k, top-p, noise."""
+    """Build the chain that `generate` applies to logits, in the order of `transformers`, and then the noise.
+
+    Raises:
+        ConfigError: An option is out of its range.
+    """
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     chain: Any = LogitsProcessorList()
@@ -149,7 +173,7 @@ def _build_logits_processors(
 
 
 def _cut_after_stop(tokens: list[int], stops: list[int]) -> list[int]:
-    """Tokens up to and including the first stop."""
+    """Cut tokens behind the first stop."""
     for index, token in enumerate(tokens):
         if token in stops:
             return tokens[: index + 1]

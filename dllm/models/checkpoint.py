@@ -1,12 +1,13 @@
-"""Where a checkpoint is and what its small files say: folder, config, family."""
+"""A checkpoint before its weights are read: its folder, its config and its family."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dllm.errors import CheckpointError
 from dllm.models.families import AUTOREGRESSIVE, Config, Family, recognise_family
@@ -14,6 +15,7 @@ from dllm.models.third_party import as_checkpoint_error
 
 EMBEDDED = Path(__file__).parent / "embedded"
 SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+T = TypeVar("T")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -21,12 +23,13 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 class CheckpointFiles:
     """A checkpoint before its weights are read.
 
-    name        what the caller asked for
-    folder      where its files are now
-    config      config.json as it is on disk
-    generation  generation_config.json, or {}
-    added       added_tokens.json, or {}
-    family      whose format it has
+    Attributes:
+        name: Name that the caller gave.
+        folder: Where its files are now.
+        config: config.json as it is on disk.
+        generation: generation_config.json, or {}.
+        added: added_tokens.json, or {}.
+        family: The family whose format it has.
     """
 
     name: str
@@ -38,11 +41,15 @@ class CheckpointFiles:
 
     @property
     def plain(self) -> bool:
-        """Whether it is a plain causal language model."""
+        """True for a plain causal language model."""
         return self.family.name == AUTOREGRESSIVE.name
 
     def stock_config(self) -> Any:
-        """The config of the stock class. Raises CheckpointError for what that class cannot compute."""
+        """Make the config of the stock class.
+
+        Raises:
+            CheckpointError: The stock class cannot compute what the checkpoint asks for.
+        """
         import transformers
 
         with as_checkpoint_error(f"{self.folder / 'config.json'}: not a valid config of {self.family.title}"):
@@ -57,7 +64,17 @@ class CheckpointFiles:
 
 
 def read_checkpoint(name: str | Path, revision: str | None = None, family: str | None = None) -> CheckpointFiles:
-    """Find a checkpoint, download its small files if it is on the Hub, and recognise its family (or take `family`)."""
+    """Find a checkpoint, download its small files if it is on the Hub, and recognise its family.
+
+    Args:
+        name: A folder, a Hub id, or "embedded".
+        revision: Branch, tag or commit on the Hub.
+        family: Name of the family, where config.json does not determine it.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, its files are broken, or it is of no known family.
+        ConfigError: The family that was asked for cannot run it.
+    """
     folder = locate_checkpoint(name, revision, SMALL)
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
@@ -71,7 +88,11 @@ def read_checkpoint(name: str | Path, revision: str | None = None, family: str |
 
 
 def locate_checkpoint(name: str | Path, revision: str | None, patterns: list[str]) -> Path:
-    """The folder of a checkpoint: the embedded one, a local one, or a Hub snapshot holding the files of `patterns`."""
+    """Find the folder of a checkpoint: the embedded one, a local one, or a Hub snapshot with the files of `patterns`.
+
+    Raises:
+        CheckpointError: There is none.
+    """
     if name == "embedded":
         if not (EMBEDDED / "config.json").is_file():
             raise CheckpointError(
@@ -91,7 +112,7 @@ def locate_checkpoint(name: str | Path, revision: str | None, patterns: list[str
 
 
 def is_local(name: str | Path) -> bool:
-    """Whether a name that `locate` accepts is a folder of this machine rather than a Hub id."""
+    """Tell whether a name that `locate_checkpoint` accepts is a folder of this machine rather than a Hub id."""
     return name == "embedded" or Path(name).expanduser().is_dir()
 
 
@@ -105,7 +126,11 @@ def download_snapshot(name: str, revision: str | None, patterns: list[str]) -> P
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """One json object of a checkpoint."""
+    """Read one JSON object of a checkpoint.
+
+    Raises:
+        CheckpointError: The file cannot be read, or holds something else.
+    """
     with as_checkpoint_error(f"{path}: not readable as JSON", "; download the checkpoint again"):
         value = json.loads(path.read_text("utf-8"))
     if not isinstance(value, dict):
@@ -114,13 +139,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_optional_json(path: Path) -> dict[str, Any]:
-    """One json object of a checkpoint, or {} where the file is not there."""
+    """Read one JSON object of a checkpoint, or {} where the file is not there."""
     return read_json(path) if path.is_file() else {}
 
 
-def _name_folder_in_errors(folder: Path, ask: Any) -> Any:
-    """Let a family judge config.json; its complaints name the file, and here they get its folder."""
+def _name_folder_in_errors(folder: Path, read: Callable[[], T]) -> T:
+    """Call what reads config.json, and put the folder into its errors: a family has only the content of the file."""
     try:
-        return ask()
+        return read()
     except CheckpointError as error:
         raise CheckpointError(f"{folder}/{error}") from None

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from dllm.errors import ConfigError
 from dllm.models.kv_store import KeyValueStore
-from dllm.models.static_store import InputBuffers, Layers, MemoryPool, StaticStore, WrittenLayers, bucket
+from dllm.models.static_memory import InputBuffers, Layers, MemoryPool, bucket
+from dllm.models.static_store import StaticStore, WrittenLayers
 from dllm.models.transformer import TransformerModel
 from dllm.types import Probe, Query
 
@@ -30,7 +32,7 @@ KEYS = 128
 """Least keys of a CUDA graph."""
 
 SPARE = {"cpu": 2**30, "cuda": 2**33}
-"""What `CompiledModel.spare` is unless it is given."""
+"""Default of `CompiledModel.spare`."""
 
 LIMIT = 256
 """Compilations of one function before `torch.compile` refuses more."""
@@ -71,8 +73,10 @@ class CompiledModel(TransformerModel):
             self.spare = SPARE["cuda" if self.device.type == "cuda" else "cpu"]
         if not self.graphs:
             self.forward_overhead_columns = 2**31  # all rows in every forward: they share one compilation
+        # All rows of a window step share one shape, hence one graph; only forwards too long for one are divided.
         self.undivided_columns = LONGEST
         self._pool = MemoryPool(self._allocate, self.spare)
+        # The default limit of 8 shapes is meant to catch shapes that never repeat; ours are bucketed, and more.
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, LIMIT)
         self._without_graphs = torch.compile(self.decode, dynamic=not self.graphs, fullgraph=True)
@@ -82,21 +86,27 @@ class CompiledModel(TransformerModel):
 
     @classmethod
     def of(cls, model: TransformerModel) -> CompiledModel:
-        """The same weights, compiled."""
+        """Make a compiled model of the same weights.
+
+        Raises:
+            ConfigError: The model is of another kind, which cannot be compiled.
+        """
         if type(model) is not TransformerModel:
             raise ConfigError(f"compile: a {type(model).__name__} cannot be compiled; leave --compile out")
-        return cls(**{f.name: getattr(model, f.name) for f in fields(TransformerModel) if f.init})
+        return cls(**{f.name: vars(model)[f.name] for f in fields(TransformerModel) if f.init})
 
     def store(self, columns: int) -> StaticStore:
-        return StaticStore(self._size(columns, KEYS), self._pool)
+        return StaticStore(self._static_size(columns, KEYS), self._pool)
 
-    def forward(self, query: Query, store: KeyValueStore | None) -> Tensor:
+    def forward(self, query: Query, store: KeyValueStore | None) -> Float[Tensor, "r q d"]:
         assert store is None or isinstance(store, StaticStore), "the store is another model's"
         r, q = query.tokens.shape
         if store is not None:
-            store.furnish(r if query.subset is None else query.subset.of)
+            store.allocate(r if query.subset is None else query.subset.of)
         if query.extra or (self.graphs and q > LONGEST):
-            return super().forward(query if store is None else store.seated(query), store)
+            return super().forward(query if store is None else store.place_query(query), store)
+        # A compiled forward always runs every place of the store, so that its shape does not depend on which rows are
+        # left. Rows of the query lie at `places`; the others compute padding, which writes into the dump column.
         places = None if store is None else store.places_of(query)
         buffers = self._buffers(query, store)
         buffers.fill(query, places)
@@ -104,44 +114,64 @@ class CompiledModel(TransformerModel):
         out = self._run(buffers.tokens, buffers.columns, buffers.mask, index, layers)[:, :q]
         if places is not None:
             return out.index_select(0, places)
-        return out.clone() if self.graphs else out  # what a graph gave is overwritten by the next
+        return out.clone() if self.graphs else out  # the output of a graph is overwritten by the next one
 
-    def forward_with_probes(self, query: Query, store: Any, probes: tuple[Probe, ...], columns: int) -> Any:
+    def forward_with_probes(
+        self, query: Query, store: KeyValueStore | None, probes: tuple[Probe, ...], columns: int
+    ) -> tuple[Tensor, dict[Probe, Tensor]]:
         raise ConfigError(f"{probes[0]}: a compiled model shows nothing of its inside; leave --compile out")
 
     def _buffers(self, query: Query, store: StaticStore | None) -> InputBuffers:
-        """Where a query is put: of a store's memory, or new ones where columns are the keys, and as many."""
+        """Choose the buffers that a query is copied to: those of a store's memory, or new ones.
+
+        Without a store the columns that are run are also the keys, so there are as many of the one as of the other.
+        """
         r, q = query.tokens.shape
         if store is None:
-            slots = self._size(q, -(-LEAST // r))
+            slots = self._static_size(q, -(-LEAST // r))
             return InputBuffers((r, slots, slots), slots, query.tokens.device, static=False)
-        keys = min(self._size(query.width, KEYS), store.columns)
-        return store.memory.buffers(self._size(q, -(-LEAST // store.memory.rows)), keys)
+        keys = min(self._static_size(query.width, KEYS), store.columns)
+        return store.memory.buffers(self._static_size(q, -(-LEAST // store.memory.rows)), keys)
 
-    def _size(self, columns: int, least: int) -> int:
-        """The static size for so many columns or keys."""
+    def _static_size(self, columns: int, least: int) -> int:
+        """Round so many columns or keys up to a static size.
+
+        Graphs are compiled for one size each, so there are few sizes (`bucket`); without graphs one compilation serves
+        all, and a multiple of `GRAIN` is enough to keep memory aligned.
+        """
         return max(GRAIN, bucket(columns, least)) if self.graphs else -(-max(columns, 1) // GRAIN) * GRAIN
 
-    def _run(self, *inputs: Any) -> Tensor:
-        """A compiled forward; uncompiled for shapes that `torch.compile` refuses."""
-        tokens, _, mask, _, layers = inputs
+    def _run(
+        self,
+        tokens: Int[Tensor, "r q"],
+        columns: Int[Tensor, "r q"],
+        mask: Bool[Tensor, "r 1 q keys"],
+        index: Int[Tensor, "r q"] | None,
+        layers: Layers | None,
+    ) -> Float[Tensor, "r q d"]:
+        """Run a compiled forward; an uncompiled one for shapes that `torch.compile` refuses."""
         shape = (tokens.shape, mask.shape, layers and layers[0][0].shape)
         if shape in self._refused:
-            return self.decode(*inputs)
+            return self.decode(tokens, columns, mask, index, layers)
         forwards = self._forwards if _graphs_work_here() else self._without_graphs
         if forwards is not self._without_graphs:
             torch.compiler.cudagraph_mark_step_begin()
         try:
-            return forwards(*inputs)
+            return forwards(tokens, columns, mask, index, layers)
         except FailOnRecompileLimitHit:
             if not self._refused:
-                said = f"compiled {torch._dynamo.config.recompile_limit} shapes of forwards, the limit of torch.compile"
-                warnings.warn(f"{self.name or self.family}: {said}; further ones run uncompiled", stacklevel=2)
+                reason = (
+                    f"compiled {torch._dynamo.config.recompile_limit} shapes of forwards, the limit of torch.compile"
+                )
+                warnings.warn(f"{self.name or self.family}: {reason}; further ones run uncompiled", stacklevel=2)
             self._refused.add(shape)
-            return self.decode(*inputs)
+            return self.decode(tokens, columns, mask, index, layers)
 
     def _allocate(self, rows: int, columns: int) -> Layers:
-        """Keys and values of a store, with a dump column."""
+        """Allocate keys and values of a store, with a dump column.
+
+        Unlike in a `KeyValueStore` they have to exist before the first forward, so their shape is read from the config.
+        """
         config = self.network.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -154,14 +184,30 @@ class CompiledModel(TransformerModel):
             for _ in range(config.num_hidden_layers)
         ]
 
-    def decode(self, tokens: Tensor, columns: Tensor, mask: Tensor, index: Tensor | None, layers: Any) -> Tensor:
-        """Hidden states (r, q, d): all that is compiled."""
-        written = None if index is None else WrittenLayers(layers, index, mask.shape[-1])
-        return self._run_decoder(tokens, columns, mask, written).last_hidden_state
+    def decode(
+        self,
+        tokens: Int[Tensor, "r q"],
+        columns: Int[Tensor, "r q"],
+        mask: Bool[Tensor, "r 1 q keys"],
+        index: Int[Tensor, "r q"] | None,
+        layers: Layers | None,
+    ) -> Float[Tensor, "r q d"]:
+        """Compute hidden states: this is all that is compiled.
+
+        Args:
+            tokens: Tokens to run.
+            columns: Their columns.
+            mask: Keys that each slot sees.
+            index: Column of the store that each slot writes. None without a store.
+            layers: Keys and values of the store. None without a store.
+        """
+        written = None if index is None or layers is None else WrittenLayers(layers, index, mask.shape[-1])
+        hidden: Tensor = self._run_decoder(tokens, columns, mask, written).last_hidden_state
+        return hidden
 
 
 def _graphs_work_here() -> bool:
-    """Whether CUDA graphs work in this thread: before torch 2.13 only in the one that imported their module first."""
+    """Tell whether CUDA graphs work in this thread: before torch 2.13 only in the first that imported their module."""
     if torch.__version__ >= "2.13":  # a `TorchVersion`, which compares as versions do
         return True
     from torch._inductor import cudagraph_trees

@@ -1,4 +1,4 @@
-"""What a checkpoint is, told from its config and the headers of its weights."""
+"""Facts about a checkpoint, read from its config and the headers of its weights."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from dllm.types import BlockCausal
 class CheckpointDescription(NamedTuple):
     """Facts about a checkpoint.
 
-    name           what was asked for
-    folder         where its files are
-    family         name of its family
-    title          ... as people call it
-    stock          class of `transformers` that runs it
-    parameters     numbers in its weights; a tied head is counted once
-    geometry       "bidirectional", "block-causal" or "causal"
-    block_size     columns of an attention block; None where there are none
-    token_shift    whether the output at column i-1 predicts column i
-    mask_id        None: pass --mask-id (or a plain causal model, which needs none)
-    stop_ids       ids that end a text; may be empty
-    pad_id         id for columns that do not exist
-    vocabulary     size of the vocabulary
-    context        longest canvas that the positions allow; None where the config names no limit
-    dtype          dtype of most weights on disk, in the words of safetensors
-    tokenizer      whether a tokenizer could be read
-    chat_template  whether messages can be turned into a prompt
+    Attributes:
+        name: Name that was asked for.
+        folder: Where its files are.
+        family: Name of its family.
+        title: The family's name as people use it.
+        stock: Class of `transformers` that runs it.
+        parameters: Numbers in its weights; a tied head is counted once.
+        geometry: "bidirectional", "block-causal" or "causal".
+        block_size: Columns of an attention block. None where there are none.
+        token_shift: Whether the output at column i - 1 predicts column i.
+        mask_id: The mask token. None: pass --mask-id (or a plain causal model, which needs none).
+        stop_ids: Ids that end a text; may be empty.
+        pad_id: Id for columns that do not exist.
+        vocabulary: Size of the vocabulary.
+        context: Longest canvas that the positions allow. None where the config names no limit.
+        dtype: Dtype of most weights on disk, in the words of safetensors.
+        tokenizer: Whether a tokenizer could be read.
+        chat_template: Whether messages can be turned into a prompt.
     """
 
     name: str
@@ -59,9 +60,15 @@ class CheckpointDescription(NamedTuple):
 def describe_checkpoint(
     name: str | Path = "embedded", *, revision: str | None = None, family: str | None = None
 ) -> CheckpointDescription:
-    """Describe a checkpoint without loading, or downloading, its weights. Raises CheckpointError like `load`.
+    """Describe a checkpoint without loading, or downloading, its weights.
 
-    family  its name, where config.json does not tell (see `load`)
+    Args:
+        name: A folder, a Hub id, or "embedded".
+        revision: Branch, tag or commit on the Hub.
+        family: Name of the family, where config.json does not determine it (see `load`).
+
+    Raises:
+        CheckpointError: The checkpoint is at fault.
     """
     found = read_checkpoint(name, revision, family)
     kind, plain = found.family, found.plain
@@ -100,7 +107,7 @@ def describe_checkpoint(
 
 
 def _read_tensor_headers(name: str | Path, folder: Path, revision: str | None) -> dict[str, TensorHeader]:
-    """Headers of the weights: from the folder, else from the Hub, which sends them without the weights."""
+    """Read the headers of the weights from the folder, or else from the Hub, which sends them without the weights."""
     if is_local(name) or (folder / SINGLE).is_file():
         return read_headers(list_shards(folder))
     from huggingface_hub import get_safetensors_metadata

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.models.placement import choose_attention_kernels
-from dllm.models.transformer import TransformerModel, default_forward_overhead
+from dllm.models.transformer import TransformerModel
 from dllm.types import Probe, Query
 
 
@@ -18,24 +18,20 @@ from dllm.types import Probe, Query
 class EncoderModel(TransformerModel):
     """A stock `…ForMaskedLM` class that denoises; its attention layers take no key/value store.
 
-    head_modules    what leads from the last hidden state to the logits, in order
-    first_position  position id of the first column
+    Attributes:
+        head_modules: Modules that lead from the last hidden state to the logits, in order.
+        first_position: Position id of the first column.
     """
 
     head_modules: tuple[str, ...] = ()
     first_position: int = 0
 
     def __post_init__(self) -> None:
+        self._prepare_network()
         config = self.network.config
-        self.network.eval()
-        if self.forward_overhead_columns is None:
-            self.forward_overhead_columns = default_forward_overhead(self.device)
-        choose_attention_kernels(self.device, self.cudnn_attention)
         self.max_columns = int(config.max_position_embeddings) - self.first_position
-        self.vocabulary = int(config.vocab_size)
         self._decoder = self.network.base_model
-        self._heads = [getattr(self.network, name) for name in self.head_modules]
-        self._additive = config._attn_implementation == "eager"
+        self._heads = [self.network.get_submodule(name) for name in self.head_modules]
         local = "sliding_attention" in (getattr(config, "layer_types", None) or ())
         self._local = int(config.sliding_window) if local else None
 
@@ -45,9 +41,10 @@ class EncoderModel(TransformerModel):
             "and values, which every cache but NoCache reuses: take NoCache() / --cache none"
         )
 
-    def forward(self, query: Query, store: Any | None) -> Tensor:
-        """Hidden states (r, q, d) of a query that is all there is to look at."""
-        return self._run_encoder(query).last_hidden_state
+    def forward(self, query: Query, store: Any | None) -> Float[Tensor, "r q d"]:
+        """Compute hidden states of a query that is all there is to look at."""
+        hidden: Tensor = self._run_encoder(query).last_hidden_state
+        return hidden
 
     def forward_with_probes(
         self, query: Query, store: Any | None, probes: tuple[Probe, ...], columns: int
@@ -58,11 +55,11 @@ class EncoderModel(TransformerModel):
         return self._decoder(
             input_ids=query.tokens,
             position_ids=query.columns + self.first_position,
-            attention_mask=self._masks(query),
+            attention_mask=self._attention_masks(query),
         )
 
-    def _masks(self, query: Query) -> Any:
-        """The query's mask, or one for each kind of layer where some look no further than `_local` columns."""
+    def _attention_masks(self, query: Query) -> Tensor | dict[str, Tensor] | None:
+        """Make the query's mask, or one for each kind of layer where some look no further than `_local` columns."""
         mask = query.mask
         if mask is None:
             return None  # the stock class then makes both kinds itself
@@ -73,7 +70,7 @@ class EncoderModel(TransformerModel):
         full = mask.expand_as(near)
         return {"full_attention": self._attention_mask(full), "sliding_attention": self._attention_mask(near)}
 
-    def head(self, hidden: Tensor) -> Tensor:
+    def head(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
         for module in self._heads:
             hidden = module(hidden)
         return hidden

@@ -15,10 +15,10 @@ from dllm.models.weights import TensorHeader
 
 
 def loading_class(family: Family) -> Any:
-    """The stock class that reads a family's checkpoints; a child of it where they hold layers to split.
+    """Return the class that reads a family's checkpoints: the stock class, or a child of it if layers are to be split.
 
     `transformers` looks up by class how weights are converted. A child of its own leaves the stock class as it is for
-    everyone else; who loads with it makes the network one of the stock class again.
+    everyone else; the caller makes the loaded network one of the stock class again.
     """
     import transformers
 
@@ -28,7 +28,7 @@ def loading_class(family: Family) -> Any:
     from transformers import conversion_mapping
     from transformers.core_model_loading import Split, WeightConverter, WeightRenaming
 
-    # The module of its parent: else it counts as foreign code, for which nothing is looked up.
+    # It gets the module of its parent, else it would count as foreign code, for which nothing is looked up.
     child = type(f"{stock.__name__}Of{type(family).__name__}", (stock,), {"__module__": stock.__module__})
     parts: list[WeightConverter | WeightRenaming] = [
         WeightConverter(
@@ -43,9 +43,18 @@ def loading_class(family: Family) -> Any:
 
 
 def check_splits(family: Family, config: Any, found: Mapping[str, TensorHeader], place: Path) -> None:
-    """Raises CheckpointError where a layer to split has not the outputs that the config asks for.
+    """Check that layers to split have the outputs that the config asks for.
 
     `transformers` does not say which layer did not fit.
+
+    Args:
+        family: The checkpoint's family.
+        config: Config of the stock class.
+        found: Tensors on disk, by name.
+        place: Where they are, for messages.
+
+    Raises:
+        CheckpointError: One has another number of outputs.
     """
     import transformers
 
@@ -66,5 +75,5 @@ def check_splits(family: Family, config: Any, found: Mapping[str, TensorHeader],
 
 
 def _weight_pattern(module: str) -> str:
-    """The weight of a module in any layer, as `transformers` matches it: by the end of its name."""
+    """Make the pattern for the weight of a module in any layer; `transformers` matches the end of a name."""
     return module.rpartition("{i}.")[2] + ".weight"

@@ -1,4 +1,4 @@
-"""A checkpoint becomes a model: `transformers` does the reading, we say what it is and check that nothing is amiss."""
+"""Loading of a checkpoint: `transformers` reads it, and we choose the class, the options and the checks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MASKED_ATTENTION = ("sdpa", "eager")
 
 
 def load(
-    name: str | Path = "embedded",
+    name: str | Path | CheckpointFiles = "embedded",
     *,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
@@ -54,29 +54,36 @@ def load(
 ) -> TransformerModel | AutoregressiveModel:
     """Load a checkpoint of any family in its original format.
 
-    name                 a folder, a Hub id, or "embedded" for the model inside the package
-    dtype                "float32", "bfloat16", …, or "auto" for the checkpoint's; default: "auto" on an accelerator and
-                         float32 on a CPU, where half precision is many times slower; but bfloat16 is faster where the
-                         CPU multiplies it itself (avx512_bf16, amx), most of all packed
-    device               default: "cuda" where there is one, else "cpu"
-    device_map, quantization_config   handed to `transformers` as they are; not together with `device`: device_map
-    quantize             "int8", "int8-dynamic" or "int4": weights quantised by torchao as they are loaded
-    compile              run forwards through `torch.compile`, on CUDA as graphs: `CompiledModel`. Slow at first
-    pack                 lay out large weights for this CPU (`dllm.models.packing`): faster, but the network cannot be
-                         trained or saved. None: where that saves time and is known to do no harm
-    tensor_parallel      spread every layer over the processes of `torchrun`; not together with a device
-    adapter              a PEFT adapter (folder or Hub id), kept apart from the weights, or merged if these are packed
-    mask_id, stop_ids    override what the checkpoint says; `stop_ids=()` means that nothing stops
-    block_size           attention block of a block-causal family
-    attention            "sdpa" or "eager"; default: what `transformers` prefers
-    cudnn_attention      allow cuDNN's attention on CUDA, which takes long over every new shape
-    revision             branch, tag or commit on the Hub
-    tokenizer            False leaves it out: generation works from ids
-    family               its name, where config.json does not tell: "a2d_bd3lm" for an A2D model trained in blocks,
-                         "open_dcoder", "autoregressive" for the plain model that another family would denoise with
+    Never runs code of a checkpoint, never reads pickles.
 
-    Never runs code of a checkpoint, never reads pickles. Raises CheckpointError where the checkpoint is at fault and
-    ConfigError where an option is.
+    Args:
+        name: A folder, a Hub id, or "embedded" for the model inside the package; or the small files of a checkpoint
+            that were read already (`read_checkpoint`), whose family then counts.
+        dtype: "float32", "bfloat16", …, or "auto" for the checkpoint's. None: "auto" on an accelerator and float32 on a
+            CPU, where half precision is many times slower; but bfloat16 is faster where the CPU multiplies it itself
+            (avx512_bf16, amx), most of all packed.
+        device: Where the network goes. None: "cuda" where there is one, else "cpu".
+        device_map: Handed to `transformers` as it is; not together with `device`.
+        tensor_parallel: Whether to spread every layer over the processes of `torchrun`; not together with a device.
+        quantization_config: Handed to `transformers` as it is.
+        quantize: "int8", "int8-dynamic" or "int4": weights are quantised by torchao as they are loaded.
+        compile: Whether to run forwards through `torch.compile`, on CUDA as graphs: `CompiledModel`. Slow at first.
+        pack: Whether to lay out large weights for this CPU (`dllm.models.packing`): faster, but the network cannot be
+            trained or saved. None: where that saves time and is known to do no harm.
+        adapter: A PEFT adapter (folder or Hub id), kept apart from the weights, or merged if these are packed.
+        mask_id: The mask token, in place of the checkpoint's.
+        stop_ids: Ids that end a text, in place of the checkpoint's; () means that nothing does.
+        block_size: Columns of an attention block, for a block-causal family.
+        attention: "sdpa" or "eager". None: what `transformers` prefers.
+        cudnn_attention: Whether to allow cuDNN's attention on CUDA, which takes long over every new shape.
+        revision: Branch, tag or commit on the Hub.
+        tokenizer: Whether to read the tokenizer; generation works from ids without.
+        family: Name of the family, where config.json does not determine it: "a2d_bd3lm" for an A2D model trained in
+            blocks, "open_dcoder", "autoregressive" for the plain model that another family would denoise with.
+
+    Raises:
+        CheckpointError: The checkpoint is at fault.
+        ConfigError: An option is at fault.
     """
     if device is not None and device_map is not None:
         raise ConfigError(f"load(device={str(device)!r}, device_map={device_map!r}): give one of the two")
@@ -86,7 +93,7 @@ def load(
         )
     place = resolve_device(device, device_map)
     precision = resolve_dtype(dtype, place)
-    found = read_checkpoint(name, revision, family)
+    found = name if isinstance(name, CheckpointFiles) else read_checkpoint(name, revision, family)
     kind = found.family
     if quantize is not None:
         if quantization_config is not None:
@@ -107,7 +114,7 @@ def load(
         source = IdSource(found.config, found.generation, words, config.vocab_size, found.added)
         ids = resolve_special_ids(kind, source, mask_id, stop_ids)
         mask = None if found.plain else require_mask_id(kind, found.name, ids)
-        fetch_weights(name, found.folder, revision)
+        fetch_weights(found.name, found.folder, revision)
         stored = read_headers(list_shards(found.folder))
         check_experts(stored, found.folder)
         check_splits(kind, config, stored, found.folder)
@@ -148,9 +155,12 @@ def load(
 
 
 def _check_packing(place: torch.device, precision: Any, able: bool) -> None:
-    """Raises ConfigError where weights cannot be packed, as far as that is known before they are read.
+    """Raise ConfigError where weights cannot be packed, as far as that is known before they are read.
 
-    able  they are a decoder's, on one device, without an adapter that cannot be merged
+    Args:
+        place: Device of the network.
+        precision: Its dtype, or "auto".
+        able: Whether the weights are a decoder's, on one device, without an adapter that cannot be merged.
     """
     if not able:
         raise ConfigError(
@@ -160,7 +170,7 @@ def _check_packing(place: torch.device, precision: Any, able: bool) -> None:
 
 
 def _packs_by_default(found: CheckpointFiles, place: torch.device, network: Any, adapter: str | Path | None) -> bool:
-    """Whether packing saves time and is known to be harmless.
+    """Tell whether packing saves time and is known to be harmless.
 
     Of the plain causal models those are packed whose class runs a diffusion family too, so that what is compared is
     alike; others may read weights past their layers. An adapter, which would be merged, is not rounded to bfloat16.
@@ -172,7 +182,11 @@ def _packs_by_default(found: CheckpointFiles, place: torch.device, network: Any,
 
 
 def _load_network(found: CheckpointFiles, config: Any, options: Mapping[str, Any]) -> Any:
-    """The stock class with the checkpoint's weights, each of them checked."""
+    """Make the stock class with the checkpoint's weights, each of them checked.
+
+    Raises:
+        CheckpointError: The weights do not fit.
+    """
     import transformers
 
     if (found.folder / "adapter_config.json").is_file():
@@ -190,7 +204,7 @@ def _load_network(found: CheckpointFiles, config: Any, options: Mapping[str, Any
             trust_remote_code=False,
             generation_config=transformers.GenerationConfig(),
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that `verify` can tell what is wrong
+            ignore_mismatched_sizes=True,  # so that `verify_weights` can name all that is wrong
             **options,
         )
     if found.family.splits:
@@ -202,7 +216,7 @@ def _load_network(found: CheckpointFiles, config: Any, options: Mapping[str, Any
 
 
 def _check_options(found: CheckpointFiles, mask_id: int | None, block_size: int | None, attention: str | None) -> None:
-    """Options that cannot work with this family; before anything large is read."""
+    """Raise ConfigError for options that cannot work with this family, before anything large is read."""
     if found.plain and mask_id is not None:
         raise ConfigError(
             f"mask_id / --mask-id {mask_id}: {found.name} is a plain causal language model without a mask"

@@ -1,9 +1,9 @@
 """Weights laid out once for this CPU's matrix products, where few columns meet many outputs.
 
 The plain product reads a weight as it lies, which is slow for the few columns of a window, most of all at the head, and
-on some CPUs for one column and for many too. oneDNN's own layout is made for them. Same weights, same precision;
-results differ by rounding. bfloat16 needs a CPU that multiplies such numbers itself: with half the bytes and twice the
-products a second a forward is about twice as fast again.
+on some CPUs for one column and for many too. oneDNN's own layout is made for such products. Weights and precision stay
+the same; results differ by rounding. bfloat16 needs a CPU that multiplies such numbers itself: with half the bytes and
+twice the products a second a forward is about twice as fast again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dllm.errors import ConfigError
@@ -21,19 +22,23 @@ LEAST = 2**18
 """Entries of a weight from which its layout is worth the call."""
 
 _layers: WeakValueDictionary[int, PackedLinear] = WeakValueDictionary()
-"""All that are in use, by number."""
+"""All packed layers that are in use, by number. They are held weakly, so that a network that is gone leaves nothing."""
 
 _numbers = itertools.count()
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer whose weight lies as oneDNN likes it. It cannot be trained, moved, copied or saved.
+    """A linear layer whose weight lies in oneDNN's layout. It cannot be trained, moved, copied or saved.
 
-    Compilers do not know such a weight, so its product is an operation of its own, which finds the layer by number.
+    `torch.compile` cannot trace a tensor in that layout. So while it traces, the product is an operation of ours that
+    it does not look into; as an operation takes tensors and numbers only, it finds the layer by number.
+
+    Attributes:
+        number: Key of the layer in `_layers`.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
-        nn.Module.__init__(self)
+        nn.Module.__init__(self)  # that of nn.Linear would allocate a weight
         self.in_features, self.out_features = linear.in_features, linear.out_features
         laid_out = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         self.weight = nn.Parameter(laid_out, requires_grad=False)
@@ -41,7 +46,7 @@ class PackedLinear(nn.Linear):
         self.number = next(_numbers)
         _layers[self.number] = self
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
         if x.requires_grad and torch.is_grad_enabled():
             raise RuntimeError("packed layers give no gradients; load the model with pack=False")
         if torch.compiler.is_compiling():
@@ -50,8 +55,8 @@ class PackedLinear(nn.Linear):
         return _multiply_packed(self, x)
 
 
-def _multiply_packed(layer: PackedLinear, x: Tensor) -> Tensor:
-    """What a packed layer makes of x (…, in)."""
+def _multiply_packed(layer: PackedLinear, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
+    """Compute the output of a packed layer."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
     return out
 
@@ -64,25 +69,25 @@ def _packed_linear(x: Tensor, number: int, outputs: int) -> Tensor:
     return _multiply_packed(_layers[number], x)
 
 
-@torch.library.register_fake("dllm::packed_linear")
+@torch.library.register_fake("dllm::packed_linear")  # type: ignore[untyped-decorator]
 def _shape_of_packed_linear(x: Tensor, number: int, outputs: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], outputs)
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for products in bfloat16; elsewhere oneDNN imitates them, slowly."""
+    """Tell whether this CPU has instructions for products in bfloat16; elsewhere oneDNN emulates them, slowly."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def is_packing_supported(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether weights of such a kind can be packed here, and are the faster for it."""
+    """Tell whether weights of a dtype can be packed on a device, and whether products are faster for it."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and multiplies_bfloat16())
 
 
 def check_packing_supported(device: torch.device, dtype: torch.dtype) -> None:
-    """Raises ConfigError where weights of such a kind cannot be packed."""
+    """Raise ConfigError where weights of a dtype cannot be packed on a device."""
     if not is_packing_supported(device, dtype):
         raise ConfigError(
             "pack: only weights in float32, or in bfloat16 where the CPU multiplies it (avx512_bf16, amx), on a CPU "
@@ -91,15 +96,23 @@ def check_packing_supported(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def pack_linear_layers(network: Any, least: int = LEAST) -> Any:
-    """Lay out a network's large linear layers in place; a tied head gets a weight of its own. Returns the network.
+    """Lay out a network's large linear layers in place; a tied head gets a weight of its own.
 
-    least  entries of the smallest weight that is laid out
+    Args:
+        network: A causal-LM class of `transformers`.
+        least: Entries of the smallest weight that is laid out.
 
-    Raises ConfigError where that cannot be done.
+    Returns:
+        The same network.
+
+    Raises:
+        ConfigError: Its weights cannot be laid out here.
     """
     place = network.get_input_embeddings().weight
     check_packing_supported(place.device, place.dtype)
     head = network.get_output_embeddings()
+    # A tied head shares its weight with the embedding, which is read row by row and must stay as it is. So the head is
+    # replaced in its own way, and last.
     _pack_children(network, head, least)
     if is_packable_layer(head, least):
         network.set_output_embeddings(PackedLinear(head))
@@ -107,9 +120,12 @@ def pack_linear_layers(network: Any, least: int = LEAST) -> Any:
 
 
 def _pack_children(parent: Any, head: Any, least: int) -> None:
-    """Holds on to no layer that it has replaced: only one weight at a time is there twice."""
+    """Lay out the large linear layers below a module, except the head.
+
+    It holds on to no layer that it has replaced, so that only one weight at a time exists twice.
+    """
     for name in [name for name, _ in parent.named_children()]:
-        if (layer := getattr(parent, name)) is not head:
+        if (layer := parent.get_submodule(name)) is not head:
             if is_packable_layer(layer, least):
                 setattr(parent, name, PackedLinear(layer))
             else:
@@ -117,7 +133,8 @@ def _pack_children(parent: Any, head: Any, least: int) -> None:
 
 
 def is_packable_layer(layer: Any, least: int) -> bool:
-    """Whether a layer can be laid out (a quantised one cannot), and is large enough."""
+    """Tell whether a layer can be laid out (a quantised one cannot), and is large enough."""
+    # Weights of torchao are tensor subclasses inside a plain nn.Linear; this method shows it.
     if type(layer) is not nn.Linear or hasattr(layer.weight, "__tensor_flatten__"):
         return False
     return is_packing_supported(layer.weight.device, layer.weight.dtype) and layer.weight.numel() >= least

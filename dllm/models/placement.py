@@ -1,4 +1,4 @@
-"""Where a network goes and in which precision."""
+"""The device of a network, its precision, and the attention kernels that suit the device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ def choose_attention_kernels(device: torch.device, cudnn: bool) -> None:
 
 
 def resolve_device(device: str | torch.device | None, device_map: Any) -> torch.device:
-    """The device asked for, else CUDA where there is one, else the CPU. Raises ConfigError where it is not usable."""
+    """Choose a device: the one given, else CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: The device that was given is not usable.
+    """
     if device is None:
         only_cpu = device_map in ("cpu", {"": "cpu"})
         return torch.device("cuda" if torch.cuda.is_available() and not only_cpu else "cpu")
@@ -33,7 +37,11 @@ def resolve_device(device: str | torch.device | None, device_map: Any) -> torch.
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> Any:
-    """What `transformers` takes as dtype; default: the checkpoint's on an accelerator, float32 on a CPU."""
+    """Choose what `transformers` takes as dtype; None is the checkpoint's on an accelerator, and float32 on a CPU.
+
+    Raises:
+        ConfigError: It is no floating-point dtype.
+    """
     if dtype is None:
         return torch.float32 if device.type == "cpu" else "auto"
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) and dtype != "auto" else dtype

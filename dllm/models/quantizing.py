@@ -9,14 +9,20 @@ import torch
 from dllm.errors import ConfigError
 
 WAYS = ("int8", "int8-dynamic", "int4")
-"""int8          weights in int8, one scale a row; products as before. Half or a quarter of the bytes to read
-int8-dynamic  activations in int8 too, quantised as they come
-int4          weights in int4, groups of 128; CUDA and bfloat16 only
+"""Names of ways to quantise.
+
+- int8: weights in int8, one scale a row; products as before. Half or a quarter of the bytes to read.
+- int8-dynamic: activations in int8 too, quantised as they come.
+- int4: weights in int4, in groups of 128; CUDA and bfloat16 only.
 """
 
 
 def make_quantization_config(way: str, device: torch.device) -> Any:
-    """The `quantization_config` of a way to quantise, as `from_pretrained` takes it; see `recipe`."""
+    """Make the `quantization_config` of a way to quantise, as `from_pretrained` takes it.
+
+    Raises:
+        ConfigError: As in `make_torchao_config`.
+    """
     made = make_torchao_config(way, device)
     from transformers import TorchAoConfig
 
@@ -24,7 +30,11 @@ def make_quantization_config(way: str, device: torch.device) -> Any:
 
 
 def quantize_network(network: Any, way: str) -> None:
-    """Quantise a network's linear layers in place, but for its head, as loading a checkpoint does; see `recipe`."""
+    """Quantise a network's linear layers in place, but for its head, as loading a checkpoint does.
+
+    Raises:
+        ConfigError: As in `make_torchao_config`.
+    """
     made = make_torchao_config(way, next(network.parameters()).device)
     from torchao.quantization import quantize_
 
@@ -33,7 +43,7 @@ def quantize_network(network: Any, way: str) -> None:
 
 
 def stored_bytes(parameter: torch.Tensor) -> int:
-    """Bytes that a parameter holds: of a quantised one its levels and scales."""
+    """Count the bytes that a parameter holds: of a quantised one its levels and scales."""
     if not hasattr(parameter, "__tensor_flatten__"):
         return parameter.numel() * parameter.element_size()
     names, _ = parameter.__tensor_flatten__()
@@ -41,7 +51,11 @@ def stored_bytes(parameter: torch.Tensor) -> int:
 
 
 def make_torchao_config(way: str, device: torch.device) -> Any:
-    """torchao's configuration of a way to quantise. Raises ConfigError where it is unknown or cannot work here."""
+    """Make torchao's configuration of a way to quantise.
+
+    Raises:
+        ConfigError: The way is unknown, cannot work on the device, or torchao is not installed.
+    """
     if way not in WAYS:
         raise ConfigError(f"quantize={way!r}: choose from {', '.join(WAYS)}")
     if way == "int4" and device.type != "cuda":

@@ -1,4 +1,4 @@
-"""The tabular oracle: a "model" that knows the exact conditionals of an explicit joint distribution."""
+"""The tabular oracle: a model that computes the exact conditionals of an explicit joint distribution."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dllm import theory
@@ -14,21 +15,26 @@ from dllm.types import Bidirectional, Geometry, Model, Query
 
 
 class TokenStore:
-    """What a cache stores of a tabular model: the tokens that were run, (r, columns + 1), the last column for padding.
+    """The tokens that were run, which a cache stores of a tabular model in place of keys and values.
 
     A column that is not run again keeps the token it had, so a stale cache conditions on a stale canvas.
+
+    Attributes:
+        columns: Columns of a row.
+        tokens: Tokens of each row, (r, columns + 1), the last column for padding. None before the first forward.
     """
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
         self.tokens: Tensor | None = None
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep the listed rows (host indices, possibly more than once) and forget every other one."""
         if self.tokens is not None:
             self.tokens = self.tokens[rows.to(self.tokens.device, non_blocking=True)]
 
-    def update(self, query: Query, blank: int) -> Tensor:
-        """Write the query's tokens and return all that it may look at (r, width)."""
+    def update(self, query: Query, blank: int) -> Int[Tensor, "r w"]:
+        """Store the query's tokens and return all that it may look at; columns that were never run hold `blank`."""
         if self.tokens is None:
             self.tokens = query.tokens.new_full((len(query.tokens), self.columns + 1), blank)
         kept = query.tokens.shape[1] - query.extra
@@ -39,18 +45,23 @@ class TokenStore:
 
 @dataclass(eq=False)
 class TabularModel(Model):
-    """Exact marginals of `joint` given what is decided, in the shape of a model family.
+    """A model that returns the exact marginals of `joint` given what is decided.
 
-    The joint's n positions are the n columns that follow a prompt of `offset` tokens, whatever the prompt says; its
+    The joint's n positions are the n columns that follow a prompt of `offset` tokens, whatever the prompt holds; its
     vocabulary is 0..v-1 and the mask id is v. Columns beyond the joint are uniform.
 
-    joint       table (v, …, v) of n axes, non-negative, summing to 1
-    offset      length of every prompt
-    geometry    as for any model; with block-causal attention a column is predicted from earlier blocks and its own
-    needs_left  1: predictions come from the column before, as in token-shifted families
+    Attributes:
+        joint: Table (v, …, v) of n axes, non-negative, summing to 1.
+        offset: Length of every prompt.
+        geometry: How columns attend; with block-causal attention a column is predicted from earlier blocks and its own.
+        needs_left: 1 if predictions come from the column before, as in token-shifted families, else 0.
+        mask_id: v.
+
+    Raises:
+        ConfigError: The table is no joint distribution.
     """
 
-    joint: Tensor
+    joint: Float[Tensor, "..."]
     offset: int = 1
     geometry: Geometry = field(default_factory=Bidirectional)
     needs_left: int = 0
@@ -77,8 +88,8 @@ class TabularModel(Model):
     def store(self, columns: int) -> TokenStore:
         return TokenStore(columns)
 
-    def forward(self, query: Query, store: TokenStore | None) -> Tensor:
-        """Logarithms of the marginals (r, q, v + 1)."""
+    def forward(self, query: Query, store: TokenStore | None) -> Float[Tensor, "r q d"]:
+        """Compute the logarithms of the marginals; d is v + 1, the mask id last and impossible."""
         n, v = self.joint.dim(), self.mask_id
         r, q = query.tokens.shape
         board = query.tokens[:, : q - query.extra] if store is None else store.update(query, self.mask_id)
@@ -89,6 +100,8 @@ class TabularModel(Model):
         tokens = torch.where(place < width, board[:, there], v)
         seen = query.valid.new_ones(r, 1, 1, width + query.extra) if query.mask is None else query.mask
         seen = rearrange(seen, "r 1 q w -> r q w").expand(r, q, seen.shape[-1])[:, :, there] & (place < width)
+        # `target`, the column that a slot predicts, is left out of what is known: its marginal is wanted also where
+        # the canvas holds a token. The slot's own column is known even where the mask hides it: it is the slot's input.
         target = query.columns + self.needs_left - self.offset
         own = torch.arange(n, device=device) == rearrange(target, "r q -> r q 1")
         itself = place == rearrange(query.columns, "r q -> r q 1")
@@ -99,5 +112,5 @@ class TabularModel(Model):
         chances = torch.where(own.any(-1, keepdim=True), chances, 1 / v)
         return torch.nn.functional.pad(chances.log(), (0, 1), value=-torch.inf)
 
-    def head(self, hidden: Tensor) -> Tensor:
+    def head(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         return hidden

@@ -1,4 +1,4 @@
-"""Manners for third-party readers: they stay quiet, and whatever they raise becomes one of our errors."""
+"""Third-party readers: turn their exceptions into `CheckpointError`, and their output off."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ from dllm.errors import CheckpointError, ConfigError, DllmError
 
 
 def one_line(error: BaseException) -> str:
-    """An exception in one line of reasonable length."""
+    """Put an exception into one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextmanager
 def as_checkpoint_error(culprit: str, cure: str = "") -> Iterator[None]:
-    """Inside, every foreign exception is raised again as CheckpointError `culprit (reason)cure`, without its traceback.
+    """Raise every foreign exception again as CheckpointError `culprit (reason)cure`, without its traceback.
 
-    Our own errors and running out of memory pass; a missing package is a ConfigError.
+    Our own errors and running out of memory pass.
+
+    Args:
+        culprit: Beginning of the message: the file, and what is wrong with it.
+        cure: End of the message: what to do about it.
+
+    Raises:
+        CheckpointError: The code inside raised an exception that is not ours.
+        ConfigError: A package is missing.
     """
     import torch
 
@@ -34,7 +42,7 @@ def as_checkpoint_error(culprit: str, cure: str = "") -> Iterator[None]:
 
 @contextmanager
 def silence_transformers() -> Iterator[None]:
-    """No progress bars, reports and warnings from readers: what goes wrong is said once, by our errors."""
+    """Turn progress bars, reports and warnings of `transformers` off: our errors report what goes wrong, once."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

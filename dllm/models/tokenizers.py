@@ -12,16 +12,21 @@ from dllm.models.third_party import as_checkpoint_error
 
 FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")
-"""What a checkpoint names as its class when `tokenizer.json` says all. For some model types, Qwen2 among them,
-`AutoTokenizer` takes the type's own class all the same, which replaces what the file says of how to split."""
+"""Class names by which a checkpoint declares that `tokenizer.json` is complete. For some model types, Qwen2 among them,
+`AutoTokenizer` takes the type's own class all the same, which replaces the file's rules for splitting a text."""
 
 
 def read_tokenizer(folder: Path, family: Family) -> Any:
-    """The tokenizer, or None where the folder has none or only one that needs code of its own.
+    """Read a checkpoint's tokenizer.
 
     A checkpoint that asks for its own code is tried with the family's stock class, which reads the same files. Where a
     chat template is missing and the vocabulary has the token it needs, the family's is set.
-    Raises CheckpointError where the files are there but broken.
+
+    Returns:
+        The tokenizer. None where the folder has none, or only one that needs code of its own.
+
+    Raises:
+        CheckpointError: The files are there but broken.
     """
     if not any((folder / file).is_file() for file in FILES):
         return None
@@ -40,7 +45,7 @@ def read_tokenizer(folder: Path, family: Family) -> Any:
         except CheckpointError as error:
             failure = error
     if tokenizer is None:
-        if config.get("auto_map"):  # says that its tokenizer is a class of its own
+        if config.get("auto_map"):  # its tokenizer is a class of its own, and only that
             return None
         raise failure
     if family.chat_template and not tokenizer.chat_template and family.chat_token in tokenizer.get_vocab():
@@ -49,5 +54,6 @@ def read_tokenizer(folder: Path, family: Family) -> Any:
 
 
 def _read_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """Read tokenizer_config.json; {} where it is not there."""
     file = folder / "tokenizer_config.json"
     return read_json(file) if file.is_file() else {}

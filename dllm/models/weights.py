@@ -18,7 +18,12 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class TensorHeader(NamedTuple):
-    """A tensor as its file declares it; `dtype` in the words of safetensors (F32, BF16, …)."""
+    """A tensor as its file declares it.
+
+    Attributes:
+        dtype: Its dtype in the words of safetensors (F32, BF16, …).
+        shape: Its shape.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -31,6 +36,7 @@ def fetch_weights(name: str | Path, folder: Path, revision: str | None) -> None:
     wanted = sorted(_list_indexed_shards(folder)) if (folder / INDEX).is_file() else [SINGLE]
     download_snapshot(str(name), revision, wanted)
     if not (folder / wanted[0]).is_file():
+        # A download of files that are not there succeeds. The list of what is there tells whether these are pickles.
         from huggingface_hub import list_repo_files
 
         with as_checkpoint_error(f"{name}: the Hub has no {wanted[0]} for it"):
@@ -38,7 +44,11 @@ def fetch_weights(name: str | Path, folder: Path, revision: str | None) -> None:
 
 
 def list_shards(folder: Path) -> list[Path]:
-    """The safetensors files of a folder. Raises CheckpointError where there are none, or where one is missing."""
+    """List the safetensors files of a folder.
+
+    Raises:
+        CheckpointError: There are none, or one is missing.
+    """
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
@@ -52,7 +62,11 @@ def list_shards(folder: Path) -> list[Path]:
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, TensorHeader]:
-    """Name, dtype and shape of every tensor, without reading the weights; checks each file's header and length."""
+    """Read name, dtype and shape of every tensor, without the weights.
+
+    Raises:
+        CheckpointError: A file's header, or its length, is not what it should be.
+    """
     from safetensors import safe_open
 
     found: dict[str, TensorHeader] = {}
@@ -70,10 +84,19 @@ def read_headers(files: Iterable[Path]) -> dict[str, TensorHeader]:
 
 
 def check_experts(found: Mapping[str, TensorHeader], place: Path) -> None:
-    """Raises CheckpointError where an expert lacks a tensor that its like in another layer has, or its shape.
+    """Check the experts of a mixture against each other, before `transformers` merges them.
 
-    `transformers` merges a layer's experts into one tensor, and does not say which of them does not fit.
+    It merges a layer's experts into one tensor, and does not say which of them does not fit.
+
+    Args:
+        found: Tensors on disk, by name.
+        place: Where they are, for messages.
+
+    Raises:
+        CheckpointError: An expert lacks a tensor that experts of other layers have, or has it in another shape.
     """
+    # A name is `start layer middle number end`, as in model.layers. 3 .mlp.experts. 7 .up_proj.weight. Tensors of one
+    # start, middle and end have one shape; layers of one start and middle have the same experts with the same tensors.
     usual: dict[tuple[str, ...], tuple[int, ...]] = {}
     there: dict[tuple[str, str, str], set[str]] = {}
     for name in sorted(found, key=_natural_sort_key):
@@ -96,7 +119,16 @@ def check_experts(found: Mapping[str, TensorHeader], place: Path) -> None:
 
 
 def verify_weights(found: CheckpointFiles, network: Any, report: Mapping[str, Any]) -> None:
-    """Raises CheckpointError where the loading report knows of a missing, unexpected or wrongly shaped tensor."""
+    """Check that every tensor on disk has found its place, and every place its tensor.
+
+    Args:
+        found: The checkpoint.
+        network: The loaded network.
+        report: What `from_pretrained` returns as loading info.
+
+    Raises:
+        CheckpointError: A tensor is missing, unexpected or of a wrong shape; it is named as it is called on disk.
+    """
     disk, problems = found.family.disk_name, []
     for key, got, expected in sorted(report["mismatched_keys"], key=lambda entry: _natural_sort_key(entry[0])):
         problems.append(f"tensor {disk(key)} has shape {tuple(got)}, but config.json asks for {tuple(expected)}")
@@ -114,15 +146,21 @@ def verify_weights(found: CheckpointFiles, network: Any, report: Mapping[str, An
 
 
 def _has_untied_head(network: Any) -> bool:
-    """Whether the config ties head and embedding but `transformers` found two different ones."""
+    """Tell whether the config ties head and embedding but `transformers` found two different ones."""
     head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
     if not getattr(network.config, "tie_word_embeddings", False) or head is None or head.weight.is_meta:
         return False
-    return head.weight.device == embedding.weight.device and head.weight.data_ptr() != embedding.weight.data_ptr()
+    if head.weight.device != embedding.weight.device:  # spread over devices, a tied weight is there twice
+        return False
+    return bool(head.weight.data_ptr() != embedding.weight.data_ptr())
 
 
 def _list_indexed_shards(folder: Path) -> set[str]:
-    """Names of the shards in an index. Raises CheckpointError unless each is a safetensors file of this folder."""
+    """List the names of the shards in an index.
+
+    Raises:
+        CheckpointError: One is not a safetensors file of this folder. A name with a path in it could lead out of it.
+    """
     listed = read_json(folder / INDEX).get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise CheckpointError(f"{folder / INDEX}: has no weight_map; download the checkpoint again")
@@ -133,7 +171,7 @@ def _list_indexed_shards(folder: Path) -> set[str]:
 
 
 def _refuse_pickles(files: Iterable[str], place: str) -> None:
-    """Raises CheckpointError for the first file that is a pickle."""
+    """Raise CheckpointError for the first file that is a pickle."""
     for file in sorted(file for file in files if file.endswith(PICKLES)):
         raise CheckpointError(
             f"{place}{file}: pickled weights can run code and are never loaded; convert them to {SINGLE} first "
@@ -142,5 +180,5 @@ def _refuse_pickles(files: Iterable[str], place: str) -> None:
 
 
 def _natural_sort_key(key: str) -> list[Any]:
-    """Sort key by which layer 10 comes after layer 9."""
+    """Make a sort key by which layer 10 comes after layer 9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]

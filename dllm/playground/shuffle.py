@@ -46,4 +46,5 @@ def _best(words: int, forwards: int) -> float:
     if not words or not forwards:
         return float(not words)
     groups = [words] if forwards == 1 else range(1, words + 1)
-    return max(perm(words, g) / float(words**g) * _best(words - g, forwards - 1) for g in groups)
+    best: float = max(perm(words, g) / words**g * _best(words - g, forwards - 1) for g in groups)
+    return best

@@ -1,4 +1,4 @@
-"""Which positions to commit. One idea a file; scores apart from rules."""
+"""Policies: which positions to commit. One idea a file; scores are kept apart from rules."""
 
 from dllm.policies.certainty_prior import CertaintyPrior
 from dllm.policies.certified import Certified

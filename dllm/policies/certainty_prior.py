@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dllm.errors import ConfigError
@@ -18,34 +19,41 @@ from dllm.types import Canvas, Guess, Policy, State, Verdict, Window
 
 
 class CertaintyPriorState(NamedTuple):
-    """What is known of the canvas.
+    """Knowledge of the canvas.
 
-    pending  (b, t) bool   as far as the windows showed
-    length   (b, 1) int64  columns of each row
-    inner    the wrapped policy's own state
+    Attributes:
+        pending: Pending columns, as far as the windows so far showed them.
+        length: Columns of each row.
+        inner: State of the wrapped policy.
     """
 
-    pending: Tensor
-    length: Tensor
+    pending: Bool[Tensor, "b t"]
+    length: Int[Tensor, "b 1"]
     inner: State
 
 
 @dataclass(frozen=True)
 class CertaintyPrior(PolicyWrapper):
-    """Judge as `policy` does, with every confidence multiplied by the density of decided columns around it.
+    """The judgement of `policy`, with every confidence multiplied by the density of decided columns around it.
 
-    The density is a Gaussian average of 1 where a column is decided and 0 where it is pending. What lies left of the
-    canvas counts as decided, what lies right of a row like its last column. Only the confidence is changed: a policy
-    that scores by margin or entropy judges as it would alone, and so does one that verifies what is decided (WINO)
-    when it does. Where all confidences are equal, text grows outwards from what is decided.
+    The density is a Gaussian average of 1 where a column is decided and 0 where it is pending:
 
-    policy  the rule; published with a number of slots per step, or a threshold
-    sigma   width of the average in columns, above 0; it is cut off at 3 sigma
+        density_i = sum_j w_(i-j) decided_j,   w_d ∝ exp(-d² / (2 sigma²)),   |d| <= ⌈3 sigma⌉
+
+    Columns left of the canvas count as decided; columns right of a row count like the row's last column. Only the
+    confidence is changed: a policy that scores by margin or entropy judges as it would alone, and so does the check of
+    decided tokens in a policy that verifies them (WINO). Where all confidences are equal, text grows outwards from what
+    is decided.
 
     All columns left of a row's window are taken as decided, which they are with every scheduler that finishes one
     window before it opens the next.
 
-    Reference: d2Cache (arXiv:2509.23094), "certainty prior" of its repository's decoding.
+    Attributes:
+        policy: The rule. It was published with a number of slots per step, and with a threshold.
+        sigma: Width of the average in columns, above 0; the average is cut off at 3 sigma.
+
+    References:
+        d2Cache (arXiv:2509.23094), "certainty prior" of its repository's decoding.
     """
 
     policy: Policy = TopK(k=1)
@@ -68,12 +76,14 @@ class CertaintyPrior(PolicyWrapper):
         verdict, inner = self.policy.step(guess, window, state.inner)
         return verdict, CertaintyPriorState(pending, state.length, inner)
 
-    def _decided_density(self, pending: Tensor, length: Tensor) -> Tensor:
-        """Share (b, t) of decided columns around each column, nearer ones counting more."""
+    def _decided_density(self, pending: Bool[Tensor, "b t"], length: Int[Tensor, "b 1"]) -> Float[Tensor, "b t"]:
+        """Compute the share of decided columns around each column, where nearer ones count more."""
         radius = math.ceil(3 * self.sigma)
         column = torch.arange(pending.shape[1], device=pending.device)
         decided = (~pending).float()
         last = decided.gather(1, length - 1)
+        # A row's last column is continued to the right, so that the padding behind a short row, and with it the lengths
+        # of its neighbours, have no influence.
         decided = torch.where(column < length, decided, last)
         padded = torch.cat([torch.ones_like(last).expand(-1, radius), decided, last.expand(-1, radius)], 1)
         distance = torch.arange(-radius, radius + 1, device=pending.device)

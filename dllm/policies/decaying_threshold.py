@@ -14,13 +14,19 @@ from dllm.types import Guess, State, Verdict, Window
 class DecayingThreshold(ScoreRule):
     """Commit every pending slot whose score reaches max(1 - decay * step, tau); steps count from 0 in every window.
 
-    decay 0 commits one slot a step (and certain ones); decay 1 is `Threshold(tau)` from the second step on.
+    A decay of 0 commits one slot a step, and all certain ones. A decay of 1 is `Threshold(tau)` from the second step
+    on.
 
-    tau    where the threshold stops to fall, 0 or more
-    decay  by which it falls every step, 0 or more
+    Attributes:
+        tau: Threshold below which it does not fall, 0 or more.
+        decay: Amount by which the threshold falls every step, 0 or more.
+        score: Preference of each slot.
 
-    Reference: Ma et al. 2025, dInfer (arXiv:2510.08666), the threshold of `IterSmooth`. Departs from it: the smoothed
-    input embeddings that go with it there are no part of a policy.
+    References:
+        Ma et al. 2025, dInfer (arXiv:2510.08666), the threshold of `IterSmooth`.
+
+    Departures:
+        The smoothed input embeddings that go with it in dInfer are no part of a policy.
     """
 
     tau: float = 0.9

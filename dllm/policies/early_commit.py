@@ -1,4 +1,4 @@
-"""Early commit: when the model has made up its mind, take the rest at once."""
+"""Early commit: once the model is certain enough on average, commit everything that is left."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dllm.errors import ConfigError
@@ -17,80 +18,126 @@ from dllm.types import Canvas, Guess, Policy, State, Verdict, Window
 
 @runtime_checkable
 class Curve(Protocol):
-    """How large a gap is asked for at a share (b,) in [0, 1] of the window decided."""
+    """The logit gap that is required, as a function of the share of the window that is decided."""
 
-    def __call__(self, share: Tensor, /) -> Tensor: ...
+    def __call__(self, share: Float[Tensor, " b"], /) -> Float[Tensor, " b"]:
+        """Compute the required gap at each share in [0, 1]."""
+        ...
 
 
 @dataclass(frozen=True)
 class Stairs:
-    """`high` in the first third, `middle` in the second, `low` in the last. Prophet (arXiv:2508.19982), its code's
-    values."""
+    """A curve of three steps, at a share of 0.33 and at one of 0.67.
+
+    Attributes:
+        high: Gap required in the first third.
+        middle: Gap required in the second third.
+        low: Gap required in the last third.
+
+    References:
+        Prophet (arXiv:2508.19982), with the values of its code.
+    """
 
     high: float = 7.5
     middle: float = 5.0
     low: float = 2.5
 
-    def __call__(self, share: Tensor, /) -> Tensor:
+    def __call__(self, share: Float[Tensor, " b"], /) -> Float[Tensor, " b"]:
         return torch.where(share < 0.33, self.high, torch.where(share < 0.67, self.middle, self.low))
 
 
 @dataclass(frozen=True)
 class Linear:
-    """From `high` to `low` in a straight line. SchED (arXiv:2512.02892)."""
+    """A straight line: low + (high - low) (1 - share).
+
+    Attributes:
+        high: Gap required at a share of 0.
+        low: Gap required at a share of 1.
+
+    References:
+        SchED (arXiv:2512.02892).
+    """
 
     high: float = 7.5
     low: float = 2.5
 
-    def __call__(self, share: Tensor, /) -> Tensor:
+    def __call__(self, share: Float[Tensor, " b"], /) -> Float[Tensor, " b"]:
         return self.low + (self.high - self.low) * (1 - share)
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """From `high` to `low` along half a cosine. SchED (arXiv:2512.02892)."""
+    """Half a period of a cosine: low + (high - low) (1 + cos(π share)) / 2.
+
+    Attributes:
+        high: Gap required at a share of 0.
+        low: Gap required at a share of 1.
+
+    References:
+        SchED (arXiv:2512.02892).
+    """
 
     high: float = 7.5
     low: float = 2.5
 
-    def __call__(self, share: Tensor, /) -> Tensor:
+    def __call__(self, share: Float[Tensor, " b"], /) -> Float[Tensor, " b"]:
         return self.low + (self.high - self.low) * (1 + torch.cos(math.pi * share)) / 2
 
 
 @dataclass(frozen=True)
 class Exponential:
-    """From `high` towards `low` by exp(-rate share). SchED (arXiv:2512.02892)."""
+    """An exponential decay: low + (high - low) exp(-rate share).
+
+    Attributes:
+        high: Gap required at a share of 0.
+        low: Gap that the curve approaches.
+        rate: Speed of the decay.
+
+    References:
+        SchED (arXiv:2512.02892).
+    """
 
     high: float = 7.5
     low: float = 2.5
     rate: float = 4.0
 
-    def __call__(self, share: Tensor, /) -> Tensor:
+    def __call__(self, share: Float[Tensor, " b"], /) -> Float[Tensor, " b"]:
         return self.low + (self.high - self.low) * torch.exp(-self.rate * share)
 
 
 class EarlyCommitState(NamedTuple):
-    """opened (b,) int64 slots pending when the range was opened · inner the wrapped policy's own state."""
+    """State of `EarlyCommit`.
 
-    opened: Tensor
+    Attributes:
+        opened: Most slots that were pending at once since the range was opened.
+        inner: State of the wrapped policy.
+    """
+
+    opened: Int[Tensor, " b"]
     inner: State
 
 
 @dataclass(frozen=True)
 class EarlyCommit(PolicyWrapper):
-    """Judge as `policy` does, until the mean logit gap of the pending slots reaches the curve; then commit them all.
+    """The judgement of `policy`, until the mean logit gap of the pending slots reaches the curve; then commit them all.
 
-    The gap is log p1 - log p2. With `Whole()` this ends the row, as published; with blocks it ends the window, and the
-    next one is judged anew; a policy that edits takes nothing back in that step and gets no further one. A curve that
-    stays high is `policy` alone; one that starts at 0 commits every window whole.
+    The gap of a slot is log p1 - log p2. With `Whole()` the commit ends the row, as published; with blocks it ends the
+    window, and the next one is judged anew. A policy that edits takes nothing back in that step and gets no further
+    one. A curve that stays high leaves `policy` alone; one that starts at 0 commits every window whole.
 
-    policy  the rule until then
-    curve   gap asked for, by share of the window decided: `Stairs` (Prophet), `Linear`, `Cosine`, `Exponential` (SchED)
+    Attributes:
+        policy: The rule until then.
+        curve: Gap that is required, by share of the window decided: `Stairs` (Prophet), or `Linear`, `Cosine` and
+            `Exponential` (SchED).
 
-    Reference: Li et al. 2025, Prophet (arXiv:2508.19982); Mohamed et al. 2025, SchED (arXiv:2512.02892). Departs from
-    them: progress is the share decided, which is their share of steps at an equal number of slots a step; the gap is
-    averaged over what is pending in the window, where Prophet looks at an answer behind a text that it writes itself
-    and SchED's paper at the whole answer, decided or not; patience and the prediction-change gate are left out.
+    References:
+        Li et al. 2025, Prophet (arXiv:2508.19982); Mohamed et al. 2025, SchED (arXiv:2512.02892).
+
+    Departures:
+        Progress is the share of slots decided, which equals their share of steps at an equal number of slots a step.
+        The gap is averaged over what is pending in the window, while Prophet looks at an answer behind a text that it
+        writes itself, and SchED's paper at the whole answer, decided or not. Patience and the prediction-change gate
+        are left out.
     """
 
     policy: Policy = TopK(k=1)
@@ -107,6 +154,7 @@ class EarlyCommit(PolicyWrapper):
     def step(self, guess: Guess, window: Window, state: EarlyCommitState, /) -> tuple[Verdict, EarlyCommitState]:
         verdict, inner = self.policy.step(guess, window, state.inner)
         left = window.pending.sum(1)
+        # A policy that revokes can make more slots pending than at first; the share decided must not become negative.
         opened = torch.where(window.step == 0, left, torch.maximum(state.opened, left))
         tiny = torch.finfo(guess.p1.dtype).tiny
         gaps = torch.where(window.pending, (guess.p1.clamp(min=tiny) / guess.p2.clamp(min=tiny)).log(), 0)
@@ -116,8 +164,8 @@ class EarlyCommit(PolicyWrapper):
         return _finish_rows(verdict._replace(accept=accept), certain), EarlyCommitState(opened, inner)
 
 
-def _finish_rows(verdict: Verdict, rows: Tensor) -> Verdict:
-    """The verdict with nothing taken back and nothing awaited in these rows (b,)."""
+def _finish_rows(verdict: Verdict, rows: Bool[Tensor, " b"]) -> Verdict:
+    """Change a verdict so that in these rows nothing is revoked and no further step is requested."""
     revoke, hold = verdict.revoke, verdict.hold
     return verdict._replace(
         revoke=None if revoke is None else revoke & ~rows.unsqueeze(1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dllm.errors import ConfigError
@@ -18,15 +19,18 @@ from dllm.types import Guess, Probe, Signal
 class EntropyBound(PrefixRule):
     """Commit the longest prefix with sum_j H_j - max_j H_j <= gamma, which bounds the KL of drawing it at once.
 
-    gamma 0 commits one slot a step, and with it all slots whose entropy is zero; a large gamma commits the window.
-
-    gamma  nats, 0 or more. The paper's tables use 0.1, 0.01 and 0.001
-    score  error proxy by which slots are sorted: `NegativeEntropy()`, `Confidence()` or `Margin()`
+    A gamma of 0 commits one slot a step, and with it all slots whose entropy is zero; a large gamma commits the window.
 
     The bound (`theory.entropy_bound`) holds for a coherent joint, fresh predictions and candidates drawn at
-    temperature 1 from an order that does not depend on the draw (not `Confidence`, which is that of the drawn token).
+    temperature 1 in an order that does not depend on the draw (so not by `Confidence`, which is that of the drawn
+    token).
 
-    Reference: Ben-Hamu et al. 2025, EB-Sampler (arXiv:2505.24857), Algorithm 1.
+    Attributes:
+        gamma: Nats, 0 or more. The tables of the paper use 0.1, 0.01 and 0.001.
+        score: Estimate of the error by which slots are sorted: `NegativeEntropy()`, `Confidence()` or `Margin()`.
+
+    References:
+        Ben-Hamu et al. 2025, EB-Sampler (arXiv:2505.24857), Algorithm 1.
     """
 
     gamma: float = 0.1
@@ -40,6 +44,6 @@ class EntropyBound(PrefixRule):
     def needs(self) -> tuple[Signal | Probe, ...]:
         return (*self.score.needs, Entropy())
 
-    def holds(self, ranked: Ranking, score: Tensor, guess: Guess, /) -> Tensor:
+    def holds(self, ranked: Ranking, score: Float[Tensor, "b k"], guess: Guess, /) -> Bool[Tensor, "b k"]:
         entropy = ranked.sort(guess[Entropy()])
         return entropy.cumsum(1) - entropy.cummax(1).values <= self.gamma

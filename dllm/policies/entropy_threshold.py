@@ -1,10 +1,11 @@
-"""Entropy threshold."""
+"""A threshold on the entropy of each marginal."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dllm.errors import ConfigError
@@ -15,14 +16,17 @@ from dllm.types import Guess
 
 @dataclass(frozen=True)
 class EntropyThreshold(PrefixRule):
-    """Commit every pending slot whose entropy is at most `h`, and always the surest one (the loop sees to that).
+    """Commit every pending slot whose entropy is at most `h`; where there is none, the loop commits the surest one.
 
-    h 0 commits one slot a step, and with it all slots whose entropy is zero; a large h commits the whole window.
+    An h of 0 commits one slot a step, and with it all slots whose entropy is zero; a large h commits the whole window.
 
-    h  nats, 0 or more
+    Attributes:
+        h: Nats, 0 or more.
+        score: Always `NegativeEntropy()`.
 
-    Reference: Chen et al. 2025, dParallel (arXiv:2509.26488), decoding only; its default 0.5 is meant for a checkpoint
-    trained to be certain early.
+    References:
+        Chen et al. 2025, dParallel (arXiv:2509.26488), decoding only; its default 0.5 is meant for a checkpoint trained
+        to be certain early.
     """
 
     h: float = 0.5
@@ -34,5 +38,5 @@ class EntropyThreshold(PrefixRule):
         if not isinstance(self.score, NegativeEntropy):
             raise ConfigError(f"{self}: the threshold is on entropy; for another score use Threshold(tau, score=...)")
 
-    def holds(self, ranked: Ranking, score: Tensor, guess: Guess, /) -> Tensor:
+    def holds(self, ranked: Ranking, score: Float[Tensor, "b k"], guess: Guess, /) -> Bool[Tensor, "b k"]:
         return score >= -self.h

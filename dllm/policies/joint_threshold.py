@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from dllm.errors import ConfigError
@@ -16,31 +17,43 @@ from dllm.types import Canvas, Guess, Probe, Signal, Verdict, Window
 
 
 class JointThresholdState(NamedTuple):
-    """tokens (b, t) int64 what the canvas holds where it is decided · post (b,) int64 steps on a full range."""
+    """State of `JointThreshold`.
 
-    tokens: Tensor
-    post: Tensor
+    Attributes:
+        tokens: Tokens that the canvas holds where it is decided.
+        post: Steps so far on a range in which nothing is pending.
+    """
+
+    tokens: Int[Tensor, "b t"]
+    post: Int[Tensor, " b"]
 
 
 @dataclass(frozen=True)
 class JointThreshold(RevisingPolicy):
-    """Commit every pending slot whose score is above `tau`, and replace every decided one whose candidate is another
-    token and has a confidence above `edit`.
+    """Commit every pending slot whose score is above `tau`, and replace decided tokens by confident other candidates.
+
+    A decided token is replaced where the candidate is another token and has a confidence above `edit`.
 
     A range is finished once nothing is pending in it and a further step replaces nothing, or after `post` such steps.
-    So it takes no more steps than its columns and `post` together, also where two tokens replace each other forever.
-    edit 1 or more replaces nothing and is `Threshold(tau, strict=True)`; edit 0 replaces whatever the model now sees
-    otherwise.
+    So it takes no more steps than its columns and `post` together, even if two tokens replace each other forever. An
+    edit of 1 or more replaces nothing and is `Threshold(tau, strict=True)`; an edit of 0 replaces every token that is
+    no longer the candidate.
 
-    tau   least score of a new token, exclusive
-    edit  least confidence of a replacement, exclusive
-    post  most steps on a range in which nothing is pending; with 0 tokens are replaced only while something is
+    Only models that were trained to predict the token in place of a written one can use it; others repeat what is
+    written. Published settings (tau, edit): (0.7, 0.5) "quality", (0.5, 0.0) "speed".
 
-    Only for models trained to predict what stands in place of a written token; others repeat it. Published settings:
-    (0.7, 0.5) "quality", (0.5, 0.0) "speed".
+    Attributes:
+        tau: Least score of a new token, exclusive.
+        edit: Least confidence of a replacement, exclusive.
+        post: Most steps on a range in which nothing is pending; with 0 tokens are replaced only while something is.
+        score: Preference of each slot.
 
-    Reference: Bie et al. 2026, LLaDA2.1 (arXiv:2602.08676), `generate` of its checkpoints as ported by others. Departs
-    from it: with edit 1 or more a full range gets no further step, in which nothing could change.
+    References:
+        Bie et al. 2026, LLaDA2.1 (arXiv:2602.08676), `generate` of its checkpoints as ported by others.
+
+    Departures:
+        With an edit of 1 or more a range in which nothing is pending gets no further step, since nothing could change
+        in it.
     """
 
     tau: float = 0.7
@@ -58,7 +71,7 @@ class JointThreshold(RevisingPolicy):
     def needs(self) -> tuple[Signal | Probe, ...]:
         return (*self.score.needs, Current())
 
-    def bound(self, columns: Tensor, /) -> Tensor:
+    def bound(self, columns: Int[Tensor, " b"], /) -> Int[Tensor, " b"]:
         return columns + self.post
 
     def init(self, canvas: Canvas, /) -> JointThresholdState:
@@ -75,6 +88,7 @@ class JointThreshold(RevisingPolicy):
         post = torch.where(window.step == 0, 0, state.post) + full
         over = (full & ~replace.any(1)) | (post >= self.post)
         hold = active & ~over if self.edit < 1 else torch.zeros_like(over)
-        # a slot that is pending now and decided at the next step was committed with this candidate, whoever said so
+        # A policy does not see what the loop commits in its place. But a slot that is pending now and decided in the
+        # next step was committed with this candidate in any case, so candidates are noted for all pending slots.
         tokens = window.put(state.tokens, guess.tokens, window.pending | replace)
         return Verdict(accept, score, hold=hold), JointThresholdState(tokens, torch.where(active, post, state.post))

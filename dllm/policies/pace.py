@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from dllm.errors import ConfigError
@@ -18,50 +19,73 @@ class Pace(Protocol):
 
     @property
     def rests(self) -> bool:
-        """Whether a quota of zero is meant: the step then commits nothing."""
+        """Tell whether a step with a quota of zero commits nothing (True) or one slot (False)."""
         ...
 
-    def quota(self, window: Window, opened: Tensor, /) -> Tensor:
-        """Slots (b,) to commit now; `opened` (b,) slots were pending when the window's range was opened."""
+    def quota(self, window: Window, opened: Int[Tensor, " b"], /) -> Int[Tensor, " b"]:
+        """Compute how many slots of each row to commit now.
+
+        Args:
+            window: The window, whose `steps` are the planned ones.
+            opened: Slots that were pending when the window's range was opened.
+        """
         ...
+
+
+def split_evenly(slots: Int[Tensor, " b"], window: Window) -> Int[Tensor, " b"]:
+    """Compute this step's share of slots that are split evenly over the planned steps.
+
+    The first steps get the remainder. In steps beyond the planned ones the shares go on without it.
+    """
+    assert window.steps is not None
+    return slots // window.steps + (window.step < slots % window.steps)
 
 
 @dataclass(frozen=True)
 class EqualSplit:
-    """The slots pending when a block is opened, split evenly over its steps; the first steps get the remainder.
+    """An even split, over the steps of a block, of the slots that are pending when it is opened.
 
-    Reference: Nie et al. 2025, LLaDA (arXiv:2502.09992), `get_num_transfer_tokens`.
+    With n slots and s steps, each of the first n mod s steps commits ⌊n/s⌋ + 1 slots and every later one ⌊n/s⌋.
+
+    References:
+        Nie et al. 2025, LLaDA (arXiv:2502.09992), `get_num_transfer_tokens`.
     """
 
     rests: ClassVar[bool] = False
 
-    def quota(self, window: Window, opened: Tensor, /) -> Tensor:
-        assert window.steps is not None
-        return opened // window.steps + (window.step < opened % window.steps)
+    def quota(self, window: Window, opened: Int[Tensor, " b"], /) -> Int[Tensor, " b"]:
+        return split_evenly(opened, window)
 
 
 @dataclass(frozen=True)
 class FullBlock:
-    """The block's whole size split evenly over its steps, even where part of the block is prompt.
+    """An even split of the block's whole size over its steps, even where part of the block is prompt.
 
-    Reference: SDAR (arXiv:2510.06303), `generate.py`. Departs from it: a quota larger than what is pending takes what
-    is pending, where the published code overwrites decided tokens.
+    References:
+        SDAR (arXiv:2510.06303), `generate.py`.
+
+    Departures:
+        A quota larger than what is pending takes what is pending, while the published code overwrites decided tokens.
     """
 
     rests: ClassVar[bool] = False
 
-    def quota(self, window: Window, opened: Tensor, /) -> Tensor:
-        assert window.steps is not None
-        size = window.valid.sum(1)
-        return size // window.steps + (window.step < size % window.steps)
+    def quota(self, window: Window, opened: Int[Tensor, " b"], /) -> Int[Tensor, " b"]:
+        return split_evenly(window.valid.sum(1), window)
 
 
 @dataclass(frozen=True)
 class TimeSchedule:
-    """Follow a diffusion time that falls linearly from 1 to `eps`: of n pending slots commit ⌊n (1 - s/t)⌋ when time
-    goes from t to s, and all that is left in the last step. A quota of zero commits nothing.
+    """A quota that follows a diffusion time, which falls linearly from 1 to `eps`.
 
-    Reference: Ye et al. 2025, Dream (arXiv:2508.15487), `_sample`.
+    When time goes from t to s, ⌊n (1 - s/t)⌋ of n pending slots are committed, and all that are left in the last step.
+    A quota of zero commits nothing.
+
+    Attributes:
+        eps: Time at which the last step ends, between 0 and 1.
+
+    References:
+        Ye et al. 2025, Dream (arXiv:2508.15487), `_sample`.
     """
 
     eps: float = 1e-3
@@ -71,7 +95,7 @@ class TimeSchedule:
         if not 0 < self.eps < 1:
             raise ConfigError(f"TimeSchedule(eps={self.eps}): eps must lie between 0 and 1")
 
-    def quota(self, window: Window, opened: Tensor, /) -> Tensor:
+    def quota(self, window: Window, opened: Int[Tensor, " b"], /) -> Int[Tensor, " b"]:
         assert window.steps is not None
         pending = window.pending.sum(1)
         times = torch.linspace(1, self.eps, window.steps + 1, device=pending.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from dllm.policies.scores import Score
@@ -14,24 +15,25 @@ from dllm.types import Guess, Policy, Probe, Signal, State, Verdict, Window, mas
 class Ranking(NamedTuple):
     """The pending slots of each row, best score first; ties go to the leftmost.
 
-    order      (b, k) int64  slot at each rank
-    rank       (b, k) int64  rank of each slot, from 0
-    candidate  (b, k) bool   ranks that hold a pending slot; they come first
-    number     (1, k) int64  length of the prefix that ends at each rank, from 1
+    Attributes:
+        order: Slot at each rank.
+        rank: Rank of each slot, from 0.
+        candidate: Ranks that hold a pending slot; they come first.
+        number: Length of the prefix that ends at each rank, from 1.
     """
 
-    order: Tensor
-    rank: Tensor
-    candidate: Tensor
-    number: Tensor
+    order: Int[Tensor, "b k"]
+    rank: Int[Tensor, "b k"]
+    candidate: Bool[Tensor, "b k"]
+    number: Int[Tensor, "1 k"]
 
-    def sort(self, values: Tensor) -> Tensor:
-        """Values (b, k) of slots, in order of rank."""
+    def sort(self, values: Shaped[Tensor, "b k"]) -> Shaped[Tensor, "b k"]:
+        """Bring the values of slots into the order of rank."""
         return values.gather(1, self.order)
 
 
-def rank_slots(score: Tensor, pending: Tensor) -> Ranking:
-    """Rank the pending slots (b, k) by descending score (b, k)."""
+def rank_slots(score: Float[Tensor, "b k"], pending: Bool[Tensor, "b k"]) -> Ranking:
+    """Rank the pending slots by descending score."""
     order = mask_scores(score, pending).sort(dim=1, descending=True, stable=True).indices
     k = score.shape[1]
     places = torch.arange(k, device=score.device)
@@ -44,7 +46,11 @@ def rank_slots(score: Tensor, pending: Tensor) -> Ranking:
 
 
 class ScoreRule(Policy):
-    """Base of the policies that look at one score and remember nothing."""
+    """Base of the policies that read one score and nothing else.
+
+    Attributes:
+        score: Preference of each slot.
+    """
 
     score: Score
 
@@ -56,7 +62,7 @@ class ScoreRule(Policy):
 class PrefixRule(ScoreRule, hooks=("holds", "count")):
     """Base of the policies that commit the longest prefix of the ranking for which `holds` stays true.
 
-    Only the loop guarantees that at least one slot is committed; a predicate may well hold for none.
+    The predicate may hold for no prefix at all: the loop guarantees that at least one slot is committed.
     """
 
     def step(self, guess: Guess, window: Window, state: State, /) -> tuple[Verdict, State]:
@@ -66,10 +72,21 @@ class PrefixRule(ScoreRule, hooks=("holds", "count")):
         count = self.count(passed.sum(1), window.pending.sum(1))
         return Verdict(ranked.rank < count.unsqueeze(1), score), state
 
-    def holds(self, ranked: Ranking, score: Tensor, guess: Guess, /) -> Tensor:
-        """Whether the prefix that ends at each rank (b, k) may be committed; `score` is sorted by rank."""
+    def holds(self, ranked: Ranking, score: Float[Tensor, "b k"], guess: Guess, /) -> Bool[Tensor, "b k"]:
+        """Decide for each rank whether the prefix that ends there may be committed.
+
+        Args:
+            ranked: The ranking; `ranked.sort` brings other values into its order.
+            score: Scores in order of rank.
+            guess: Predictions, in order of slots.
+        """
         raise NotImplementedError
 
-    def count(self, count: Tensor, pending: Tensor, /) -> Tensor:
-        """Last word on how many (b,) of the `pending` (b,) slots to commit."""
+    def count(self, count: Int[Tensor, " b"], pending: Int[Tensor, " b"], /) -> Int[Tensor, " b"]:
+        """Choose how many slots to commit in the end.
+
+        Args:
+            count: Length of the longest prefix that may be committed.
+            pending: Number of pending slots.
+        """
         return count

@@ -1,9 +1,10 @@
-"""What the policies share that take back what they decided."""
+"""The common parts of policies that take back what they decided."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dllm.policies.prefix_rule import rank_slots
@@ -19,24 +20,28 @@ class RevisingPolicy(Policy):
 
     edits: ClassVar[bool] = True
 
-    def bound(self, columns: Tensor, /) -> Tensor:
-        """Steps (b,) that a range of so many columns (b,) may take: with every step at least one slot more is decided
-        than before, so no more than it has columns."""
+    def bound(self, columns: Int[Tensor, " b"], /) -> Int[Tensor, " b"]:
+        """Bound the steps of a range by its columns.
+
+        That suits a policy under which every step leaves at least one slot more decided than the step before.
+        """
         return columns
 
 
-def decided_slots(window: Window) -> Tensor:
-    """Slots (b, k) that hold an answer."""
+def decided_slots(window: Window) -> Bool[Tensor, "b k"]:
+    """Find the slots that hold an answer."""
     assert window.answer is not None
     return window.answer & ~window.pending
 
 
-def lowest_slots(values: Tensor, among: Tensor, count: Tensor) -> Tensor:
-    """The `count` (b,) slots of lowest value among some (b, k); ties go to the leftmost."""
+def lowest_slots(
+    values: Float[Tensor, "b k"], among: Bool[Tensor, "b k"], count: Int[Tensor, " b"]
+) -> Bool[Tensor, "b k"]:
+    """Find the `count` slots of lowest value among some; ties go to the leftmost."""
     return (rank_slots(-values, among).rank < count.unsqueeze(1)) & among
 
 
-def rows_still_pending(window: Window, accept: Tensor, revoke: Tensor) -> Tensor:
-    """Rows (b,) in which a slot is pending after this step, of which the loop decides at least one."""
+def rows_still_pending(window: Window, accept: Bool[Tensor, "b k"], revoke: Bool[Tensor, "b k"]) -> Bool[Tensor, " b"]:
+    """Find the rows in which a slot is pending after this step, in which the loop commits at least one."""
     open_slots = window.pending.sum(1)
     return open_slots - accept.sum(1).clamp(min=1) + revoke.sum(1) > 0

@@ -1,10 +1,11 @@
-"""Scores: how much a policy prefers to commit a slot. Rules (which slots then pass) live apart from them."""
+"""Scores: how much a policy prefers to commit a slot. The rules that choose slots by them are in files of their own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
+from jaxtyping import Float
 from torch import Tensor
 
 from dllm.signals import Entropy, Noise
@@ -13,12 +14,16 @@ from dllm.types import Guess, Probe, Signal, Window
 
 @runtime_checkable
 class Score(Protocol):
-    """A number per slot, larger is earlier."""
+    """A number per slot; the slot with the largest one is committed first."""
 
     @property
-    def needs(self) -> tuple[Signal | Probe, ...]: ...
+    def needs(self) -> tuple[Signal | Probe, ...]:
+        """Name the signals and probes that the score reads from the guess."""
+        ...
 
-    def __call__(self, guess: Guess, window: Window, /) -> Tensor: ...
+    def __call__(self, guess: Guess, window: Window, /) -> Float[Tensor, "b k"]:
+        """Compute the score of every slot."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,17 +32,17 @@ class Confidence:
 
     needs: ClassVar[tuple[Signal | Probe, ...]] = ()
 
-    def __call__(self, guess: Guess, window: Window, /) -> Tensor:
+    def __call__(self, guess: Guess, window: Window, /) -> Float[Tensor, "b k"]:
         return guess.confidence
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Largest probability, in [0, 1], whatever was drawn: the same as `Confidence` when candidates are the arg-max."""
+    """Largest probability, in [0, 1], whatever was drawn; the same as `Confidence` when candidates are the arg-max."""
 
     needs: ClassVar[tuple[Signal | Probe, ...]] = ()
 
-    def __call__(self, guess: Guess, window: Window, /) -> Tensor:
+    def __call__(self, guess: Guess, window: Window, /) -> Float[Tensor, "b k"]:
         return guess.p1
 
 
@@ -47,7 +52,7 @@ class Margin:
 
     needs: ClassVar[tuple[Signal | Probe, ...]] = ()
 
-    def __call__(self, guess: Guess, window: Window, /) -> Tensor:
+    def __call__(self, guess: Guess, window: Window, /) -> Float[Tensor, "b k"]:
         return guess.p1 - guess.p2
 
 
@@ -57,7 +62,7 @@ class NegativeEntropy:
 
     needs: ClassVar[tuple[Signal | Probe, ...]] = (Entropy(),)
 
-    def __call__(self, guess: Guess, window: Window, /) -> Tensor:
+    def __call__(self, guess: Guess, window: Window, /) -> Float[Tensor, "b k"]:
         return -guess[Entropy()]
 
 
@@ -67,15 +72,15 @@ class Random:
 
     needs: ClassVar[tuple[Signal | Probe, ...]] = (Noise(),)
 
-    def __call__(self, guess: Guess, window: Window, /) -> Tensor:
+    def __call__(self, guess: Guess, window: Window, /) -> Float[Tensor, "b k"]:
         return guess[Noise()]
 
 
 @dataclass(frozen=True)
 class LeftToRight:
-    """Earlier columns first. SDAR's "sequential"."""
+    """Minus the column, so that earlier columns come first. SDAR's "sequential"."""
 
     needs: ClassVar[tuple[Signal | Probe, ...]] = ()
 
-    def __call__(self, guess: Guess, window: Window, /) -> Tensor:
+    def __call__(self, guess: Guess, window: Window, /) -> Float[Tensor, "b k"]:
         return -window.columns.float()

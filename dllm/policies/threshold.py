@@ -1,4 +1,4 @@
-"""Confidence threshold."""
+"""A threshold on the score of each slot."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from dllm.types import Guess, State, Verdict, Window
 
 @dataclass(frozen=True)
 class Threshold(ScoreRule):
-    """Commit every pending slot whose score reaches `tau`, and always the best one (the loop sees to that).
+    """Commit every pending slot whose score reaches `tau`; where none does, the loop commits the best one.
 
-    tau 0 commits the whole window at once; tau above 1 commits one slot a step.
+    A tau of 0 commits the whole window at once; a tau above 1 commits one slot a step.
 
-    tau     least score, 0 or more
-    strict  a score equal to tau does not pass (Fast-dLLM v2, SDAR); by default it does (Fast-dLLM)
+    Attributes:
+        tau: Least score, 0 or more.
+        strict: Whether a score equal to tau fails (as in Fast-dLLM v2 and SDAR). By default it passes (as in
+            Fast-dLLM).
+        score: Preference of each slot.
 
-    Reference: Wu et al. 2025, Fast-dLLM (arXiv:2505.22618), section 3.3.
+    References:
+        Wu et al. 2025, Fast-dLLM (arXiv:2505.22618), section 3.3.
     """
 
     tau: float = 0.9

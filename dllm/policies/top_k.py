@@ -6,33 +6,43 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from dllm.errors import ConfigError
-from dllm.policies.pace import Pace
-from dllm.policies.prefix_rule import rank_slots
+from dllm.policies.pace import Pace, split_evenly
+from dllm.policies.prefix_rule import ScoreRule, rank_slots
 from dllm.policies.scores import Confidence, Score
-from dllm.types import Canvas, Guess, Policy, Probe, Signal, Verdict, Window
+from dllm.types import Canvas, Guess, Verdict, Window
 
 
 class TopKState(NamedTuple):
-    """opened (b,) int64 slots pending when the range was opened · left (b,) int64 budget not used so far."""
+    """State of the policies that count slots.
 
-    opened: Tensor
-    left: Tensor
+    Attributes:
+        opened: Slots that were pending when the range was opened.
+        left: Part of the budget that was not used so far.
+    """
+
+    opened: Int[Tensor, " b"]
+    left: Int[Tensor, " b"]
 
 
 @dataclass(frozen=True)
-class TopK(Policy):
-    """Commit the best `k` pending slots of each step, or as many as a pace says.
+class TopK(ScoreRule):
+    """Commit the best `k` pending slots of each step, or the quota of a pace.
 
-    k      slots per step; exactly one of k and pace is given
-    pace   quota by step, for a scheduler with `steps`: `EqualSplit` (LLaDA), `TimeSchedule` (Dream), `FullBlock` (SDAR)
-    tau    if at least the quota of slots have a confidence above tau, commit exactly those (SDAR's "dynamic"; the
-           comparison is strict, as published)
-    score  order of preference: `Confidence`, `Margin`, `NegativeEntropy`, `Random`, or `LeftToRight` ("sequential")
+    Attributes:
+        k: Slots per step. Exactly one of k and pace is given.
+        pace: Quota by step, for a scheduler with `steps`: `EqualSplit` (LLaDA), `TimeSchedule` (Dream) or `FullBlock`
+            (SDAR).
+        tau: If at least the quota of slots have a confidence above tau, commit exactly those (SDAR's "dynamic"; the
+            comparison is strict, as published). None: never.
+        score: Order of preference: `Confidence`, `Margin`, `NegativeEntropy`, `Random`, or `LeftToRight`
+            ("sequential").
 
-    Reference: LLaDA (arXiv:2502.09992), Dream (arXiv:2508.15487), SDAR (arXiv:2510.06303).
+    References:
+        LLaDA (arXiv:2502.09992), Dream (arXiv:2508.15487), SDAR (arXiv:2510.06303).
     """
 
     k: int | None = None
@@ -47,10 +57,6 @@ class TopK(Policy):
             raise ConfigError(f"TopK(k={self.k}): k must be at least 1")
         if self.tau is not None and not self.tau >= 0:
             raise ConfigError(f"TopK(tau={self.tau}): tau must be 0 or more, or None")
-
-    @property
-    def needs(self) -> tuple[Signal | Probe, ...]:
-        return self.score.needs
 
     @property
     def paced(self) -> bool:
@@ -75,15 +81,22 @@ class TopK(Policy):
 
 
 @dataclass(frozen=True)
-class BudgetedThreshold(Policy):
+class BudgetedThreshold(ScoreRule):
     """A threshold that never runs ahead of a pace: at each step the best slots within the budget, if they reach `tau`.
 
-    What a step leaves unused of its share is added to the next ones; when the planned steps are over, what is left is
-    all budget. So the threshold can only slow decoding down, never beyond one slot a step.
+    The budget of a step is its even share of the slots, and what earlier steps left unused of theirs; when the planned
+    steps are over, it is what is left. So the threshold can only slow decoding down, never beyond one slot a step.
 
-    Reference: Dream without cache in the Fast-dLLM repository, `alg="confidence_threshold"` of generation_utils.py.
-    Departs from it: a number of slots that the steps do not divide gives its remainder to the first steps, where the
-    published code refuses it.
+    Attributes:
+        tau: Least score, 0 or more.
+        score: Order of preference.
+
+    References:
+        Dream without cache in the Fast-dLLM repository, `alg="confidence_threshold"` of generation_utils.py.
+
+    Departures:
+        A number of slots that the steps do not divide gives its remainder to the first steps, while the published code
+        refuses it.
     """
 
     tau: float = 0.9
@@ -94,26 +107,23 @@ class BudgetedThreshold(Policy):
         if not self.tau >= 0:
             raise ConfigError(f"BudgetedThreshold(tau={self.tau}): tau must be 0 or more")
 
-    @property
-    def needs(self) -> tuple[Signal | Probe, ...]:
-        return self.score.needs
-
     def init(self, canvas: Canvas, /) -> TopKState:
         return _initial_top_k_state(canvas)
 
     def step(self, guess: Guess, window: Window, state: TopKState, /) -> tuple[Verdict, TopKState]:
         state = _count_opened_slots(state, window)
+        share = split_evenly(state.opened, window)
         assert window.steps is not None
-        share = state.opened // window.steps + (window.step < state.opened % window.steps)
         budget = torch.where(window.step < window.steps, share, 0) + state.left
         score = self.score(guess, window)
-        place = rank_slots(score, window.pending).rank
-        accept = (place < budget.unsqueeze(1)) & window.pending & ((score >= self.tau) | (place == 0))
+        rank = rank_slots(score, window.pending).rank
+        accept = (rank < budget.unsqueeze(1)) & window.pending & ((score >= self.tau) | (rank == 0))
         used = accept.sum(1)
         return Verdict(accept, score), state._replace(left=(budget - used).clamp(min=0))
 
 
 def _initial_top_k_state(canvas: Canvas) -> TopKState:
+    """Make the state before the first step."""
     zeros = torch.zeros(len(canvas.tokens), dtype=torch.int64, device=canvas.tokens.device)
     return TopKState(zeros, zeros)
 

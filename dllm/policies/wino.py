@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from dllm.errors import ConfigError
@@ -18,22 +19,30 @@ from dllm.types import Canvas, Guess, Probe, Signal, Verdict, Window
 
 @dataclass(frozen=True)
 class WINO(RevisingPolicy):
-    """Commit every pending slot whose score is above `tau`, and revoke the decided ones whose token has a probability
-    below `verify` when it is predicted without looking at it (`signals.Shadow`).
+    """Commit every pending slot whose score is above `tau`, and revoke decided tokens that fail verification.
+
+    A decided token fails if its probability is below `verify` when it is predicted without looking at it
+    (`signals.Shadow`).
 
     Of n pending slots at most min(max(⌊0.7 n⌋, 5), 20) are committed in a step. A step that commits one alone revokes
-    nothing; any other revokes fewer than the step before has committed, the least likely first. So what is decided
-    grows, and a range takes no more steps than it has columns. What is committed by a range's last step is not
-    verified.
+    nothing; any other revokes fewer than the step before has committed, the least likely first. So the number of
+    decided slots grows, and a range takes no more steps than it has columns. Tokens that are committed by the last step
+    of a range are not verified.
 
-    verify 0 revokes nothing. Shadow slots cost as many columns a forward as the window has.
+    A verify of 0 revokes nothing. Shadow slots cost as many columns a forward as the window has.
 
-    tau     least score of a draft, exclusive
-    verify  least probability of a decided token
+    Attributes:
+        tau: Least score of a draft, exclusive.
+        verify: Least probability of a decided token.
+        score: Preference of each slot.
 
-    Reference: Hong et al. 2025, WINO (arXiv:2507.18578), `decoding_wino` of its repository; tau is 0.6 there, 0.7 for
-    HumanEval and 0.8 for MBPP in others' tables. Goes with any cache, where the published one goes with none; how a
-    shadow slot works with token-shifted models is ours (`dllm.caches.running.shadowed`).
+    References:
+        Hong et al. 2025, WINO (arXiv:2507.18578), `decoding_wino` of its repository; tau is 0.6 there, and in the
+        tables of others 0.7 for HumanEval and 0.8 for MBPP.
+
+    Departures:
+        It works with any cache, while the published one works with none. The shadow slots of token-shifted models are
+        ours (`dllm.caches.shadows`).
     """
 
     tau: float = 0.6
@@ -43,7 +52,7 @@ class WINO(RevisingPolicy):
     least: ClassVar[int] = 5
     most: ClassVar[int] = 20
     opening: ClassVar[int] = 30
-    """What counts as committed before a range's first step."""
+    """Number that counts as committed before a range's first step."""
 
     def __post_init__(self) -> None:
         if not (self.tau >= 0 and self.verify >= 0):
@@ -53,11 +62,11 @@ class WINO(RevisingPolicy):
     def needs(self) -> tuple[Signal | Probe, ...]:
         return (*self.score.needs, Shadow())
 
-    def init(self, canvas: Canvas, /) -> Tensor:
-        """Slots (b,) committed by the last step."""
+    def init(self, canvas: Canvas, /) -> Int[Tensor, " b"]:
+        """Make the state: the number of slots committed by the last step."""
         return torch.full((len(canvas.tokens),), self.opening, device=canvas.tokens.device)
 
-    def step(self, guess: Guess, window: Window, state: Tensor, /) -> tuple[Verdict, Tensor]:
+    def step(self, guess: Guess, window: Window, state: Int[Tensor, " b"], /) -> tuple[Verdict, Int[Tensor, " b"]]:
         last = torch.where(window.step == 0, self.opening, state)
         score, left = self.score(guess, window), window.pending.sum(1)
         cap = (7 * left // 10).clamp(self.least, self.most)

@@ -1,16 +1,18 @@
-"""What the policies share that judge as another policy does, and change something about it."""
+"""The common base of policies that judge as another policy does, and change something about it."""
 
 from __future__ import annotations
 
+from jaxtyping import Int
 from torch import Tensor
 
 from dllm.types import Policy, Probe, Signal
 
 
 class PolicyWrapper(Policy):
-    """Base of the policies that wrap one: what the inner policy says of itself is true of the whole.
+    """Base of the policies that wrap one: the declarations of the inner policy hold for the whole.
 
-    policy  the rule; it may follow a pace, edit, or be a wrapper itself
+    Attributes:
+        policy: The rule; it may follow a pace, edit, or be a wrapper itself.
     """
 
     policy: Policy
@@ -35,6 +37,5 @@ class PolicyWrapper(Policy):
     def rests(self) -> bool:
         return self.policy.rests
 
-    def bound(self, columns: Tensor, /) -> Tensor:
-        """For how many steps of a range of so many columns (b,) the inner policy edits; asked only if it does."""
+    def bound(self, columns: Int[Tensor, " b"], /) -> Int[Tensor, " b"]:
         return self.policy.bound(columns)

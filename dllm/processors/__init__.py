@@ -1,4 +1,4 @@
-"""What changes logits before candidates are chosen: credit for what was predicted before, constraints on the text."""
+"""Processors, which change logits before candidates are chosen: credit for earlier predictions, constraints on text."""
 
 from dllm.processors.constraint import Constraint
 from dllm.processors.credit import CreditDecoding

@@ -1,4 +1,4 @@
-"""A regular expression over tokens: which tokens lead from one state of its automaton to another."""
+"""A regular expression over tokens: the tokens that lead from one state of its automaton to another."""
 
 from __future__ import annotations
 
@@ -9,36 +9,46 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dllm.errors import ConfigError
+from dllm.processors.byte_automaton import Array, compile_byte_automaton
 from dllm.processors.spelling import spell_tokens
 
-Array = np.ndarray[Any, Any]
+END, NEVER, NOTHING = range(3)
+"""The first kinds of tokens: END ends the text, NEVER is never written, and NOTHING adds nothing to a text, so that it
+comes only behind its end."""
+MAX_STATES = 4096
+"""Most states: the steps between them are a dense matrix."""
 
 
 @dataclass(frozen=True, eq=False)
 class Automaton:
-    """States 0 to n-1 are those of the text, state n means that it has ended, n+1 that it cannot be completed.
+    """An automaton over tokens.
 
-    begin    the state before the first token
-    final    (n,) bool        states in which the text may end
-    kinds    (v,) int64       each token's kind: tokens of one kind do the same in every state
-    table    (c, n+2) int32   the state behind each state and kind. Kind 0 ends the text, kind 1 is never written, and
-                              kind 2 adds nothing to a text, so that it comes only behind its end
-    steps    (n+1, n+1)       float32, 1 where some token leads from a state to another
-    edges    (3, e) int64     kind, state before and state behind, sorted by kind, where the last is not n+1
+    States 0 to n - 1 are those of the text. In state n it has ended, in state n + 1 it cannot be completed.
+
+    Attributes:
+        begin: State before the first token.
+        final: States in which the text may end.
+        kinds: Kind of each token: tokens of one kind do the same in every state. Kinds 0 to 2 are END, NEVER, NOTHING.
+        table: State behind each kind and state.
+        steps: 1 where some token leads from a state to another, both of them up to n.
+        edges: Kind, state before and state behind, sorted by kind, of all entries of the table that do not lead to
+            state n + 1.
     """
 
     begin: int
-    final: Tensor
-    kinds: Tensor
-    table: Tensor
-    steps: Tensor
-    edges: Tensor
+    final: Bool[Tensor, " n"]
+    kinds: Int[Tensor, " v"]
+    table: Int[Tensor, "c n+2"]
+    steps: Float[Tensor, "n+1 n+1"]
+    edges: Int[Tensor, "3 e"]
 
     @property
     def end(self) -> int:
+        """State n, in which the text has ended."""
         return len(self.final)
 
     @property
@@ -53,88 +63,62 @@ class Automaton:
         return None
 
 
-END, NEVER, NOTHING = range(3)
-"""The first kinds of tokens."""
-LAST = "\U0010ffff"
-"""A character that no text holds."""
-MOST = 4096
-"""Most states: the steps between them are a dense matrix."""
-MISSING = 'constraints need the package outlines-core: pip install "dllm[constrain]"'
-
-
 @functools.lru_cache(maxsize=16)
 def compile_automaton(pattern: str, tokenizer: Any, vocabulary: int, mask_id: int | None) -> Automaton:
-    """The automaton of a pattern over a tokenizer's tokens, made once."""
+    """Compile a pattern over a tokenizer's tokens. The latest automata are kept.
+
+    Args:
+        pattern: The regular expression.
+        tokenizer: The tokenizer.
+        vocabulary: Number of token ids.
+        mask_id: The mask token, which is never written. None where there is none.
+
+    Raises:
+        ConfigError: The pattern cannot be compiled or has too many states, or the tokenizer's spelling is not known.
+    """
     return build_token_automaton(*compile_byte_automaton(pattern), spell_tokens(tokenizer, vocabulary), mask_id)
 
 
-@functools.lru_cache(maxsize=16)
-def compile_byte_automaton(pattern: str) -> tuple[Array, int, Array]:
-    """The automaton of a pattern over bytes: where each state (s,) leads by each byte (s + 1, 256), s meaning nowhere;
-    the first state; and in which the text may end (s,).
-
-    Raises ConfigError for what the library cannot compile, or where no text at all matches.
-
-    Up to version 0.2.14 the library forgets the ways on from a state in which the text may end, unless they lead to
-    another such state: `(ab)*` then matches nothing but the empty text. So the pattern is compiled with one more
-    character behind it, after which nothing comes: U+10FFFF, which is no character and which no text may hold.
-    """
-    _build_outlines_index(pattern)
-    index = _build_outlines_index(f"(?:{pattern}){LAST}")
-    edges, stops = index.get_transitions(), index.get_final_states()
-    states = sorted({index.get_initial_state(), *edges} - stops)
-    place = {state: i for i, state in enumerate(states)}
-    table = np.full((len(states) + 1, 256), len(states), dtype=np.int64)
-    final = np.zeros(len(states), dtype=bool)
-    for state in states:
-        final[place[state]] = (
-            functools.reduce(lambda at, byte: edges.get(at, {}).get(byte), LAST.encode(), state) in stops
-        )
-        for byte, target in edges[state].items():
-            if target in place:
-                table[place[state], byte] = place[target]
-    return table, place[index.get_initial_state()], final
-
-
-def _build_outlines_index(pattern: str) -> Any:
-    """The library's index of a pattern over bytes. Raises ConfigError."""
-    try:
-        from outlines_core import Index, Vocabulary
-    except ImportError:
-        raise ConfigError(MISSING) from None
-    try:
-        return Index(pattern, Vocabulary(256, {bytes([i]): [i] for i in range(256)}))
-    except ValueError as error:
-        reason = str(error).split("\n")[0]
-        if "start state" in reason:
-            reason = "a pattern matches the whole text anyway: leave ^ and $ out"
-        elif "incompatible" in reason:
-            reason = "no text matches it"
-        raise ConfigError(f"regular expression {pattern!r}: {reason}") from None
-
-
 def build_token_automaton(
-    table: Array, begin: int, final: Array, spelled: Sequence[bytes | None], mask_id: int | None
+    table: Int[Array, "s_and_dead 256"],
+    begin: int,
+    final: Bool[Array, " s"],
+    spelled: Sequence[bytes | None],
+    mask_id: int | None,
 ) -> Automaton:
-    """The automaton over tokens from the one over bytes, with the states that a whole text can pass through."""
+    """Build the automaton over tokens from the one over bytes, with the states that a whole text can pass through.
+
+    Args:
+        table: Transitions by byte, as `compile_byte_automaton` returns them.
+        begin: First state, as it returns it.
+        final: States in which the text may end, as it returns them.
+        spelled: Bytes of each token; None or empty where it adds nothing to a text.
+        mask_id: The mask token, which is never written.
+
+    Raises:
+        ConfigError: There are more than MAX_STATES states.
+    """
     writes = [i for i, word in enumerate(spelled) if word and i != mask_id]
     leads, which = _word_transitions(table, [spelled[i] or b"" for i in writes])
     leads = leads[:, :-1]
+    # States in the middle of a token are not passed through, so many of those over bytes are dropped here.
     useful = _find_useful_states(leads, begin, final)
     useful[begin] = True
     n = int(useful.sum())
-    if n > MOST:
+    if n > MAX_STATES:
         raise ConfigError(
-            f"the constraint's automaton has {n} states, and more than {MOST} are too slow: shorten what it counts "
-            "({3,30}), or name fewer characters ([a-z] instead of \\w)"
+            f"the constraint's automaton has {n} states, and more than {MAX_STATES} are too slow: shorten what it "
+            "counts ({3,30}), or name fewer characters ([a-z] instead of \\w)"
         )
+    # Numbers of the states that are kept; all others, the byte automaton's dead one included, become n + 1.
     renamed = np.where(useful, np.cumsum(useful) - 1, n + 1)
     leads = np.concatenate([renamed, [n + 1]])[leads[:, useful]]
-    leads, again = _unique_rows(leads)
+    leads, again = _unique_rows(leads)  # words that differed only in states that were dropped are now of one kind
 
     kinds = np.full(len(spelled), NOTHING)
     kinds[writes] = again[which] + NOTHING + 1
     behind = np.full((len(leads) + 3, n + 2), n + 1)
+    # Behind the end of a text anything may follow: those columns are decided too, and are cut off.
     behind[:, n] = n
     behind[3:, :n] = leads
     behind[END, :n][final[useful]] = n
@@ -154,38 +138,44 @@ def build_token_automaton(
     )
 
 
-def _word_transitions(table: Array, words: Sequence[bytes]) -> tuple[Array, Array]:
-    """What each word does to every state, as rows of a table (m, s + 1) and each word's row in it (w,).
+def _word_transitions(
+    table: Int[Array, "s_and_dead 256"], words: Sequence[bytes]
+) -> tuple[Int[Array, "m s_and_dead"], Int[Array, " w"]]:
+    """Find the state to which each word leads from every state.
 
-    All words are read at once, a byte at a time; those that have done the same so far share a row.
+    Returns:
+        The different transitions, as rows of a table, and each word's row in it.
     """
+    # All words are read at once, a byte at a time. Those that have done the same so far share a row, so that the work
+    # grows with the number of different transitions and not with the vocabulary.
     which = np.zeros(len(words), dtype=np.int64)
     maps = np.arange(len(table))[None]
     lengths = np.array([len(word) for word in words], dtype=np.int64)
     for place in range(lengths.max(initial=0)):
-        open_ = lengths > place
-        letter = np.array([words[i][place] for i in np.flatnonzero(open_).tolist()], dtype=np.int64)
-        pairs, pair = np.unique(which[open_] * 256 + letter, return_inverse=True)
+        unread = lengths > place
+        byte = np.array([words[i][place] for i in np.flatnonzero(unread).tolist()], dtype=np.int64)
+        pairs, pair = np.unique(which[unread] * 256 + byte, return_inverse=True)
         after = table[maps[pairs // 256], (pairs % 256)[:, None]]
-        which[open_] = len(maps) + pair
+        which[unread] = len(maps) + pair
         maps, merged = _unique_rows(np.concatenate([maps, after]))
         which = merged[which]
     used, which = np.unique(which, return_inverse=True)
     return maps[used], which
 
 
-def _unique_rows(rows: Array) -> tuple[Array, Array]:
-    """Rows without repetition, and where each row is among them."""
+def _unique_rows(rows: Int[Array, "m s"]) -> tuple[Int[Array, "u s"], Int[Array, " m"]]:
+    """Remove repetitions of rows, and find where each row is among those that are left."""
     rows = np.ascontiguousarray(rows)
     if not len(rows):
         return rows, np.zeros(0, dtype=np.int64)
+    # Rows are compared as strings of bytes: `np.unique(axis=0)` is many times slower.
     whole = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
     _, first, place = np.unique(whole, return_index=True, return_inverse=True)
     return rows[first], place
 
 
-def _find_useful_states(leads: Array, begin: int, final: Array) -> Array:
-    """States (s,) that lie on a way from the first state to one in which the text may end; `leads` (m, s)."""
+def _find_useful_states(leads: Int[Array, "m s"], begin: int, final: Bool[Array, " s"]) -> Bool[Array, " s"]:
+    """Find the states on a path from the first state to one in which the text may end."""
     size = len(final)
     state = np.broadcast_to(np.arange(size), leads.shape)
     there = leads < size
@@ -194,8 +184,10 @@ def _find_useful_states(leads: Array, begin: int, final: Array) -> Array:
     return _reachable_states(source, target, np.arange(size) == begin) & _reachable_states(target, source, final)
 
 
-def _reachable_states(source: Array, target: Array, reached: Array) -> Array:
-    """All that can be reached along edges."""
+def _reachable_states(
+    source: Int[Array, " e"], target: Int[Array, " e"], reached: Bool[Array, " s"]
+) -> Bool[Array, " s"]:
+    """Find all states that can be reached along edges, those to begin with included."""
     while True:
         more = reached.copy()
         more[target[reached[source]]] = True

@@ -1,4 +1,4 @@
-"""What a text may be: a match of a regular expression, or JSON of a schema."""
+"""Constraints that describe the text: a match of a regular expression, or JSON of a schema."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import json
 from dataclasses import dataclass
 
 from dllm.errors import ConfigError
-from dllm.processors.automaton import MISSING, compile_byte_automaton
+from dllm.processors.byte_automaton import MISSING_PACKAGE, compile_byte_automaton
 from dllm.processors.constraint import Constraint
 
 
 @dataclass(frozen=True)
 class Regex(Constraint):
-    """The text matches a regular expression, from its first character to its last.
-
-    pattern  in the syntax of Rust's regex crate: no look-around, no back-references; ^ and $ are understood, so leave
-             them out. `\\d` and `\\w` mean all of Unicode's, `[0-9]` and `[a-z]` are faster
+    """A constraint under which the text matches a regular expression, from its first character to its last.
 
     `.*` allows every text (except that end tokens must be special).
+
+    Attributes:
+        pattern: Expression in the syntax of Rust's regex crate: no look-around, no back-references. The expression has
+            to match the whole text in any case, so leave `^` and `$` out. `\\d` and `\\w` mean all of Unicode's;
+            `[0-9]` and `[a-z]` are faster.
     """
 
     pattern: str
@@ -32,12 +34,13 @@ class Regex(Constraint):
 
 @dataclass(frozen=True)
 class JsonSchema(Constraint):
-    """The text is a JSON value of a schema, with the properties of an object in the schema's order.
+    """A constraint under which the text is a JSON value of a schema, with an object's properties in the schema's order.
 
-    schema      the JSON Schema, as text
-    whitespace  pattern for the space between tokens of JSON; None: at most one blank
+    The schema may use whatever `outlines-core` turns into a regular expression; recursion is cut off.
 
-    What the schema may use is what `outlines-core` turns into a regular expression; recursion is cut off.
+    Attributes:
+        schema: The JSON Schema, as text.
+        whitespace: Pattern for the space between tokens of JSON. None: at most one blank.
     """
 
     schema: str
@@ -57,8 +60,9 @@ class JsonSchema(Constraint):
         try:
             from outlines_core.json_schema import build_regex_from_schema
         except ImportError:
-            raise ConfigError(MISSING) from None
+            raise ConfigError(MISSING_PACKAGE) from None
         try:
-            return build_regex_from_schema(self.schema, self.whitespace)
+            regex: str = build_regex_from_schema(self.schema, self.whitespace)
         except Exception as error:  # the library has errors of its own for what it does not know
             raise ConfigError(f"JsonSchema: this schema cannot be turned into a regular expression ({error})") from None
+        return regex

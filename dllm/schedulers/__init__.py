@@ -1,4 +1,4 @@
-"""Where to work, and how fast."""
+"""Schedulers: where to work, and how fast."""
 
 from dllm.schedulers.adaptive import AdaptiveBlocks
 from dllm.schedulers.blocks import Blocks, Whole

@@ -12,34 +12,37 @@ from torch import Tensor
 
 from dllm.errors import ConfigError
 from dllm.schedulers.base import build_row_ranges, narrow_window, open_window
-from dllm.schedulers.blocks import resolve_block_size
+from dllm.schedulers.blocks import block_origin, floor_to_block, resolve_block_size
 from dllm.transfer import to_device
 from dllm.types import Canvas, Geometry, Guess, HostView, Model, Scheduler, Window
 
 
 class AdaptiveBlocksState(NamedTuple):
-    """Where adaptive blocks stand, row by row (host, but for `end`).
+    """Progress of adaptive blocks, row by row.
 
-    geometry    how columns attend
-    delimiters  (n,) token ids; on the model's device
-    size        columns of a block that ends at no delimiter
-    share       (b,) pending columns in which a delimiter is looked for
-    search      (b,) the same, counted from the open block's first column
-    frame       (b,) first column of the attention block (0 where there is none), -1 before the first step
-    start       (b,) first column of the open block
-    end         (b,) one past its last column; on the model's device, since it is read off what was predicted
-    step        (b,) steps taken in it
+    All tensors are on the host but `delimiters` and `end`, which are on the model's device.
+
+    Attributes:
+        geometry: How columns attend.
+        delimiters: Token ids.
+        size: Columns of a block that ends at no delimiter.
+        share: Number of pending columns in which a delimiter is looked for.
+        search: The same, counted from the open block's first column.
+        frame: First column of the attention block (0 where there is none), -1 before the first step.
+        start: First column of the open block, -1 before the first.
+        end: One past its last column. It is read off what was predicted.
+        step: Steps taken in it.
     """
 
     geometry: Geometry
-    delimiters: Tensor
+    delimiters: Int[Tensor, " n"]
     size: int
-    share: Tensor
-    search: Tensor
-    frame: Tensor
-    start: Tensor
-    end: Tensor
-    step: Tensor
+    share: Int[Tensor, " b"]
+    search: Int[Tensor, " b"]
+    frame: Int[Tensor, " b"]
+    start: Int[Tensor, " b"]
+    end: Int[Tensor, " b"]
+    step: Int[Tensor, " b"]
 
 
 @dataclass(frozen=True)
@@ -50,18 +53,23 @@ class AdaptiveBlocks(Scheduler):
     confidence has at least `tau`, the block ends right after it; otherwise it has `size` columns. That same forward
     then decides the block's first tokens. A `tau` above 1 is `Blocks(size)`.
 
-    size        columns of a block without a delimiter; None: the model's attention block, or 32 where it has none
-    tau         least confidence of a delimiter; published 0.3 for LLaDA, 0.5 for Dream
-    delimiters  texts of one token each, or token ids
-    search      share of the requested new tokens in which a delimiter is looked for
-
     In the step that opens a block the window's range spans all that is searched, and `refine` makes only the block's
     slots valid. With block-causal attention the blocks chosen here lie within the attention block, of which they are
     sub-blocks that are refreshed when they are opened; `size` is then the attention block's.
 
-    Reference: Lu et al. 2025, AdaBlock-dLLM (arXiv:2509.26432), `compute_block_length` of its code (notes on the paper
-    describe the searched share as one of what is written so far). Departs from it: of equally confident delimiters the
-    first counts, on every device; rows do not wait for each other (published for one row).
+    Attributes:
+        size: Columns of a block without a delimiter. None: the model's attention block, or 32 where it has none.
+        tau: Least confidence of a delimiter; published with 0.3 for LLaDA and 0.5 for Dream.
+        delimiters: Texts of one token each, or token ids.
+        search: Share of the requested new tokens in which a delimiter is looked for, in 0..1.
+
+    References:
+        Lu et al. 2025, AdaBlock-dLLM (arXiv:2509.26432), `compute_block_length` of its code (notes on the paper
+        describe the searched share as one of what is written so far).
+
+    Departures:
+        Of equally confident delimiters the first counts, on every device. Rows do not wait for each other (published
+        for one row).
     """
 
     size: int | None = None
@@ -80,24 +88,27 @@ class AdaptiveBlocks(Scheduler):
             raise ConfigError(f"{self}: delimiters must be texts or token ids in brackets, such as ('\\n',)")
 
     def init(self, canvas: Canvas, model: Model, /) -> AdaptiveBlocksState:
-        rows = canvas.rows
+        rows, device = canvas.rows, canvas.tokens.device
         zeros = torch.zeros_like(rows.prompt)
         ids = [self._find_delimiter(text, model) for text in self.delimiters]
-        origin = zeros if model.geometry.aligned else rows.prompt
         return AdaptiveBlocksState(
             geometry=model.geometry,
-            delimiters=to_device(torch.tensor(ids), canvas.tokens.device),
+            delimiters=to_device(torch.tensor(ids), device),
             size=resolve_block_size(self, self.size, model),
             share=(self.search * (rows.limit - rows.prompt)).long(),
             search=zeros,
             frame=zeros - 1,
             start=zeros - 1,
-            end=to_device(origin, canvas.tokens.device),
+            end=to_device(block_origin(canvas, model), device),
             step=zeros,
         )
 
     def _find_delimiter(self, text: str | int, model: Model) -> int:
-        """The id of a delimiter."""
+        """Find the id of a delimiter.
+
+        Raises:
+            ConfigError: The text is not one token, or there is no tokenizer.
+        """
         if isinstance(text, int):
             return text
         tokenizer = model.tokenizer
@@ -110,49 +121,58 @@ class AdaptiveBlocks(Scheduler):
             raise ConfigError(f"{self}: {text!r} is {len(ids)} tokens in this vocabulary; a delimiter is one token")
         return int(ids[0])
 
-    def _staying(self, view: HostView, state: AdaptiveBlocksState, end: Int[Tensor, " b"]) -> Bool[Tensor, " b"]:
+    def _find_staying_rows(
+        self, view: HostView, state: AdaptiveBlocksState, end: Int[Tensor, " b"]
+    ) -> Bool[Tensor, " b"]:
         """Find the rows whose open block is not finished."""
         stay = (view.head < end) & (state.start >= 0)
         return stay if view.held is None else stay | view.held
 
     def entering(self, canvas: Canvas, view: HostView, state: AdaptiveBlocksState, /) -> Bool[Tensor, " b"]:
-        stay = self._staying(view, state, state.end.cpu())
+        stay = self._find_staying_rows(view, state, state.end.cpu())
         start = torch.where(stay, state.start, view.head)
         return state.geometry.block_bounds(start, canvas.rows.length)[0] != state.frame
 
     def step(
-        self, canvas: Canvas, view: HostView, plan: AdaptiveBlocksState, /
+        self, canvas: Canvas, view: HostView, state: AdaptiveBlocksState, /
     ) -> tuple[Window | None, AdaptiveBlocksState]:
-        end = plan.end.cpu()  # no wait: the device has computed it before what is pending was copied
-        stay = self._staying(view, plan, end)
-        low, high = plan.geometry.block_bounds(torch.where(stay, plan.start, view.head), canvas.rows.length)
-        done = self.finished(canvas, view, plan)
+        # The host need not wait here: the device computed `end` before `pending`, and the host has copied that already.
+        end = state.end.cpu()
+        stay = self._find_staying_rows(view, state, end)
+        low, high = state.geometry.block_bounds(torch.where(stay, state.start, view.head), canvas.rows.length)
+        done = self.finished(canvas, view, state)
         if bool(done.all()):
-            return None, plan
+            return None, state
         entered = ~stay
-        start = end + torch.div(view.head - end, plan.size, rounding_mode="floor") * plan.size
-        start = torch.where(stay, plan.start, torch.maximum(start, low))
-        search = torch.where(stay, plan.search, view.head - start + plan.share)
-        widest = torch.minimum(start + search.clamp(min=plan.size), high)
+        # The next block begins where the last one ended, or whole blocks farther right where what follows is given. It
+        # may not begin left of the attention block: the cache refreshes that block only.
+        start = torch.maximum(floor_to_block(view.head, end, state.size), low)
+        start = torch.where(stay, state.start, start)
+        # `search` is counted from the block's first column, and so includes what is decided left of the first pending.
+        search = torch.where(stay, state.search, view.head - start + state.share)
+        widest = torch.minimum(start + search.clamp(min=state.size), high)
         end = torch.where(stay, end, widest)
 
-        step = torch.where(entered, 0, plan.step + 1)
-        both = plan.geometry.block is None
-        where = build_row_ranges(done, start, end, start if both else low, end if both else high, entered, step)
-        now = plan._replace(frame=torch.where(done, plan.frame, low), search=search, start=start, step=step)
-        return open_window(canvas, view, where), now
+        step = torch.where(entered, 0, state.step + 1)
+        # Without attention blocks the block is what a cache stores and reuses; with them it is a sub-block.
+        whole_row = state.geometry.block is None
+        block_start, block_end = (start, end) if whole_row else (low, high)
+        where = build_row_ranges(done, start, end, block_start, block_end, entered, step)
+        frame = torch.where(done, state.frame, low)
+        return open_window(canvas, view, where), state._replace(frame=frame, search=search, start=start, step=step)
 
-    def refine(self, guess: Guess, window: Window, plan: AdaptiveBlocksState, /) -> tuple[Window, AdaptiveBlocksState]:
-        """The window without what lies behind the block's end, in rows that open one."""
+    def refine(self, guess: Guess, window: Window, state: AdaptiveBlocksState, /) -> tuple[Window, AdaptiveBlocksState]:
+        # This runs on the model's device, since the block's end depends on what was predicted; the host learns it from
+        # `end` in the next step.
         device = window.columns.device
         place = torch.arange(window.columns.shape[1], device=device)
         opening = rearrange(to_device(window.entered, device), "b -> b 1")
-        search = rearrange(to_device(plan.search, device), "b -> b 1")
-        there = torch.isin(guess.tokens, plan.delimiters) & window.pending & (place < search)
-        sure = torch.where(there, guess.confidence, -1.0)
-        best = sure.argmax(1, keepdim=True)
-        found = sure.gather(1, best) >= self.tau
-        keep = window.valid & (~opening | (place < torch.where(found, best + 1, plan.size)))
+        search = rearrange(to_device(state.search, device), "b -> b 1")
+        candidate = torch.isin(guess.tokens, state.delimiters) & window.pending & (place < search)
+        confidence = torch.where(candidate, guess.confidence, -1.0)
+        best = confidence.argmax(1, keepdim=True)
+        found = confidence.gather(1, best) >= self.tau
+        keep = window.valid & (~opening | (place < torch.where(found, best + 1, state.size)))
         start = to_device(window.start, device)
-        end = torch.where(opening.squeeze(1), start + keep.sum(1), plan.end)
-        return narrow_window(window, keep), plan._replace(end=end)
+        end = torch.where(opening.squeeze(1), start + keep.sum(1), state.end)
+        return narrow_window(window, keep), state._replace(end=end)

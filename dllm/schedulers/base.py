@@ -1,4 +1,4 @@
-"""What all schedulers share: from ranges of columns to a window, and the same window again while no row leaves it."""
+"""The common tools of schedulers: a window from ranges of columns, and the same window again while no row leaves it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dllm.types import Canvas, HostView, Transient, Window
 
 
 class RowRanges(NamedTuple):
-    """Where each row works (host); the attributes are those of `Window`."""
+    """Ranges in which the rows work (host); the attributes are those of `Window`."""
 
     start: Int[Tensor, " b"]
     end: Int[Tensor, " b"]
@@ -106,7 +106,9 @@ def open_repeatable_window(
 ) -> tuple[Window, OpenedWindow | None]:
     """Open the window over the ranges `where`, and remember how to open it again.
 
-    The second value is None where something has to be decided (`forced`): such a range is left whatever happened.
+    Returns:
+        The window; and the value that opens it again, None where something has to be decided (`forced`), since such a
+        range is left in any case.
     """
     window, places, valid = _lay_out_window(canvas, view, where, steps)
     if any(where.forced.tolist()):
@@ -118,13 +120,18 @@ def open_repeatable_window(
 def _lay_out_window(
     canvas: Canvas, view: HostView, where: RowRanges, steps: int | None
 ) -> tuple[Window, Int[Tensor, "b k"], Bool[Tensor, "b k"]]:
-    """Make the window, and on the host the column of each slot (the last one where it is not valid) and its validity."""
+    """Lay out the window.
+
+    Returns:
+        The window; the column of each slot, the last one of the canvas where it is not valid (host); and the slots that
+        are valid (host).
+    """
     device = canvas.tokens.device
     t = view.pending.shape[1]
     k = max(1, int((where.end - where.start).max()))
     columns = where.start.unsqueeze(1) + torch.arange(k)
     valid = columns < where.end.unsqueeze(1)
-    places = columns.clamp(max=t - 1)
+    places = columns.clamp(max=t - 1)  # slots that are not valid read the last column, and are masked
     here = view.pending.gather(1, places) & valid
     slots = _slot_indices(here)
     window = Window(
@@ -155,7 +162,12 @@ def _slot_indices(pending: Bool[Tensor, "b k"]) -> Int[Tensor, " n"]:
 
 
 def narrow_window(window: Window, keep: Bool[Tensor, "b k"]) -> Window:
-    """Restrict a window to the slots `keep`, of those that it has."""
+    """Restrict a window to some of its slots.
+
+    Args:
+        window: The window; `open_window` has filled its `undecided`.
+        keep: Valid slots that remain. A window keeps its width, so the others become padding.
+    """
     assert window.undecided is not None, "open_window says what is undecided"
     return window._replace(
         columns=torch.where(keep, window.columns, window.undecided.shape[1]),

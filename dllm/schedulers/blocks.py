@@ -17,7 +17,7 @@ DEFAULT_SIZE = 32
 
 
 class BlocksState(NamedTuple):
-    """Where a block scheduler stands, row by row (host).
+    """Progress of a block scheduler, row by row (host).
 
     Attributes:
         size: Columns of a block.
@@ -45,18 +45,23 @@ class Blocks(Scheduler):
     """Finish a block of columns before the next one is opened.
 
     Blocks begin at the end of the prompt (LLaDA, Dream) or lie at absolute multiples of their size (Fast-dLLM v2,
-    SDAR), as the model's family says. Rows do not wait for each other.
+    SDAR), as the geometry of the model's family declares. Rows do not wait for each other.
 
-    size         columns of a block; None: the model's attention block, or 32 where it has none
-    sub_block    work through a block in windows of so many columns, each finished before the next
-    steps        steps planned for a block, for policies with a pace; with sub-blocks shared out evenly among them
-    commit       run a finished block (and the prompt) once more before the next is opened, so that what is stored was
-                 computed from decided tokens alone; with a token-shifted model that forward also decides the next
-                 block's first column, greedily. Published so by Fast-dLLM v2 and SDAR; without it a cache stores the
-                 finished block in the forward that opens the next. Block-causal models only
-    first_alone  on entering a block decide its first column alone, then work on the whole block (Dream)
+    Attributes:
+        size: Columns of a block. None: the model's attention block, or 32 where it has none.
+        sub_block: Work through a block in windows of so many columns, each finished before the next. None: the window
+            is the block.
+        steps: Steps planned for a block, for policies with a pace; with sub-blocks they are shared out evenly among
+            them.
+        commit: Whether to run a finished block (and the prompt) once more before the next is opened, so that what is
+            stored was computed from decided tokens alone. With a token-shifted model that forward also decides the next
+            block's first column, greedily. Fast-dLLM v2 and SDAR are published so; without it a cache stores the
+            finished block in the forward that opens the next. Block-causal models only.
+        first_alone: Whether, on entering a block, to decide its first column alone and then work on the whole block
+            (Dream).
 
-    Reference: Wu et al. 2025, Fast-dLLM (arXiv:2505.22618), Algorithm 1; Fast-dLLM v2 (arXiv:2509.26328), section 3.3.
+    References:
+        Wu et al. 2025, Fast-dLLM (arXiv:2505.22618), Algorithm 1; Fast-dLLM v2 (arXiv:2509.26328), section 3.3.
     """
 
     size: int | None = None
@@ -121,7 +126,7 @@ class Whole(Scheduler):
 
     def _first_block(self, canvas: Canvas, state: BlocksState) -> Int[Tensor, " b"]:
         """Find where each row's only block begins."""
-        return floor_to_block(canvas.rows.prompt, state)
+        return floor_to_block(canvas.rows.prompt, state.origin, state.size)
 
     def entering(self, canvas: Canvas, view: HostView, state: BlocksState, /) -> Bool[Tensor, " b"]:
         return self._first_block(canvas, state) != state.block
@@ -138,7 +143,13 @@ class Whole(Scheduler):
 
 
 def resolve_block_size(scheduler: Scheduler, size: int | None, model: Model) -> int:
-    """Choose how many columns a block has where a scheduler asks for `size`, or for None.
+    """Choose how many columns a block of a scheduler has.
+
+    Args:
+        scheduler: The scheduler, which an error names.
+        size: The size that it is configured with. None: that of the attention block, or DEFAULT_SIZE where there is
+            none.
+        model: The model.
 
     Raises:
         ConfigError: Attention has blocks of another size.
@@ -155,11 +166,10 @@ def resolve_block_size(scheduler: Scheduler, size: int | None, model: Model) -> 
 
 def initial_blocks_state(canvas: Canvas, model: Model, size: int) -> BlocksState:
     """Make the state before the first step."""
-    prompt = canvas.rows.prompt
-    zeros = torch.zeros_like(prompt)
+    zeros = torch.zeros_like(canvas.rows.prompt)
     return BlocksState(
         size=size,
-        origin=zeros if model.geometry.aligned else prompt,
+        origin=block_origin(canvas, model),
         shift=model.needs_left > 0,
         block=zeros - 1,
         stored=zeros,
@@ -168,14 +178,34 @@ def initial_blocks_state(canvas: Canvas, model: Model, size: int) -> BlocksState
     )
 
 
-def floor_to_block(column: Int[Tensor, " b"], state: BlocksState) -> Int[Tensor, " b"]:
-    """Find the first column of the block in which a column lies."""
-    return state.origin + torch.div(column - state.origin, state.size, rounding_mode="floor") * state.size
+def block_origin(canvas: Canvas, model: Model) -> Int[Tensor, " b"]:
+    """Find the column from which the blocks of each row are counted: 0 if they are aligned, else the prompt's end."""
+    prompt = canvas.rows.prompt
+    return torch.zeros_like(prompt) if model.geometry.aligned else prompt
+
+
+def number_block(column: Int[Tensor, "..."], origin: Int[Tensor, "..."], size: int) -> Int[Tensor, "..."]:
+    """Find the number of the block in which a column lies; negative left of the origin."""
+    return torch.div(column - origin, size, rounding_mode="floor")
+
+
+def floor_to_block(column: Int[Tensor, " b"], origin: Int[Tensor, " b"], size: int) -> Int[Tensor, " b"]:
+    """Find the first column of the block in which a column lies.
+
+    Args:
+        column: A column of each row.
+        origin: Column from which blocks are counted.
+        size: Columns of a block.
+    """
+    return origin + number_block(column, origin, size) * size
 
 
 def open_blocks(view: HostView, state: BlocksState) -> Int[Tensor, " b"]:
-    """Find the first column of the block that each row works in: that of its first pending column, unless it is held."""
-    return view.unless_held(state.block, floor_to_block(view.head, state))
+    """Find the first column of the block that each row works in.
+
+    That is the block of its first pending column, or the one that it is held in.
+    """
+    return view.unless_held(state.block, floor_to_block(view.head, state.origin, state.size))
 
 
 def _open_again(view: HostView, state: BlocksState) -> tuple[Window, BlocksState] | None:
@@ -214,6 +244,9 @@ def plan_row_ranges(
         block_end: One past its last column.
         done: Rows that have nothing left to do.
         state: State of the step before.
+
+    Returns:
+        The ranges, and the state of this step.
     """
     head, length = view.head, canvas.rows.length
     entering = block != state.block
@@ -227,12 +260,12 @@ def plan_row_ranges(
     block_end = torch.minimum(block_end, length)
     start, end, moved = block, block_end, entering
     if how.sub_block is not None:
-        start = block + torch.div(head - block, how.sub_block, rounding_mode="floor") * how.sub_block
+        start = floor_to_block(head, block, how.sub_block)
         start = view.unless_held(state.range, start)
         end = torch.minimum(start + how.sub_block, block_end)
         moved = entering | (start != state.range)
     if how.first_alone:
-        alone = entered & (head == block)
+        alone = entered & (head == block)  # not where the first column is given, or was decided by a commit
         end = torch.where(alone, block + 1, end)
     step = torch.where(moved, 0, state.step + 1)
     # Rows that are done, and rows that only commit, do not open a range: they keep the one that they remember.

@@ -30,7 +30,7 @@ class Current(Signal):
 class Shadow(Signal):
     """Probability of the token that a decided slot holds, predicted without looking at that slot; 0 elsewhere.
 
-    The forward runs a shadow slot for each slot of the window beside it (`dllm.caches.running`), and `compute` gets the
+    The forward runs a shadow slot for each slot of the window beside it (`dllm.caches.shadows`), and `compute` gets the
     logits of these: the only signal that is not computed from the logits of the window.
 
     References:

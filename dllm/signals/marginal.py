@@ -16,7 +16,8 @@ class Entropy(Signal):
     """Entropy of each marginal, in nats."""
 
     def compute(self, logits: Float[Tensor, "n v"], where: Where, scale: LogitScale, /) -> Float[Tensor, " n"]:
-        return torch.special.entr(scale.probability(logits)).sum(-1)
+        entropy: Tensor = torch.special.entr(scale.probability(logits)).sum(-1)
+        return entropy
 
 
 @dataclass(frozen=True)

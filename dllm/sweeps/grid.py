@@ -19,6 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from dllm.compose.misplaced_fields import explain_misplaced_field
 from dllm.compose.options import Options
 from dllm.errors import ConfigError
 from dllm.files import read_yaml
@@ -255,6 +256,9 @@ def check_fields(what: str, entry: Any, known: Mapping[str, Any], lists: Collect
     for key, value in entry.items():
         name = str(key).replace("-", "_")
         if name not in known:
+            shown = None if isinstance(value, list) else value
+            if known is STRATEGY and (message := explain_misplaced_field(name, shown, entry)) is not None:
+                raise ConfigError(message)
             raise ConfigError(f"{key}: no field of {what}{suggest_name(str(key), known)}; it has {', '.join(known)}")
         if isinstance(value, list) and name in lists and name not in LISTS:
             if not value:

@@ -17,7 +17,7 @@ SEQUENTIAL = {"name": "sequential", "policy": "top-k", "k": 1, "cache": "none"}
 CANDIDATES: list[dict[str, Any]] = [
     {"policy": "threshold", "tau": [0.95, 0.9, 0.8, 0.7], "cache": ["prefix", "dual"]},
     {"policy": "factor", "f": [0.5, 1.0, 2.0], "cache": ["prefix", "dual"]},
-    {"policy": "entropy-bound", "gamma": [0.1, 0.5], "cache": ["prefix", "dual"]},
+    {"policy": ["entropy-bound(gamma=0.1)", "entropy-bound(gamma=0.5)"], "cache": ["prefix", "dual"]},
 ]
 """Strategies that `dllm tune` tries by default, written as in the file of a sweep."""
 SPEEDS = ("tokens_per_second", "tokens_per_forward")
@@ -169,8 +169,6 @@ def format_flag(name: str, value: Any) -> list[str]:
     if name == "recipe" and str(value).lstrip().startswith("Strategy("):
         return ["--strategy", value]
     option = "--" + name.replace("_", "-")
-    if isinstance(value, bool):
-        return [option if value else option.replace("--", "--no-", 1)]
     if isinstance(value, list | tuple):
         return [word for one in value for word in (option, str(one))]
     return [option, str(value)] if value is not None else []

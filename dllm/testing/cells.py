@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import product
@@ -10,7 +9,7 @@ from typing import Any
 
 from dllm.caches import DualCache, NoCache, PrefixCache
 from dllm.compose.expressions import read_part
-from dllm.compose.names import METHODS, TABLES, implements_kind
+from dllm.compose.names import TABLES
 from dllm.engine.batch import match_block_size
 from dllm.errors import ConfigError
 from dllm.policies import KLASS, CertaintyPrior, EarlyCommit, EqualSplit, NegativeEntropy, Threshold, TimeSchedule, TopK
@@ -37,7 +36,7 @@ POLICIES: list[Policy] = [
     CertaintyPrior(TopK(k=1), sigma=3.0),
     TopK(pace=TimeSchedule(), score=NegativeEntropy()),
 ]
-"""A policy of each habit: none, fixed, paced, with memory, with geometry, one that rests."""
+"""Policies of every character: stateless, of fixed number, paced, with state, with geometry, and one that rests."""
 
 SCHEDULERS: list[Scheduler] = [
     Blocks(8),
@@ -61,9 +60,13 @@ PARTNERS: dict[str, Sequence[Any]] = {"policy": POLICIES, "scheduler": SCHEDULER
 
 
 def make_cells(part: Any) -> list[Cell]:
-    """Every cell of a part, given as an object or as an expression; those that a part refuses are left out.
+    """Make every cell of a part; those that a part refuses are left out.
 
-    Raises ConfigError where nothing is left, or where the part is of no kind that we know.
+    Args:
+        part: An object, or an expression.
+
+    Raises:
+        ConfigError: Nothing is left, or the part is of no kind.
     """
     part = resolve_part(part)
     kind = find_part_kind(part)
@@ -81,12 +84,12 @@ def make_cells(part: Any) -> list[Cell]:
 
 
 def resolve_part(part: Any) -> Any:
-    """The part that an expression describes; an object as it is."""
+    """Make the part that an expression describes; an object is returned as it is."""
     return read_part(part, Any) if isinstance(part, str) else part
 
 
 def _choose_axis(part: Any, kind: str) -> dict[str, Sequence[Any]]:
-    """Who stands for the axis of a part: it alone, or policies that it is a field of."""
+    """Choose the parts on the axis of a part: it alone, or policies of which it is a field."""
     if kind in PARTNERS:
         return {kind: [part]}
     if kind == "score":
@@ -97,33 +100,35 @@ def _choose_axis(part: Any, kind: str) -> dict[str, Sequence[Any]]:
 
 
 def find_part_kind(part: Any) -> str:
-    """The kind of a part: that of the table that has its class or a base of it, or else of the method it has."""
+    """Find the kind of a part: that of the table which has its class or a base of it, or else of the method it has.
+
+    Raises:
+        ConfigError: It is no part.
+    """
     for made, table in product(type(part).__mro__, TABLES.values()):
         if table.name_of(made) is not None:
             return table.kind
-    for kind in METHODS:
-        if implements_kind(kind, type(part)) and (
-            kind != "cache" or "logits" not in inspect.signature(part.step).parameters
-        ):
+    for kind, table in TABLES.items():
+        if table.accepts(type(part)):
             return kind
-    raise ConfigError(f"{part!r} is no part: it has none of the methods that dllm.parts.METHODS lists")
+    raise ConfigError(f"{part!r} is no part: it has no method of any kind of part, which dllm.compose.names lists")
 
 
 def _add_needed_steps(scheduler: Scheduler, policy: Policy) -> Scheduler:
-    """The scheduler with the steps that a policy with a pace needs."""
+    """Give a scheduler the steps that a policy with a pace needs."""
     if policy.paced and has_field(scheduler, "steps") and scheduler.steps is None:
         return replace(scheduler, steps=4)  # type: ignore[type-var]
     return scheduler
 
 
 def _can_combine(scheduler: Scheduler, policy: Policy) -> bool:
-    """Whether one has steps where the other has a pace, or neither."""
+    """Tell whether one has steps where the other has a pace, or neither."""
     planned = _add_needed_steps(scheduler, policy).steps
     return policy.paced == (planned is not None)
 
 
 def find_refusal(cell: Cell) -> ConfigError | None:
-    """Why a cell cannot be: what its parts say when they meet the model."""
+    """Find why a cell is impossible: the error that its parts raise for the model, or None."""
     geometry, strategy = cell
     try:
         adapted = match_block_size(tiny_model(geometry), strategy)
@@ -137,12 +142,12 @@ def find_refusal(cell: Cell) -> ConfigError | None:
 
 
 def can_rest(part: Any) -> bool:
-    """Whether a part, or one within it, has a quota of zero at some steps."""
+    """Tell whether a part, or one within it, has a quota of zero at some steps."""
     return any(bool(getattr(inner, "rests", False)) for inner in iterate_parts(part))
 
 
 def iterate_parts(part: Any) -> Iterable[Any]:
-    """A part and all the parts that are its fields."""
+    """Yield a part and all the parts that are its fields."""
     yield part
     values = part if isinstance(part, tuple) else ()
     if is_dataclass(part) and not isinstance(part, type):

@@ -1,4 +1,4 @@
-"""The tests that `--dllm-laws` asks for."""
+"""Tests of the parts that `--dllm-laws` names."""
 
 from __future__ import annotations
 
@@ -9,5 +9,7 @@ from dllm.testing.suite import Laws
 
 
 class TestParts(Laws):
+    """Laws of the parts that the command line of pytest names."""
+
     def chosen(self, config: Any) -> list[Cell]:
         return [cell for part in config.getoption("--dllm-laws") for cell in make_cells(part)]

@@ -1,6 +1,6 @@
 """Laws of decoding, each stated once as a function that raises `AssertionError`; tests apply them to whole products.
 
-A law takes a model, requests and a strategy, and asks of the stream of steps what must be true of any.
+A law takes a model, requests and a strategy, and checks the stream of steps.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dllm.engine.batch import match_block_size
@@ -20,7 +21,7 @@ from dllm.types import Canvas, Query, Step, move_columns
 
 
 def run_batch(model: Any, requests: Sequence[Request], strategy: Strategy) -> tuple[list[Step], list[Result]]:
-    """All steps of a batch and its results."""
+    """Decode requests, and return all steps and results."""
     collector = Collector(model, requests, strategy)
     stream = []
     for step in steps(model, requests, strategy):
@@ -30,7 +31,7 @@ def run_batch(model: Any, requests: Sequence[Request], strategy: Strategy) -> tu
 
 
 def make_first_canvas(model: Any, requests: Sequence[Request], strategy: Strategy) -> Canvas:
-    """The canvas before the first step."""
+    """Make the canvas before the first step."""
     model = match_block_size(model, strategy)
     canvas = make_canvas(model, requests)
     return strategy.scheduler.arrange(canvas, None, None, strategy.scheduler.init(canvas, model))[0]
@@ -39,9 +40,16 @@ def make_first_canvas(model: Any, requests: Sequence[Request], strategy: Strateg
 def rows_finish_in_time(
     model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step], allowance: int = 0
 ) -> None:
-    """No row needs more forwards than it has columns to decide, commits and resting steps (`allowance`) aside.
+    """Check that no row needs more forwards than it has columns to decide.
 
     A policy that edits may take its bound besides, for every range that was opened, or that has become wider.
+
+    Args:
+        model: The model.
+        requests: The requests.
+        strategy: The strategy.
+        stream: All steps.
+        allowance: Forwards beyond that for commits of blocks, and steps in which a pace rests.
     """
     wanted = make_first_canvas(model, requests, strategy).pending.sum(1)
     allowed = torch.zeros_like(wanted)
@@ -55,8 +63,8 @@ def rows_finish_in_time(
     assert (nfe <= wanted + allowance).all(), f"{nfe.tolist()} forwards for {wanted.tolist()} columns"
 
 
-def _count_allowed_revisions(strategy: Strategy, step: Step) -> Tensor:
-    """Steps (b,) that a policy which edits may take more, in the ranges of this step."""
+def _count_allowed_revisions(strategy: Strategy, step: Step) -> Int[Tensor, " b"]:
+    """Count the steps that a policy which edits may take more, in the ranges of this step."""
     columns = step.window.end - step.window.start
     if not strategy.policy.edits:
         return torch.zeros_like(columns)
@@ -64,14 +72,14 @@ def _count_allowed_revisions(strategy: Strategy, step: Step) -> Tensor:
 
 
 def every_step_progresses(stream: list[Step], may_rest: bool = False) -> None:
-    """Every step decides something in every row that has something pending in its window."""
+    """Check that every step decides something in every row that has something pending in its window."""
     for step in stream:
         stuck = step.window.pending.any(1) & ~step.commit.any(1)
         assert may_rest or not stuck.any(), f"step {step.number}: rows {stuck.nonzero().flatten().tolist()} stand still"
 
 
 def decided_stays(model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step]) -> None:
-    """What was given and decided never changes, what is committed was pending, and no answer holds the mask id.
+    """Check that given and decided tokens stay, that commits were pending, and that no answer holds the mask id.
 
     A policy that edits may change and revoke answers in its window, and says so in the step.
     """
@@ -101,7 +109,7 @@ def decided_stays(model: Any, requests: Sequence[Request], strategy: Strategy, s
 
 
 def _move_canvas(canvas: Canvas, step: Step) -> Canvas:
-    """The canvas from before a step with its columns where they are after it; new ones pending."""
+    """Move the columns of the canvas before a step to their places after it; new ones are pending."""
     if step.moved is None:
         return canvas
     tokens, pending = move_columns(canvas.tokens, step.moved), move_columns(canvas.pending, step.moved, True)
@@ -109,8 +117,10 @@ def _move_canvas(canvas: Canvas, step: Step) -> Canvas:
 
 
 def windows_tile(model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step]) -> None:
-    """Every column of the requested output is decided, and exactly once unless the policy edits (rows that stopped
-    early aside)."""
+    """Check that every column of the requested output is decided, exactly once unless the policy edits.
+
+    In a row that stopped early some are.
+    """
     times = torch.zeros_like(make_first_canvas(model, requests, strategy).tokens)
     for step in stream:
         times = times + step.window.put(torch.zeros_like(times), 1, step.commit)
@@ -126,7 +136,7 @@ def windows_tile(model: Any, requests: Sequence[Request], strategy: Strategy, st
 
 
 def rows_are_independent(model: Any, requests: Sequence[Request], strategy: Strategy, results: list[Result]) -> None:
-    """A row decoded alone gives the same tokens in the same number of forwards as in company."""
+    """Check that a row decoded alone gives the same tokens in the same number of forwards as in a batch."""
     for i, request in enumerate(requests):
         _, (alone,) = run_batch(model, [request], strategy)
         together = results[i]
@@ -136,27 +146,46 @@ def rows_are_independent(model: Any, requests: Sequence[Request], strategy: Stra
 
 
 def fresh_is_exact(model: Any, requests: Sequence[Request], strategy: Strategy, stream: list[Step]) -> None:
-    """Where a step says that nothing stale was read, its predictions are those of a forward over everything."""
+    """Check that predictions which a step calls fresh are those of a forward over everything."""
     model = match_block_size(model, strategy)
     before = make_first_canvas(model, requests, strategy)
     for step in stream:
         for row in (step.fresh & (step.window.end > step.window.start)).nonzero().flatten().tolist():
             end = before.rows.length[row] if model.geometry.block is None else step.window.block_end[row]
-            logits = _compute_whole_row_logits(model, before, row, int(end))
+            logits = _compute_whole_row_logits(model, before, row, int(end), step.window.block_start[row : row + 1])
             slots = step.window.pending[row]
             outputs = (step.window.columns[row, slots] - model.needs_left).clamp(min=0)
-            p1 = logits.softmax(-1).index_fill(-1, torch.tensor([model.mask_id]), 0).amax(-1)[outputs]
+            p1 = _exclude_mask(logits.softmax(-1), model.mask_id).amax(-1)[outputs]
             torch.testing.assert_close(step.guess.p1[row, slots], p1, atol=2e-5, rtol=1e-4, check_dtype=False)
         before = step.canvas
 
 
+def _exclude_mask(marginal: Float[Tensor, "t v"], mask_id: int | None) -> Float[Tensor, "t v"]:
+    """Leave the mask token, which is no candidate, out of a marginal."""
+    if mask_id is None:
+        return marginal
+    return marginal.index_fill(-1, torch.tensor([mask_id], device=marginal.device), 0)
+
+
 @torch.inference_mode()
-def _compute_whole_row_logits(model: Any, canvas: Canvas, row: int, end: int) -> Tensor:
-    """Logits (end, v) of one row run whole and alone, with the dense mask that the geometry means."""
+def _compute_whole_row_logits(
+    model: Any, canvas: Canvas, row: int, end: int, stored: Int[Tensor, " 1"]
+) -> Float[Tensor, "t v"]:
+    """Compute logits of one row run whole and alone, with the dense mask that the geometry means.
+
+    Args:
+        model: The model.
+        canvas: The canvas.
+        row: The row.
+        end: Columns to run.
+        stored: Columns left of it are of finished blocks.
+    """
     columns = torch.arange(end).unsqueeze(0)
-    reach = model.geometry.visible_end(columns, canvas.rows.length[row : row + 1])
-    mask = (torch.arange(end) < reach.unsqueeze(-1)).unsqueeze(1)
+    reach = model.geometry.visible_end(columns, canvas.rows.length[row : row + 1], stored)
     tokens = canvas.tokens[row : row + 1, :end]
+    mask = (torch.arange(end) < reach.unsqueeze(-1)).unsqueeze(1).to(tokens.device)
     given = canvas.rows.given[row : row + 1, :end].to(tokens.device)
-    query = Query(tokens, columns, torch.ones_like(tokens, dtype=torch.bool), end, mask, 0, given=given)
-    return model.head(model.forward(query, None)[0]).float()
+    valid = torch.ones_like(tokens, dtype=torch.bool)
+    query = Query(tokens, columns.to(tokens.device), valid, end, mask, 0, given=given)
+    logits: Tensor = model.head(model.forward(query, None)[0])
+    return logits.float()

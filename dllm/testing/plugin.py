@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add the tests of the parts that were asked for to those that were found."""
+    """Add tests of the parts that the option names to those that were collected."""
     if config.getoption("--dllm-laws"):
         module = pytest.Module.from_parent(session, path=Path(__file__).with_name("chosen.py"), nodeid="dllm-laws")
         items += session.genitems(module)

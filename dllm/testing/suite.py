@@ -7,7 +7,7 @@
 
 A part is an object, or an expression as the command line takes it, which also tests that the part is registered. Each
 is tried with parts of every other kind over all geometries of attention, on tiny random models: see
-`dllm.testing.cells`. Give fields with which a part does something on a model that is seldom sure of anything.
+`dllm.testing.cells`. Give a part fields with which it does something on a model that is seldom confident.
 """
 
 from __future__ import annotations
@@ -33,35 +33,40 @@ COMMITS, RESTS = 4, 4 * 4
 
 
 class Laws:
-    """Base of a class of tests that puts `parts`, or whole `cells`, under every law."""
+    """Base of a class of tests that puts parts under every law.
+
+    Attributes:
+        parts: Parts, as objects or expressions, each tried in every cell.
+        cells: Whole cells to try besides.
+    """
 
     parts: ClassVar[Sequence[Any]] = ()
     cells: ClassVar[Sequence[Cell]] = ()
 
-    threads: ClassVar[int] = 1
+    _threads: ClassVar[int] = 1
 
     @classmethod
     def setup_class(cls) -> None:
         """Tiny tensors are many times faster on one thread."""
-        cls.threads = torch.get_num_threads()
+        cls._threads = torch.get_num_threads()
         torch.set_num_threads(1)
 
     @classmethod
     def teardown_class(cls) -> None:
-        torch.set_num_threads(cls.threads)
+        torch.set_num_threads(cls._threads)
 
     def chosen(self, config: Any) -> list[Cell]:
-        """The cells to test, under a configuration of pytest."""
+        """List the cells to test, under a configuration of pytest."""
         return [*self.cells, *(cell for part in self.parts for cell in make_cells(part))]
 
     def refreshed(self) -> list[Any]:
-        """Caches that refresh at every step: those under test, or else ours."""
+        """List caches that refresh at every step: those under test, or else ours."""
         own = [part for part in map(resolve_part, self.parts) if find_part_kind(part) == "cache"]
         ours = [] if own else [PrefixCache(), DualCache()]
         return [replace(cache, refresh=1) for cache in (*own, *ours) if has_field(cache, "refresh")]
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Each test names its argument after the cells that it is about."""
+        """Parametrise each test by the subset of cells after which its argument is named."""
         subset = next((name for name in SUBSETS if name in metafunc.fixturenames), None)
         if subset is None:
             return
@@ -114,9 +119,9 @@ class Laws:
 
 
 def _keep_distinct_policies(found: list[Cell]) -> list[Cell]:
-    """Cells of the first policy and of the first that rests: what is predicted does not depend on who judges it.
+    """Keep the cells of the first policy and of the first that rests: predictions do not depend on the policy.
 
-    Without those whose processors change the prediction by what they remember: for them, results are compared instead.
+    Cells with processors are dropped, since their state changes predictions; their results are compared instead.
     """
     found = [cell for cell in found if not cell[1].sampling.processors]
     policies = [strategy.policy for _, strategy in found]
@@ -125,7 +130,7 @@ def _keep_distinct_policies(found: list[Cell]) -> list[Cell]:
 
 
 def _vary_sampling(found: list[Cell]) -> list[Cell]:
-    """A cell of every 29, with each way of sampling."""
+    """Take every 29th cell, with each way of sampling."""
     return [
         (geometry, replace(s, sampling=replace(how, processors=s.sampling.processors)))
         for geometry, s in found[::29]
@@ -134,12 +139,12 @@ def _vary_sampling(found: list[Cell]) -> list[Cell]:
 
 
 def _drop_caches(found: list[Cell]) -> list[Cell]:
-    """The cells without their cache."""
+    """Replace the caches of cells by none."""
     return list(dict.fromkeys((geometry, replace(s, cache=NoCache())) for geometry, s in found))
 
 
 def _keep_exact_cells(found: list[Cell]) -> list[Cell]:
-    """Those that had none to begin with, with block-causal models."""
+    """Keep block-causal cells without a cache."""
     return [cell for cell in found if cell[0].startswith("block-causal") and isinstance(cell[1].cache, NoCache)]
 
 

@@ -25,12 +25,12 @@ GEOMETRIES: dict[str, tuple[Geometry, int]] = {
 
 @functools.cache
 def tiny_network(shift: int) -> torch.nn.Module:
-    """A random two-layer decoder whose predictions are neither flat nor certain."""
+    """Make a random two-layer decoder whose predictions are neither flat nor certain."""
     kind: Any
     kind, config = (Qwen2ForCausalLM, Qwen2Config) if shift else (LlamaForCausalLM, LlamaConfig)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5 + shift)
-        net = kind(
+        net: torch.nn.Module = kind(
             config(
                 vocab_size=VOCABULARY,
                 hidden_size=24,
@@ -47,6 +47,6 @@ def tiny_network(shift: int) -> torch.nn.Module:
 
 @functools.cache
 def tiny_model(geometry: str) -> TransformerModel:
-    """A tiny model of a named geometry. No token ends a text unless a request says so."""
+    """Make a tiny model of a named geometry. No token ends a text unless a request has end tokens of its own."""
     kind, shift = GEOMETRIES[geometry]
     return TransformerModel(tiny_network(shift), kind, needs_left=shift, mask_id=MASK)

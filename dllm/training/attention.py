@@ -23,6 +23,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from dllm.models.transformer import to_additive_mask
+
 CLEAN = 0
 """Number of the copy that shows every token."""
 FILLER = -1
@@ -94,8 +96,7 @@ def make_block_causal_mask(length: int, block: int, device: torch.device | str |
 
 def make_additive_mask(allowed: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Make a (b or 1, 1, q, k) float mask for a transformers decoder: 0 where allowed, the lowest number elsewhere."""
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    mask = mask.masked_fill(~allowed, torch.finfo(dtype).min)
+    mask = to_additive_mask(allowed, dtype)
     return rearrange(mask, "q k -> 1 1 q k") if mask.ndim == 2 else rearrange(mask, "b q k -> b 1 q k")
 
 

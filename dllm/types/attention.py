@@ -13,7 +13,7 @@ from dllm.errors import ConfigError
 
 
 class Geometry:
-    """How columns attend to each other: what a model family declares, and caches and schedulers ask.
+    """The way columns attend to each other: declared by a model family, asked by caches and schedulers.
 
     A family may bring a geometry of its own. What a column sees always is a prefix of its row, and a column sees no
     less than the column left of it. The prefix may be another one in the forward that *stores* a finished block for

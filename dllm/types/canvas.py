@@ -186,9 +186,9 @@ def mask_scores(score: Float[Tensor, "b k"], pending: Bool[Tensor, "b k"]) -> Fl
 
 @dataclass(frozen=True, eq=False)
 class Guess:
-    """What the model predicts for a window.
+    """The model's prediction for a window.
 
-    Slots that got no logits hold zeros. Two planes may be one tensor (greedily `tokens` and `mode`), so write into none.
+    Slots that got no logits hold zeros. Two planes may be one tensor (greedily `tokens` and `mode`): write into none.
 
     Attributes:
         tokens: Candidate: the arg-max, or a sample; never the mask id.
@@ -214,7 +214,7 @@ class Guess:
 
 
 class Verdict(NamedTuple):
-    """What a policy decides about a window.
+    """A policy's decision about a window.
 
     Attributes:
         accept: Commit the candidate here.
@@ -236,7 +236,7 @@ class Verdict(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What one forward showed.
+    """The output of one forward, seen from the window.
 
     Attributes:
         hidden: State from which the head predicts each slot of the window.
@@ -269,12 +269,12 @@ class Ledger(NamedTuple):
 
     @property
     def parallel(self) -> Bool[Tensor, "b t"]:
-        """Whether the column was decided together with another one of its row."""
+        """True where the column was decided together with another one of its row."""
         return (self.book & 3) > 0
 
     @property
     def certified(self) -> Bool[Tensor, "b t"]:
-        """Whether it was so decided and is provably equal to greedy joint decoding (`theory.is_certified`)."""
+        """True where it was so decided and is provably equal to greedy joint decoding (`theory.is_certified`)."""
         return (self.book & 3) > 1
 
 
@@ -323,7 +323,7 @@ class HostSlots(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Where:
-    """Where n slots lie: some of a window's. Their properties are looked up when they are asked for.
+    """The place of n slots: some of a window's. Their properties are looked up when they are asked for.
 
     Attributes:
         canvas: The canvas before the step.
@@ -353,7 +353,7 @@ class Where:
 
     @cached_property
     def pending(self) -> Bool[Tensor, " n"]:
-        """Whether the slot is still to be decided."""
+        """True where the slot is still to be decided."""
         return self.window.pending.flatten()[self.slots]
 
     @cached_property
@@ -373,7 +373,7 @@ class Where:
 
     @cached_property
     def greedy(self) -> Bool[Tensor, " n"]:
-        """Whether the slot must be decided greedily."""
+        """True where the slot must be decided greedily."""
         return self._of_row(self.window.commit)
 
     def _of_row(self, values: Shaped[Tensor, " b"]) -> Shaped[Tensor, " n"]:

@@ -5,6 +5,7 @@ A hook that raises NotImplementedError has to be defined; every other one has a 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -69,7 +70,7 @@ class Policy(
 
     @property
     def covers_decided(self) -> bool:
-        """Whether a signal that the policy needs covers decided slots."""
+        """True if a signal that the policy needs covers decided slots."""
         return any(isinstance(need, Signal) and need.covers_decided for need in self.needs)
 
     def init(self, canvas: Canvas, /) -> State:
@@ -258,7 +259,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where tokens have to be."""
+        """Device on which the model expects tokens."""
         return torch.device("cpu")
 
     def store(self, columns: int) -> Store:
@@ -294,12 +295,15 @@ class Model:
         raise NotImplementedError
 
     def with_block(self, size: int) -> Model:
-        """Make the same model with attention blocks of `size` columns.
+        """Make the same model with attention blocks of `size` columns; the weights are shared.
 
         Raises:
             ConfigError: The model has no attention blocks.
         """
-        raise ConfigError(f"{type(self).__name__} has no attention block to set: leave the block size out")
+        geometry = self.geometry.with_block(size)
+        model = copy.copy(self)
+        model.geometry = geometry
+        return model
 
 
 @runtime_checkable

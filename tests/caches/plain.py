@@ -15,18 +15,19 @@ from dllm.engine.batch import match_block_size
 from dllm.requests import Request
 from dllm.strategy import Strategy
 from dllm.testing import laws
-from dllm.types import Step
+from dllm.types import Model, Step
 
 
-class Spy:
-    """A model that remembers which columns it was asked to run, and of which tokens."""
+class Spy(Model):
+    """A model that remembers which columns it was asked to run, and of which tokens; all else is its model's."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.queries: list[Any] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
+    def __getattribute__(self, name: str) -> Any:
+        own = name.startswith("__") or name in ("model", "queries", "with_block", "forward")
+        return object.__getattribute__(self, name) if own else getattr(self.model, name)
 
     def with_block(self, size: int) -> Spy:
         self.model = self.model.with_block(size)
@@ -137,7 +138,7 @@ def replay(model: Any, requests: list[Request], strategy: Strategy, rule: Any) -
     checked = 0
     for row in range(len(requests)):
         before, store = laws.make_first_canvas(model, requests, strategy), PlainStore()
-        past = Past(model.needs_left, int(before.rows.length[row]), hasattr(model.geometry, "size"))
+        past = Past(model.needs_left, int(before.rows.length[row]), model.geometry.block is not None)
         for step in stream:
             if see(past, step, before, row):
                 checked += check(model, store, past, step, before, row, rule)

@@ -357,13 +357,13 @@ def test_what_moved_is_forgotten() -> None:
     """By the inner cache, which refreshes the row, and as a draft."""
     m = tiny_model("bidirectional")
     canvas = make_canvas(m, REQUESTS)
-    memory = Speculative(DualCache()).init(canvas, m)
-    memory = memory._replace(
-        score=torch.zeros_like(memory.score), inner=memory.inner._replace(since=torch.ones(3, dtype=torch.int64))
+    state = Speculative(DualCache()).init(canvas, m)
+    state = state._replace(
+        score=torch.zeros_like(state.score), inner=state.inner._replace(since=torch.ones(3, dtype=torch.int64))
     )
     moved = torch.arange(canvas.tokens.shape[1]).repeat(3, 1)
     moved[1, 14:] -= 1
-    after = Speculative().forget(memory, moved)
+    after = Speculative().forget(state, moved)
     assert after.inner.since.tolist() == [1, NEVER, 1]
     assert after.score.isinf().all(1).tolist() == [False, True, False]
 

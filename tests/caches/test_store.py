@@ -25,7 +25,8 @@ from dllm import (
     VicinityCache,
 )
 from dllm.caches.memory import CacheState, ColumnRange
-from dllm.caches.running import build_query, run_forward
+from dllm.caches.queries import build_query
+from dllm.caches.running import run_forward
 from dllm.requests import make_canvas
 from dllm.testing import laws
 from dllm.types import Cache, HostView
@@ -46,13 +47,9 @@ CACHES = [
 ]
 
 
-STORED = torch.zeros(3, dtype=torch.int64)
-"""No column belongs to a block that is stored for good."""
-
-
 @dataclass(frozen=True)
 class Watched(Cache):
-    """A cache whose memory is seen after every step, with copies of what is stored and where it lies."""
+    """A cache whose state is seen after every step, with copies of what is stored and where it lies."""
 
     cache: Any
     seen: list[tuple[CacheState, list[Tensor], list[int]]] = field(default_factory=list, compare=False)
@@ -60,11 +57,11 @@ class Watched(Cache):
     def init(self, canvas: Any, model: Any) -> CacheState:
         return self.cache.init(canvas, model)
 
-    def step(self, model: Any, canvas: Any, window: Any, memory: CacheState) -> Any:
-        seen, memory = self.cache.step(model, canvas, window, memory)
-        planes = [] if memory.store is None else [x for pair in memory.store.layers for x in pair]
-        self.seen.append((memory, [x.clone() for x in planes], [x.data_ptr() for x in planes]))
-        return seen, memory
+    def step(self, model: Any, canvas: Any, window: Any, state: CacheState) -> Any:
+        seen, state = self.cache.step(model, canvas, window, state)
+        planes = [] if state.store is None else [x for pair in state.store.layers for x in pair]
+        self.seen.append((state, [x.clone() for x in planes], [x.data_ptr() for x in planes]))
+        return seen, state
 
     def renew(self, *args: Any) -> Any:
         return self.cache.renew(*args)
@@ -87,8 +84,8 @@ def test_any_columns_of_an_unchanged_canvas_show_the_same(geometry: str) -> None
     b, t = canvas.tokens.shape
     end = window.block_end if geometry.startswith("block-causal") else canvas.rows.length
     whole = ColumnRange(torch.zeros_like(end), end)
-    first, memory = run_forward(m, canvas, window, whole, CacheState.blank(b, m.store(t)))
-    kept = [tuple(x[:, :, :t].clone() for x in layer) for layer in memory.store.layers]
+    first, state = run_forward(m, canvas, window, whole, CacheState.blank(b, m.store(t)))
+    kept = [tuple(x[:, :, :t].clone() for x in layer) for layer in state.store.layers]
     columns = window.columns[window.valid] - m.needs_left
     needed = torch.zeros(b, t, dtype=torch.bool)
     needed[window.valid.nonzero()[:, 0], columns.clamp(min=0)] = True
@@ -100,7 +97,7 @@ def test_any_columns_of_an_unchanged_canvas_show_the_same(geometry: str) -> None
         idle = torch.arange(b) == seed % 4  # of the last row in every fourth try nothing is run, and so on
         reach = ColumnRange(torch.where(idle, 0, start), torch.where(idle, 0, stop), skip)
         spy = Spy(m)
-        ran, memory = run_forward(spy, canvas, window, reach, memory)
+        ran, state = run_forward(spy, canvas, window, reach, state)
         (query,) = spy.queries
         assert query.start is None
         for row in range(b):
@@ -109,7 +106,7 @@ def test_any_columns_of_an_unchanged_canvas_show_the_same(geometry: str) -> None
             assert int(ran.queries[row]) == len(want)
             slots = window.valid[row] & ~idle[row]
             torch.testing.assert_close(ran.hidden[row, slots], first.hidden[row, slots], atol=1e-5, rtol=1e-4)
-        for layer, before in zip(memory.store.layers, kept, strict=True):
+        for layer, before in zip(state.store.layers, kept, strict=True):
             for now, old in zip(layer, before, strict=True):
                 for row in range(b):
                     length = int(end[row])
@@ -139,14 +136,14 @@ def test_nothing_left_out_is_no_hole() -> None:
 @torch.inference_mode()
 def test_rows_of_different_ranges_see_what_is_theirs() -> None:
     m, canvas, _ = first_window("block-causal")
-    rows = torch.arange(3)
-    query = build_query(
-        m.geometry, canvas, rows, ColumnRange(torch.tensor([0, 8, 0]), torch.tensor([16, 16, 0])), STORED
-    )
+    rows, stored = torch.arange(3), torch.zeros(3, dtype=torch.int64)
+    reach = ColumnRange(torch.tensor([0, 8, 0]), torch.tensor([16, 16, 0]))
+    query = build_query(m.geometry, canvas, rows, reach, stored)
     assert query.width == 16 and query.start is None
     seen = query.mask[:, 0].sum(-1)
     assert seen[0].tolist() == 8 * [8] + 8 * [16] and set(seen[1, :8].tolist()) == {16}
-    query = build_query(m.geometry, canvas, rows[:2], ColumnRange(torch.tensor([8, 9]), torch.tensor([12, 16])), STORED)
+    reach = ColumnRange(torch.tensor([8, 9, 0]), torch.tensor([12, 16, 0]))
+    query = build_query(m.geometry, canvas, rows[:2], reach, stored)
     assert query.mask is None and query.valid.sum(1).tolist() == [4, 7]
 
 
@@ -158,13 +155,13 @@ def test_store_never_grows_and_rows_leave_it(geometry: str, cache: Any) -> None:
     laws.run_batch(tiny_model(geometry), REQUESTS, Strategy(Threshold(0.6), Blocks(8), watched))
     columns = int(make_canvas(tiny_model(geometry), REQUESTS).tokens.shape[1])
     places, rows = None, 3
-    for memory, planes, now in watched.seen:
-        assert len(planes) == 4 and all(x.shape == (len(memory.rows), 2, columns + 1, 6) for x in planes)
-        assert places is None or now == places or len(memory.rows) < rows
-        assert len(memory.rows) <= rows
-        places, rows = now, len(memory.rows)
-        assert memory.log is None or all(x.numel() <= 3 * columns for x in memory.log if isinstance(x, Tensor))
-    assert rows == 1 and memory.rows.tolist() == [1]
+    for state, planes, now in watched.seen:
+        assert len(planes) == 4 and all(x.shape == (len(state.rows), 2, columns + 1, 6) for x in planes)
+        assert places is None or now == places or len(state.rows) < rows
+        assert len(state.rows) <= rows
+        places, rows = now, len(state.rows)
+        assert state.log is None or all(x.numel() <= 3 * columns for x in state.log if isinstance(x, Tensor))
+    assert rows == 1 and state.rows.tolist() == [1]
 
 
 @pytest.mark.parametrize("geometry", ["block-causal", "block-causal-shift"])
@@ -183,9 +180,9 @@ def test_finished_blocks_are_stored_exactly(geometry: str, cache: Any, scheduler
         run_forward(m, final, stream[0].window, ColumnRange(zeros, final.rows.length), exact)
     checked = 0
     want = [x for pair in exact.store.layers for x in pair]
-    for memory, planes, _ in watched.seen:
-        for place, row in enumerate(memory.rows.tolist()):
-            n = int(memory.exact[row])
+    for state, planes, _ in watched.seen:
+        for place, row in enumerate(state.rows.tolist()):
+            n = int(state.exact[row])
             for x, y in zip(planes, want, strict=True):
                 torch.testing.assert_close(x[place, :, :n], y[row, :, :n], atol=1e-5, rtol=1e-4)
             checked += n > 0
@@ -196,7 +193,7 @@ def test_finished_blocks_are_stored_exactly(geometry: str, cache: Any, scheduler
 def test_bidirectional_attention_is_never_exact(cache: Any) -> None:
     watched = Watched(cache)
     laws.run_batch(tiny_model("bidirectional"), REQUESTS, Strategy(Threshold(0.6), Blocks(8), watched))
-    assert not any(memory.exact.any() for memory, _, _ in watched.seen)
+    assert not any(state.exact.any() for state, _, _ in watched.seen)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -211,29 +208,29 @@ def test_rows_do_not_depend_on_their_neighbours(geometry: str, cache: Any) -> No
 
 def test_columns_that_moved_are_run_again() -> None:
     """Where columns move nothing is known of the row from the first of them on, and every cache refreshes it."""
-    memory = CacheState.blank(3, None)._replace(exact=torch.tensor([8, 8, 8]), since=torch.tensor([2, 2, 2]))
+    state = CacheState.blank(3, None)._replace(exact=torch.tensor([8, 8, 8]), since=torch.tensor([2, 2, 2]))
     still = torch.arange(12)
     inserted, longer = still.clone(), still.clone()
     inserted[4:], longer[10:] = torch.arange(3, 11), -1
     inserted[4] = -1
     moved = torch.stack([still, inserted, longer])
-    memory = memory.forget(moved)
-    assert memory.exact.tolist() == [8, 4, 8]
+    state = state.forget(moved)
+    assert state.exact.tolist() == [8, 4, 8]
     m, canvas, window = first_window("bidirectional")
     window = window._replace(entered=torch.zeros(3, dtype=torch.bool))
     for cache in CACHES:
         begun = cache.init(canvas, m)
-        assert cache.due(window, begun).all(), "what was never run is run"
-        later = begun._replace(since=memory.since)
+        assert cache.needs_refresh(window, begun).all(), "what was never run is run"
+        later = begun._replace(since=state.since)
         if later.log is not None:
             later = later._replace(log=later.log._replace(opened=torch.full((3,), 3), forwards=torch.full((3,), 3)))
-        assert cache.due(window, later).tolist() == [False, True, True]
+        assert cache.needs_refresh(window, later).tolist() == [False, True, True]
 
 
 def test_no_cache_keeps_nothing() -> None:
     watched = Watched(NoCache())
     laws.run_batch(tiny_model("bidirectional"), REQUESTS, Strategy(Threshold(0.6), Blocks(8), watched))
-    assert all(memory.store is None and not planes for memory, planes, _ in watched.seen)
+    assert all(state.store is None and not planes for state, planes, _ in watched.seen)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)

@@ -42,14 +42,17 @@ def test_turns_are_those_of_a_conversation(dllm, checkpoints, jsonl):
 
 def test_errors_do_not_end_it(dllm, checkpoints):
     asked = "\n".join((
-        "/set tau 0.5 nope 3", "/set tau abc", "/set", "/set policy", "/set 'a", "/nothing", "/set policy unknown",
+        "/set tau 0.5 nope 3", "/set gamma 0.1",
+        "/set tau abc", "/set", "/set policy", "/set 'a", "/nothing", "/set policy unknown",
         "/set block_size 0", "/set max_new_tokens 0", "/set max_new_tokens 100000", "w5", "/set max_new_tokens 8", "w5",
         "/show", "/help", "/clear", "//w6",
     ))  # fmt: skip
     result = dllm("chat", "--model", checkpoints["talking"], stdin=asked + "\n")
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 2
-    for told in ("nope: there is no such setting", "must be a number", "say what", "give a value", "no such command",
+    for told in ("nope: there is no such setting",
+                 'write /set policy "entropy-bound(gamma=0.1)"',
+                 "must be a number", "say what", "give a value", "no such command",
                  "unknown policy", "size must be at least 1", "at least 1", "context is", "Strategy(", "Ctrl-C",
                  "forgotten"):  # fmt: skip
         assert told in result.stderr, told

@@ -216,3 +216,18 @@ def test_weights_are_packed_where_that_helps_unless_told_otherwise(
     ]  # fmt: skip
     refused = dllm("decode", "--model", checkpoints["llada"], "--pack", "--dtype", "float16", "x")
     assert refused.exit_code == 2 and "pack: only weights in float32" in refused.stderr
+
+
+def test_a_job_reads_the_checkpoint_and_makes_a_strategy_once_for_each_length(dllm, checkpoints, jsonl, monkeypatch):
+    from dllm.compose.options import Options
+    from dllm.models import checkpoint
+
+    read_files, lengths = [], []
+    read_json, strategy = checkpoint.read_json, Options.strategy
+    monkeypatch.setattr(checkpoint, "read_json", lambda path: read_files.append(path.name) or read_json(path))
+    monkeypatch.setattr(Options, "strategy", lambda options, model, n: lengths.append(n) or strategy(options, model, n))
+    rows = [{"prompt_ids": [5, 6 + i], "max_new_tokens": 4 + 4 * (i % 2)} for i in range(6)]
+    result = dllm("decode", "--model", checkpoints["llada"], "--input", jsonl(*rows), "--policy", "top-k", "--k", 1)
+    assert result.exit_code == 0, result.stderr
+    assert lengths == [4, 8]
+    assert read_files.count("config.json") == 1

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dllm.compose.options import Options
 from tests.cli.conftest import POISON, read
+from tests.tiny import tiny_model
 
 MISUSE = {
     "policy": (["--policy", "nope"], ["unknown policy 'nope'", "threshold, factor"]),
@@ -46,7 +48,6 @@ MISUSE = {
     "f-of-threshold": (["--policy", "threshold", "--f", "1"], ["--f does not belong to threshold", "--tau"]),
     "tau-of-factor": (["--policy", "factor", "--tau", "1"], ["--tau does not belong to factor", "--f"]),
     "k-of-factor": (["--policy", "factor", "--k", "1"], ["--k does not belong to factor"]),
-    "strict-of-factor": (["--policy", "factor", "--no-strict"], ["--strict does not belong to factor"]),
     "steps-of-threshold": (["--steps", "8"], ["--steps does not belong to threshold"]),
     "refresh-of-none": (["--cache", "none", "--refresh", "3"], ["--refresh does not belong to none"]),
     "block-of-whole": (["--scheduler", "whole", "--block-size", "8"], ["--block-size does not belong to whole"]),
@@ -72,6 +73,30 @@ def test_misuse(dllm, checkpoints, jsonl, tmp_path, case):
     for fragment in fragments:
         assert fragment in result.stderr
     assert not list(tmp_path.glob("out*")), "nothing is left behind"
+
+
+MISPLACED = {
+    ("--gamma", "0.1"): '--gamma is no option but a field of entropy-bound: write --policy "entropy-bound(gamma=0.1)"',
+    ("--h=0.3",): 'write --policy "entropy-threshold(h=0.3)"',
+    ("--delta", "0.5"): 'write --policy "error-budget(delta=0.5)"',
+    ("--delta", "0.5", "--policy", "sequence-budget"): 'write --policy "sequence-budget(delta=0.5)"',
+    ("--strict",): 'write --policy "threshold(strict=True)"',
+    ("--no-strict", "--policy", "threshold"): 'write --policy "threshold(strict=False)"',
+    ("--strict", "--policy=threshold(tau=0.5)"): 'write --policy "threshold(tau=0.5, strict=True)"',
+    ("--while-first",): 'write --cache "dual(while_first=True)"',
+}
+
+
+@pytest.mark.parametrize("options", MISPLACED, ids=" ".join)
+@pytest.mark.parametrize("command", [("decode", "hello"), ("chat",), ("eval", "--tasks", "gsm8k")], ids=lambda c: c[0])
+def test_a_field_of_a_part_is_answered_with_the_expression_to_write(dllm, command, options):
+    result = dllm(*command, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: --") and result.stderr.count("\n") == 1
+    assert MISPLACED[options] in result.stderr
+    expression = result.stderr.partition('"')[2].rpartition('"')[0]
+    kind = result.stderr.partition("write --")[2].split()[0]
+    assert getattr(Options(**{kind: expression}).strategy(tiny_model("bidirectional"), 8), kind)
 
 
 def test_a_misspelt_option_is_told_the_right_one(dllm):

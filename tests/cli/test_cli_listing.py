@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +36,22 @@ def test_public_names_are_all_there():
     with pytest.raises(AttributeError, match="nonsense"):
         library.nonsense  # noqa: B018
     assert set(library.__all__) <= set(dir(library))
+
+
+def test_type_checkers_see_the_public_names():
+    tree = ast.parse(Path(library.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen: dict[str, set[str]] = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom) and node.module is not None
+        seen.setdefault(node.module.removeprefix("dllm."), set()).update(alias.asname or "*" for alias in node.names)
+    assert seen == {home: set(names or "*") for home, names in library._PUBLIC.items()}
+    assert list(seen) == sorted(library._PUBLIC)
+
+
+def test_a_module_is_no_reason_to_import_the_public_names():
+    code = "import sys; from dllm import registry; from dllm import version; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_help_names_every_option_and_part(dllm):

@@ -16,7 +16,7 @@ from tests.packages import Site
 
 BROKEN = {
     "dllm.policies": {"broken": "nowhere:X"},
-    "dllm.compose.recipes": {"broken": "nowhere:x"},
+    "dllm.recipes": {"broken": "nowhere:x"},
     "dllm.families": {"odd": "no:X"},
 }
 

@@ -124,8 +124,8 @@ def test_it_is_what_would_be_found_anew(cell: Any, apart: int) -> None:
 class Mood:
     """Refreshes a row at every third forward too, whatever cache this is mixed into."""
 
-    def due(self, window: Any, memory: Any) -> Tensor:
-        return super().due(window, memory) | (memory.since == 3)  # type: ignore[misc]
+    def needs_refresh(self, window: Any, memory: Any) -> Tensor:
+        return super().needs_refresh(window, memory) | (memory.since == 3)  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ class Mixed(Mood, DualCache):
 class Moody(DualCache):
     """It has that mood itself."""
 
-    def due(self, window: Any, memory: Any) -> Tensor:
-        return super().due(window, memory) | (memory.since == 3)
+    def needs_refresh(self, window: Any, memory: Any) -> Tensor:
+        return super().needs_refresh(window, memory) | (memory.since == 3)
 
 
 @dataclass(frozen=True)

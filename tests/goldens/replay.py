@@ -17,7 +17,8 @@ Case = dict[str, Any]
 
 
 def cases(shared: Path, name: str) -> list[Case]:
-    return json.loads((shared / "goldens" / f"{name}.json").read_text())["cases"]
+    found: list[Case] = json.loads((shared / "goldens" / f"{name}.json").read_text())["cases"]
+    return found
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.goldens.replay import Case, cases, grouped, replay
 SCORE = {"entropy": "entropy", "maskgit_plus": "confidence", "topk_margin": "margin"}
 
 
-def settings(case: Case) -> tuple:
+def settings(case: Case) -> tuple[Any, ...]:
     return tuple(
         case[k] for k in ("checkpoint", "cache", "alg", "threshold", "steps", "gen_length", "block_length", "eps")
     )

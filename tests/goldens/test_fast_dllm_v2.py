@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from dllm.compose.options import Options
 from tests.goldens.replay import Case, cases, grouped, replay, until
 
 
-def settings(case: Case) -> tuple:
+def settings(case: Case) -> tuple[Any, ...]:
     return tuple(case[k] for k in ("checkpoint", "block_size", "small_block_size", "use_block_cache", "threshold"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.goldens.replay import Case, cases, grouped, replay
 POLICY = {"fixed": "top-k", "threshold": "threshold", "factor": "factor-as-published"}
 
 
-def settings(case: Case) -> tuple:
+def settings(case: Case) -> tuple[Any, ...]:
     return tuple(
         case[k] for k in ("checkpoint", "cache", "policy", "threshold", "factor", "steps", "gen_length", "block_length")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from dllm.compose.options import Options
 from tests.goldens.replay import Case, cases, grouped, replay, until
 
 
-def settings(case: Case) -> tuple:
+def settings(case: Case) -> tuple[Any, ...]:
     keys = ("checkpoint", "block_length", "denoising_steps", "remasking_strategy", "confidence_threshold", "gen_length")
     return tuple(case[k] for k in keys)
 

@@ -81,6 +81,7 @@ def test_model_arguments_go_where_the_options_of_decode_go() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"gamma": 0.1}, 'gamma is no option but a field of entropy-bound: write --policy "entropy-bound(gamma=0.1)"'),
         ({"polcy": "factor"}, "unknown model argument 'polcy' (did you mean 'policy'?): choose from adapter"),
         ({"tau": "high"}, "tau='high': must be float"),
         ({"k": True}, "k=True: must be int"),

@@ -33,7 +33,7 @@ from dllm import (
 from dllm.bench.shapes import ModelShape, make_random_model
 from dllm.models.compiled import CompiledModel, _graphs_work_here
 from dllm.models.packing import pack_linear_layers
-from dllm.models.static_store import bucket
+from dllm.models.static_memory import bucket
 from dllm.testing import laws
 from dllm.types import Query
 from tests.tiny import tiny_model

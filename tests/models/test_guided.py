@@ -28,7 +28,6 @@ from dllm import (
 from dllm.models.tabular import TabularModel
 from dllm.testing import laws
 from dllm.testing.cells import REQUESTS
-from dllm.types import Model
 from tests.tiny import GEOMETRIES, MASK, tiny_model, tiny_network
 
 STRATEGIES = [
@@ -156,8 +155,8 @@ def test_what_cannot_be_guided() -> None:
     with pytest.raises(ConfigError, match="no mask id"):
         Guided(replace(tiny_model("bidirectional"), mask_id=None), 1.0)
 
-    class Plain(Model):
-        def generate(self, *_: object) -> list[list[int]]:
+    class Plain:
+        def generate(self, prompts: object) -> list[list[int]]:
             return []
 
     with pytest.raises(ConfigError, match="plain causal"):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dllm.models.kv_store import KeyValueStore
-from dllm.models.static_store import Layers, MemoryPool, StaticStore
+from dllm.models.static_memory import Layers, MemoryPool
+from dllm.models.static_store import StaticStore
 
 COLUMNS = 4
 
@@ -22,7 +23,7 @@ def allocate(rows: int, columns: int) -> Layers:
 
 def store_of(rows: int, pool: MemoryPool | None = None) -> StaticStore:
     store = StaticStore(COLUMNS, pool or MemoryPool(allocate, 0))
-    store.furnish(rows)
+    store.allocate(rows)
     return store
 
 
@@ -71,12 +72,12 @@ def test_memory_is_used_again_and_empty() -> None:
 def test_unused_memory_is_given_back() -> None:
     """A store of each length does not stay for ever: down to `spare` bytes, the longest unused first."""
     one = StaticStore(COLUMNS, MemoryPool(allocate, 0))
-    one.furnish(1)
+    one.allocate(1)
     pool = MemoryPool(allocate, 2 * one.memory.bytes)
     for _ in range(3):
         for columns in range(1, 30):
             store = StaticStore(columns, pool)
-            store.furnish(1)
+            store.allocate(1)
             del store
             assert sum(memory.bytes for memory in pool.unused[:-1]) <= pool.spare
     assert [memory.columns for memory in pool.unused] == [29]

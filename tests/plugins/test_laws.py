@@ -124,16 +124,16 @@ class Lazy(Elsewhere):
 class Stale(DualCache):
     """Says of what it kept that it is fresh."""
 
-    def step(self, *given: Any) -> Any:
-        seen, memory = super().step(*given)
-        return seen._replace(fresh=torch.ones_like(seen.fresh)), memory
+    def plan(self, *given: Any) -> Any:
+        course = super().plan(*given)
+        return course._replace(fresh=torch.ones_like(course.fresh))
 
 
 @dataclass(frozen=True)
 class NeverFresh(DualCache):
     """Refreshes nothing, whatever it is told."""
 
-    def due(self, window: Any, memory: Any) -> Any:
+    def needs_refresh(self, window: Any, memory: Any) -> Any:
         return window.entered
 
 

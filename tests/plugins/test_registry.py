@@ -17,6 +17,7 @@ from tests.tiny import tiny_model
 GOOD = """
     from dataclasses import dataclass
     from dllm.policies import PrefixRule, Confidence
+    from dllm.types import Cache as CacheBase
 
     @dataclass(frozen=True)
     class Good(PrefixRule):
@@ -31,7 +32,7 @@ GOOD = """
         pass
 
     @dataclass(frozen=True)
-    class Cache:
+    class Cache(CacheBase):
         def init(self, canvas, model, /): ...
         def step(self, model, canvas, window, state, /): ...
 
@@ -119,7 +120,7 @@ def test_a_broken_package_is_an_error_of_its_own_name_alone(site: Site, case: st
         ("part:Thawed", "frozen dataclass"),
         ("part:Bare", "frozen dataclass"),
         ("part:good", "a policy is a class"),
-        ("part:Cache", "Cache is no policy: it has no step(guess, window, state)"),
+        ("part:Cache", "Cache is no policy: it does not derive from dllm.types.Policy"),
     ],
 )
 def test_what_is_no_policy_is_refused(site: Site, place: str, reason: str):
@@ -200,7 +201,7 @@ RECIPE = """
 
 def test_recipes_of_packages(site: Site):
     names = ("plain", "full", "raises", "strange", "number")
-    site.install("dllm-papers", {"dllm.compose.recipes": {name: f"papers:{name}" for name in names}}, papers=RECIPE)
+    site.install("dllm-papers", {"dllm.recipes": {name: f"papers:{name}" for name in names}}, papers=RECIPE)
     m = tiny_model("bidirectional")
     assert list(RECIPES)[: len(BUILT_IN)] == list(BUILT_IN)
     assert Options(recipe="plain").strategy(m, 8).policy == Threshold(0.7)
@@ -221,7 +222,7 @@ def test_recipes_of_packages(site: Site):
 
 def test_recipes_of_packages_are_defaults_of_new_families_only(site: Site):
     points = {"raises": "papers:nowhere", "full": "papers:full"}
-    site.install("dllm-papers", {"dllm.compose.recipes": points}, papers=RECIPE)
+    site.install("dllm-papers", {"dllm.recipes": points}, papers=RECIPE)
     assert default_recipe("llada").name == "fast_dllm" and default_recipe("").name == "fast_dllm"
     assert "papers" not in sys.modules
     assert default_recipe("novel").name == "full", "a broken neighbour is passed over"

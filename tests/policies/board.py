@@ -36,7 +36,8 @@ def board(
 
     columns  of the slots, the same in every row (0, 1, … if left out); the canvas has `t` columns
     answer   decided slots are the row's own, and may be revoked or replaced
-    planes   other fields of the guess, and its signals by name, as nested lists; left out, candidates are token 0 and the rival has the rest
+    planes   other fields of the guess, and its signals by name, as nested lists; left out, candidates are token 0 and
+             the rival has the rest
     """
     b, k = len(rows), len(rows[0])
     pending = torch.tensor([[c is not None for c in row] for row in rows])

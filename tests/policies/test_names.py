@@ -41,11 +41,11 @@ def test_a_named_policy_obeys_the_laws(name: str) -> None:
 
 def test_options_reach_their_field() -> None:
     m = tiny_model("bidirectional")
-    assert Options(policy="entropy-bound", gamma=0.3).strategy(m, 8).policy == EntropyBound(0.3)
-    assert Options(policy="sequence-budget", delta=0.7).strategy(m, 8).policy == SequenceBudget(0.7)
+    assert Options(policy="entropy-bound(gamma=0.3)").strategy(m, 8).policy == EntropyBound(0.3)
+    assert Options(policy="sequence-budget(delta=0.7)").strategy(m, 8).policy == SequenceBudget(0.7)
     assert Options(policy="klass", tau=0.6).strategy(m, 8).policy == KLASS(0.6)
-    with pytest.raises(ConfigError, match=r"--gamma does not belong to certified: it takes --score"):
-        Options(policy="certified", gamma=0.3).strategy(m, 8)
+    with pytest.raises(ConfigError, match=r"--tau does not belong to certified: it takes --score"):
+        Options(policy="certified", tau=0.3).strategy(m, 8)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda r: r.name)

@@ -21,8 +21,8 @@ from dllm.processors.automaton import (
     Automaton,
     build_token_automaton,
     compile_automaton,
-    compile_byte_automaton,
 )
+from dllm.processors.byte_automaton import compile_byte_automaton
 from dllm.processors.spelling import spell_tokens
 from tests.processors.patterns import PATTERNS
 from tests.processors.words import WORDS, speaking

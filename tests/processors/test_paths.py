@@ -9,7 +9,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dllm.processors.automaton import END, NOTHING, build_token_automaton, compile_byte_automaton
+from dllm.processors.automaton import END, NOTHING, build_token_automaton
+from dllm.processors.byte_automaton import compile_byte_automaton
 from dllm.processors.paths import PENDING, AutomatonPaths, classify_tokens, compute_paths, select_compatible_slots
 from tests.processors.patterns import PATTERNS
 
@@ -121,7 +122,7 @@ def test_following_a_row_is_the_same_as_beginning_anew(
         t = paths.kinds.shape[1]
         slots = torch.arange(t)[None] == before + i
         kinds = classify_tokens(automaton.kinds, torch.full((1, t), whole[i]), torch.tensor([[STOP if stops else -1]]))
-        paths = paths.decide(slots, kinds).from_left(automaton, t).from_right(automaton, 0, before + i)
+        paths = paths.decide(slots, kinds).update_left(automaton, t).update_right(automaton, 0, before + i)
         _, anew, _ = board(pattern, before, row, text, stops)
         assert torch.equal(paths.left, anew.left)
         assert torch.equal(paths.right, anew.right)

@@ -67,6 +67,7 @@ def test_a_strategy_can_be_for_one_model_only() -> None:
         ({"strategys": []}, "strategys: no field of a sweep (did you mean 'strategies'?); it has models, prompts"),
         ({}, "strategies: not given"),
         ({"strategies": [{"tua": 1}]}, "tua: no field of a strategy"),
+        ({"strategies": [{"gamma": 0.1}]}, 'write --policy "entropy-bound(gamma=0.1)"'),
         ({"strategies": [{"tau": "high"}]}, "tau: 'high': must be a number"),
         ({"strategies": [{"k": 1.5}]}, "k: 1.5: must be a whole number"),
         ({"strategies": [{"k": True}]}, "k: True: must be a whole number"),

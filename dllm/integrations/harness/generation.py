@@ -77,7 +77,7 @@ def make_sequential_plan(plan: Strategy | Autoregressive) -> Strategy | Autoregr
     scheduler: Any = plan.scheduler
     # Steps are planned for policies with a pace, and the reference has none. Schedulers of other packages may plan
     # steps too.
-    if getattr(scheduler, "steps", None) is not None:
+    if scheduler.steps is not None:
         scheduler = replace(scheduler, steps=None)
     return Strategy(TopK(k=1), scheduler, NoCache(), Sampling(processors=plan.sampling.processors), plan.stopping)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from dllm.compose.misplaced_fields import explain_misplaced_field
 from dllm.compose.options import Options
 from dllm.errors import ConfigError
 from dllm.jobs import Job, check_seed
@@ -98,6 +99,8 @@ class HarnessSettings:
                 raise ConfigError("recipe and strategy: give one of them; each sets every part")
             given["recipe"] = given.pop("strategy")
         if wrong := next((name for name in given if name not in own | theirs), None):
+            if (message := explain_misplaced_field(wrong, given[wrong], given)) is not None:
+                raise ConfigError(message)
             names = sorted({*own, *theirs, "strategy"})
             raise ConfigError(
                 f"unknown model argument {wrong!r}{suggest_name(wrong, names)}: choose from {', '.join(names)}"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from dllm.compose.misplaced_fields import explain_misplaced_field
 from dllm.compose.options import Options
 from dllm.integrations.server.error_responses import ApiError
 from dllm.registry import suggest_name
@@ -187,6 +188,8 @@ def _explain_validation_error(kind: type[CallBody], error: ValidationError) -> A
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        if (message := explain_misplaced_field(place, first["input"], {}, prefix="")) is not None:
+            return ApiError(400, message, place)
         names = sorted(set(kind.model_fields) - set(NEUTRAL))
         return ApiError(
             400, f"unknown field {place!r}{suggest_name(place, names)}: choose from {', '.join(names)}", place

@@ -41,23 +41,26 @@ REFUSED = {
     "a2d-gpt2": "an adapted GPT-2 is not mapped onto a stock class yet; use an adapted Llama or Qwen",
     "bd3lm": "BD3-LM is a diffusion transformer of its own without a stock class; use SDAR or Fast-dLLM v2",
 }
-"""Relatives that we know and cannot run, by `model_type`, and what to do instead."""
+"""Related formats that we know and cannot run, by `model_type`, and what to do instead."""
 
 
-def recognise_family(config: Config, asked: str | None = None, added: Iterable[str] = ()) -> Family:
-    """The family of a config.json, with what this checkpoint needs of it.
+def recognise_family(config: Config, name: str | None = None, added: Iterable[str] = ()) -> Family:
+    """Find the family of a config.json, with the facts of this checkpoint.
 
-    asked  its name, where the caller knows better than config.json
-    added  tokens of added_tokens.json
+    Args:
+        config: config.json.
+        name: Name of the family, where config.json does not determine it.
+        added: Tokens of added_tokens.json.
 
-    Raises CheckpointError, listing the families, where there is none, and ConfigError where the one asked for cannot
-    run the checkpoint.
+    Raises:
+        CheckpointError: There is none; the message lists the families.
+        ConfigError: The one asked for cannot run the checkpoint.
     """
     kind, architectures = config.get("model_type"), config.get("architectures") or []
-    if asked is not None:
-        return _family_by_name(asked, config)
-    if brought := find_plugged_family(config, FAMILIES):
-        return brought.settle(config)
+    if name is not None:
+        return _family_by_name(name, config)
+    if plugged := find_plugged_family(config, FAMILIES):
+        return plugged.settle(config)
     known = ", ".join(family.title for family in (*FAMILIES, AUTOREGRESSIVE))
     if reason := REFUSED.get(str(kind).lower()):
         raise CheckpointError(f"config.json: model_type {kind!r}: {reason}; known families: {known}")
@@ -72,25 +75,33 @@ def recognise_family(config: Config, asked: str | None = None, added: Iterable[s
 
 
 def _matching_family(config: Config, added: frozenset[str]) -> Family | None:
-    """The first family that config.json fits: by architecture, by a token of its own, by model type alone."""
+    """Find the first family that config.json fits: by architecture, by a token of its own, or by model type alone.
+
+    The order matters: several families share a model type with each other (LLaDA and LLaDA-MoE), or with a plain causal
+    language model (Open-dCoder), and only the other two signs distinguish them.
+    """
     kind, architectures = config.get("model_type"), set(config.get("architectures") or [])
     named = [f for f in FAMILIES if kind in (*f.model_types, None) and architectures & set(f.architectures)]
-    marked = [f for f in FAMILIES if kind in f.asked and f.mark in added]
+    marked = [f for f in FAMILIES if kind in f.on_request and f.mark in added]
     typed = [f for f in FAMILIES if kind in f.model_types and not f.native]
     return next(iter(named + marked + typed), None)
 
 
 def _family_by_name(name: str, config: Config) -> Family:
-    """The family of that name, if it runs this model type."""
+    """Return the family of that name.
+
+    Raises:
+        ConfigError: It does not run this model type.
+    """
     kind = config.get("model_type")
     if name == AUTOREGRESSIVE.name and (stock := causal_lm_class(config)):
         return replace(AUTOREGRESSIVE, stock=stock)
     if name in PLUGGED:
         return PLUGGED[name].settle(config)
     for family in FAMILIES:
-        if family.name == name and kind in (*family.model_types, *family.asked):
+        if family.name == name and kind in (*family.model_types, *family.on_request):
             return family.settle(config)
-    able = [f.name for f in FAMILIES if kind in (*f.model_types, *f.asked)]
+    able = [f.name for f in FAMILIES if kind in (*f.model_types, *f.on_request)]
     if causal_lm_class(config):
         able.append(AUTOREGRESSIVE.name)
     runs = f"this model_type, {kind!r}, is run by {', '.join(able)}" if able else f"no family runs model_type {kind!r}"

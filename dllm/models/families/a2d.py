@@ -12,11 +12,13 @@ from dllm.types import Bidirectional, BlockCausal, Geometry
 
 
 class _AdaptedBase(NamedTuple):
-    """What an adapted model was before.
+    """The kind of model that was adapted.
 
-    stock, settings  its classes of `transformers`
-    drop             fields that its config class does not compute with
-    mask_id          id that its tokenizer gives to a new token, None where there is no such tokenizer
+    Attributes:
+        stock: Class of `transformers` that runs it.
+        settings: Class of `transformers` that holds its config.
+        drop: Fields that its config class does not compute with.
+        mask_id: Id that its tokenizer gives to a new token. None where there is no such tokenizer.
     """
 
     stock: str
@@ -34,14 +36,18 @@ BASES = {
 
 @dataclass(frozen=True)
 class A2D(Family):
-    """Bidirectional, no token shift; config and tensors are those of the model before, under another `model_type`.
+    """A2D trained masked: bidirectional, no token shift.
 
-    config.json does not tell whether a checkpoint was trained masked or in blocks, so that the second kind is loaded
-    by asking for `A2DBlocks` by its name.
+    Config and tensors are those of the model that was adapted, under another `model_type`. config.json does not say
+    whether a checkpoint was trained masked or in blocks, so the second kind is loaded by asking for `A2DBlocks` by
+    its name.
 
-    Reference: Zhou et al., dLLM (github.com/ZHZisZZ/dllm), `pipelines/a2d`; MDLM (arXiv:2406.07524).
-    Not verified: the mask id of Qwen2.5 (the first that its tokenizer has free; a tokenizer's own comes first), and
-    whether a published config ties a head that its weights hold apart: such a checkpoint is refused.
+    References:
+        Zhou et al., dLLM (github.com/ZHZisZZ/dllm), `pipelines/a2d`; MDLM (arXiv:2406.07524).
+
+    Note:
+        Not verified: the mask id of Qwen2.5 (the first that its tokenizer has free; a tokenizer's own comes first), and
+        whether a published config ties a head that its weights hold apart: such a checkpoint is refused.
     """
 
     name: str = "a2d"
@@ -81,18 +87,23 @@ class A2D(Family):
 
 @dataclass(frozen=True)
 class A2DBlocks(A2D):
-    """Block-causal, no token shift, blocks of 32 where `block_size` of config.json does not say otherwise.
+    """A2D trained in blocks: block-causal, no token shift.
 
-    Reference: as `A2D`; BD3-LM (Arriola et al. 2025, arXiv:2503.09573).
-    Departs from it: blocks lie at multiples of their size from the first column, as in its training; its sampler moves
-    them so that the prompt ends with a block.
+    Blocks have 32 columns where config.json has no `block_size`.
+
+    References:
+        As `A2D`; BD3-LM (Arriola et al. 2025, arXiv:2503.09573).
+
+    Departures:
+        Blocks lie at multiples of their size from the first column, as in its training; its sampler moves them so that
+        the prompt ends with a block.
     """
 
     name: str = "a2d_bd3lm"
     title: str = "A2D, block diffusion (Llama, Qwen2, Qwen3)"
     model_types: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
-    asked: tuple[str, ...] = tuple(BASES)
+    on_request: tuple[str, ...] = tuple(BASES)
     examples: tuple[str, ...] = (
         "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1",
         "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-bd3lm-v0.1",

@@ -1,4 +1,4 @@
-"""Plain causal language models that `transformers` knows by itself: the autoregressive baseline."""
+"""Plain causal language models that `transformers` supports by itself: the autoregressive baseline."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class AutoregressiveFamily(Family):
 
 
 def causal_lm_class(config: Config) -> str | None:
-    """The native class that runs this config as a causal language model, or None.
+    """Find the native class that runs this config as a causal language model; None if there is none.
 
-    What `architectures` says must be a native causal-LM class too: an encoder, or a checkpoint that borrows a native
-    `model_type` for code of its own, is not a plain causal language model.
+    The class that `architectures` names must be a native causal-LM class too: an encoder, or a checkpoint that borrows
+    a native `model_type` for code of its own, is not a plain causal language model.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
@@ -42,5 +42,5 @@ def causal_lm_class(config: Config) -> str | None:
     if named is None:
         return None
     classes = (named,) if isinstance(named, str) else tuple(named)
-    asked = config.get("architectures") or [classes[0]]
-    return asked[0] if asked[0] in classes else None
+    named_classes = config.get("architectures") or [classes[0]]
+    return named_classes[0] if named_classes[0] in classes else None

@@ -1,4 +1,4 @@
-"""What a family is: facts, a config translation and a tensor-name map onto one stock class of `transformers`."""
+"""Families: facts, a config translation and a tensor-name map onto one stock class of `transformers`."""
 
 from __future__ import annotations
 
@@ -18,34 +18,38 @@ Config = Mapping[str, Any]
 class Family:
     """Checkpoints of one format, and the stock class that computes the same function.
 
-    name           how options and messages call it
-    title          how people call it
-    model_types    values of `model_type` in config.json that belong to it
-    architectures  values of `architectures` in config.json that belong to it
-    stock          class of `transformers` that runs it
-    settings       class of `transformers` that holds its translated config
-    needs_left     1 if the output at column i-1 predicts column i (token shift), else 0
-    mask_token     how its tokenizer spells the mask, where the spelling is the family's own
-    mask_id        mask id of the published checkpoints; used only where the checkpoint names none and it fits
-    stop_tokens    tokens that end a turn beside the end id, where the tokenizer has them
-    stop_id, pad_id  ids of the published checkpoints, used like `mask_id`
-    stops_in       which file names the end ids: "config" or "generation_config"; the other one is asked second
-    chat_template  what its chat models were trained on, for checkpoints that bring none
-    chat_token     a token the template needs; without it in the vocabulary the template is not set
-    tokenizer      stock tokenizer class to try where the checkpoint asks for code of its own
-    names          (on disk, in the stock class): modules or single tensors whose names differ, `{i}` standing for the
-                   layer; () where all agree
-    splits         (module on disk, modules of the stock class): one linear layer on disk whose outputs are those of
-                   several, one after the other
-    unused         modules that may be on disk and that decoding does not need
-    head           modules from the last hidden state to the logits, in order, for a stock class without a cache (an
-                   encoder); () for a decoder
-    first_position position id of the first column
-    native         its `model_types` are those of `transformers`, so that only `architectures` tells its checkpoints
-    asked          `model_types` that it also runs where it is asked for by name, since config.json does not tell
-    mark           a token in added_tokens.json that tells such a checkpoint all the same
-    examples       published checkpoints
-    reference      where it comes from
+    Attributes:
+        name: Name in options and messages.
+        title: Name that people use.
+        model_types: Values of `model_type` in config.json that belong to it.
+        architectures: Values of `architectures` in config.json that belong to it.
+        stock: Class of `transformers` that runs it.
+        settings: Class of `transformers` that holds its translated config.
+        needs_left: 1 if the output at column i - 1 predicts column i (token shift), else 0.
+        mask_token: Spelling of the mask in its tokenizer, where that is the family's own.
+        mask_id: Mask id of the published checkpoints; used only where the checkpoint names none and it fits.
+        stop_tokens: Tokens that end a turn beside the end id, where the tokenizer has them.
+        stop_id: End id of the published checkpoints, used like `mask_id`.
+        pad_id: Padding id of the published checkpoints, used like `mask_id`.
+        stops_in: The file that names the end ids, "config" or "generation_config"; else the other is read.
+        chat_template: Template that its chat models were trained on, for checkpoints that bring none.
+        chat_token: A token that the template needs; without it in the vocabulary the template is not set.
+        tokenizer: Stock tokenizer class to try where the checkpoint asks for code of its own.
+        names: Modules or single tensors whose names differ, (on disk, in the stock class), `{i}` standing for the
+            layer; () where all agree.
+        splits: Linear layers on disk whose outputs are those of several, one after the other, (module on disk, modules
+            of the stock class).
+        unused: Modules that may be on disk and that decoding does not need.
+        head: Modules from the last hidden state to the logits, in order, for a stock class without a cache (an
+            encoder); () for a decoder.
+        first_position: Position id of the first column.
+        native: Whether its `model_types` are those of `transformers`, so that only `architectures` identifies its
+            checkpoints.
+        on_request: Values of `model_type` that it also runs where it is asked for by name, since config.json does not
+            identify its checkpoints.
+        mark: A token in added_tokens.json by which such a checkpoint is recognised all the same.
+        examples: Published checkpoints.
+        reference: Publication that it comes from.
     """
 
     name: str
@@ -70,48 +74,52 @@ class Family:
     head: tuple[str, ...] = ()
     first_position: int = 0
     native: bool = False
-    asked: tuple[str, ...] = ()
+    on_request: tuple[str, ...] = ()
     mark: str | None = None
     examples: tuple[str, ...] = ()
     reference: str = ""
 
     def translate(self, config: Config) -> dict[str, Any]:
-        """Keywords for the stock config class. Raises CheckpointError for variants the stock class cannot compute."""
+        """Make the keywords for the stock config class.
+
+        Raises:
+            CheckpointError: The stock class cannot compute this variant.
+        """
         raise NotImplementedError
 
     def geometry(self, config: Config) -> Geometry:
-        """How columns attend."""
+        """Choose how columns attend."""
         raise NotImplementedError
 
     def settle(self, config: Config) -> Family:
-        """The family as a checkpoint needs it, where its facts depend on config.json (a family of several classes)."""
+        """Make the family of one checkpoint, where its facts depend on config.json (a family of several classes)."""
         return self
 
     def key_mapping(self) -> dict[str, str]:
-        """`names` as the regular expressions that `from_pretrained` and PEFT take."""
+        """Turn `names` into the regular expressions that `from_pretrained` and PEFT take."""
         return {_module_pattern(disk): stock.replace("{i}", r"\1") for disk, stock in self.names}
 
     def stock_name(self, tensor: str) -> str:
-        """The stock class's name of a tensor on disk; one that is split keeps its own."""
+        """Translate the name of a tensor on disk to the stock class; one that is split keeps its own."""
         return _rename_tensor(tensor, self.names)
 
     def disk_name(self, tensor: str) -> str:
-        """The name on disk of a tensor of the stock class."""
+        """Translate the name of a tensor of the stock class to that on disk."""
         parts = ((part, disk) for disk, stock in self.splits for part in stock)
         return _rename_tensor(tensor, (*((stock, disk) for disk, stock in self.names), *parts))
 
     def needs(self, tensor: str) -> bool:
-        """Whether decoding needs a tensor on disk."""
+        """Tell whether decoding needs a tensor on disk."""
         return not any(re.search(_module_pattern(module), tensor) for module in self.unused)
 
 
 def _module_pattern(name: str) -> str:
-    """A regular expression for everything under a name, `{i}` standing for the layer."""
+    """Make a regular expression for everything under a name, `{i}` standing for the layer."""
     return "^" + re.escape(name).replace(r"\{i\}", r"(\d+)") + r"(?=\.|$)"
 
 
 def _rename_tensor(tensor: str, names: Iterable[tuple[str, str]]) -> str:
-    """The tensor under the first of the pairs (old, new) that it belongs to."""
+    """Rename a tensor by the first of the pairs (old, new) that it belongs to."""
     for old, new in names:
         renamed, found = re.subn(_module_pattern(old), new.replace("{i}", r"\1"), tensor)
         if found:
@@ -120,7 +128,11 @@ def _rename_tensor(tensor: str, names: Iterable[tuple[str, str]]) -> str:
 
 
 def read_positive_int(config: Config, key: str, default: int | None = None) -> int:
-    """A positive whole number of config.json; `default` where the key is absent or null."""
+    """Read a positive whole number of config.json; `default` where the key is absent or null.
+
+    Raises:
+        CheckpointError: It is something else, or it is missing and there is no default.
+    """
     value = config.get(key)
     if value is None and default is not None:
         return default
@@ -131,7 +143,11 @@ def read_positive_int(config: Config, key: str, default: int | None = None) -> i
 
 
 def require_values(title: str, config: Config, expected: Mapping[str, Any]) -> None:
-    """Refuse a variant: every key that is present must have the expected value (null counts as absent)."""
+    """Check that every key that is present has the expected value; null counts as absent.
+
+    Raises:
+        CheckpointError: One has another value, so that this is a variant that the stock class does not compute.
+    """
     for key, value in expected.items():
         found = config.get(key)
         if found is not None and found != value:
@@ -141,7 +157,7 @@ def require_values(title: str, config: Config, expected: Mapping[str, Any]) -> N
 
 
 def read_rope_parameters(config: Config) -> dict[str, Any]:
-    """Rotary parameters in the words of `transformers` 5, from its own field or from the two older ones."""
+    """Read the rotary parameters as `transformers` 5 names them, from its own field or from the two older ones."""
     if config.get("rope_parameters"):
         return dict(config["rope_parameters"])
     scaling = dict(config.get("rope_scaling") or {})

@@ -12,14 +12,15 @@ from dllm.types import Bidirectional, Geometry
 
 @dataclass(frozen=True)
 class Dream(Family):
-    """Bidirectional, token-shifted.
+    """Dream and coders of its format: bidirectional, token-shifted.
 
     Its tokenizer asks for code of its own, which is never run; the stock Qwen2 tokenizer reads the same files. Coders
     of this format differ from Dream in ids that are never written: Dream-Coder begins a text with 151665, DiffuCoder
     pads with a token of its own (151667) though its config says 151643.
 
-    Reference: Ye et al. 2025, Dream 7B (arXiv:2508.15487); Xie et al. 2025, Dream-Coder (arXiv:2509.01142); Gong et
-    al. 2025, DiffuCoder (arXiv:2506.20639).
+    References:
+        Ye et al. 2025, Dream 7B (arXiv:2508.15487); Xie et al. 2025, Dream-Coder (arXiv:2509.01142); Gong et al. 2025,
+        DiffuCoder (arXiv:2506.20639).
     """
 
     name: str = "dream"

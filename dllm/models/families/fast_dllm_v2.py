@@ -1,4 +1,4 @@
-"""Fast-dLLM v2 (1.5B, 7B): Qwen2.5 adapted to blocks that are denoised one after the other; other bases likewise."""
+"""Fast-dLLM v2 (1.5B, 7B): Qwen2.5, or another base, adapted to blocks that are denoised one after the other."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ STOCK = {
 
 @dataclass(frozen=True)
 class FastDLLMv2(Family):
-    """Block-causal, token-shifted. The published config.json names no mask id: the tokenizer does.
+    """Fast-dLLM v2: block-causal, token-shifted. The published config.json names no mask id: the tokenizer does.
 
-    Reference: Wu et al. 2025, Fast-dLLM v2 (arXiv:2509.26328).
+    References:
+        Wu et al. 2025, Fast-dLLM v2 (arXiv:2509.26328).
     """
 
     name: str = "fast_dllm_v2"

@@ -1,4 +1,4 @@
-"""LLaDA (8B Base, 8B Instruct, 1.5): an OLMo-shaped checkpoint that is a Llama without the causal mask."""
+"""LLaDA (8B Base, 8B Instruct, 1.5): a Llama without the causal mask, with config and tensor names of OLMo."""
 
 from __future__ import annotations
 
@@ -53,10 +53,13 @@ VARIANT = {
 
 @dataclass(frozen=True)
 class LLaDA(Family):
-    """Bidirectional, no token shift.
+    """LLaDA: bidirectional, no token shift.
 
-    Reference: Nie et al. 2025, Large Language Diffusion Models (arXiv:2502.09992).
-    Departs from it: the rotary embedding is rotated in the model's dtype, as stock Llama does, not in float32.
+    References:
+        Nie et al. 2025, Large Language Diffusion Models (arXiv:2502.09992).
+
+    Departures:
+        The rotary embedding is rotated in the model's dtype, as stock Llama does, not in float32.
     """
 
     name: str = "llada"

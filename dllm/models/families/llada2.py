@@ -34,16 +34,20 @@ VARIANT: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class LLaDA2(Family):
-    """Block-causal, no token shift. The config names no block: the published models were trained with 32.
+    """LLaDA2: block-causal, no token shift. The config names no block: the published models were trained with 32.
 
-    Both classes route by a sigmoid with a bias per expert that only chooses: the two best experts of each group tell
-    its rank, experts of the best groups compete, their weights are normalised (unless there is only one) and scaled;
-    experts that all tokens share are added. Both normalise each head's queries and keys and rotate a part of them.
-    On disk queries, keys and values are one matrix.
+    The published class and the stock class route by a sigmoid. A bias per expert takes part in choosing experts and not
+    in weighing them. The two best experts of each group determine the group's rank; experts of the best groups compete;
+    their weights are normalised (unless there is only one) and scaled; experts that all tokens share are added. Both
+    classes normalise each head's queries and keys and rotate a part of them. On disk queries, keys and values are one
+    matrix.
 
-    Reference: Bie et al. 2025, LLaDA2.0 (arXiv:2512.15745); what is computed, from the published modelling code.
-    Not verified: the published config.json itself (its fields are as others' tests of it tell them), and that 2.1 has
-    the format of 2.0. Whether the two differ shows in their tensors, each of which must find its place.
+    References:
+        Bie et al. 2025, LLaDA2.0 (arXiv:2512.15745); what is computed, from the published modelling code.
+
+    Note:
+        Not verified: the published config.json itself (its fields are known from others' tests of it), and that 2.1
+        has the format of 2.0. Whether the two differ shows in their tensors, each of which must find its place.
     """
 
     name: str = "llada2"

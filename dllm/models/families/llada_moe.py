@@ -25,14 +25,17 @@ VARIANT: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class LLaDAMoE(Family):
-    """Bidirectional, no token shift; a softmax over all experts whose best weights are used as they are.
+    """LLaDA-MoE: bidirectional, no token shift; the best weights of a softmax over all experts are used as they are.
 
-    Tensors have the names of the stock class. config.json says `model_type` "llada", as dense LLaDA does, so that
-    `architectures` tells the two apart, and names no mask. The published code takes no notice of most routing fields;
-    one that asks for something else than it computes is refused.
+    Tensors have the names of the stock class. config.json has the `model_type` "llada", as that of dense LLaDA, so that
+    only `architectures` distinguishes the two, and it names no mask. The published code ignores most routing fields; a
+    config with one that asks for something else than it computes is refused.
 
-    Reference: Zhu et al. 2025, LLaDA-MoE (arXiv:2509.24389); what is computed, from the published modelling code.
-    Not verified: the published config.json itself; its fields and ids are as others' code and notes tell them.
+    References:
+        Zhu et al. 2025, LLaDA-MoE (arXiv:2509.24389); what is computed, from the published modelling code.
+
+    Note:
+        Not verified: the published config.json itself; its fields and ids are known from others' code and notes.
     """
 
     name: str = "llada_moe"
@@ -81,7 +84,7 @@ class LLaDAMoE(Family):
 
 
 def _dense_layers(config: Config) -> list[int]:
-    """Layers without experts: those where `moe_layer_freq`, one number a layer, is 0."""
+    """List the layers without experts: those where `moe_layer_freq`, one number a layer, is 0."""
     layers, found = read_positive_int(config, "num_hidden_layers"), config.get("moe_layer_freq")
     if found is None:
         return []

@@ -13,10 +13,11 @@ from dllm.types import Bidirectional, Geometry
 class _EncoderClass(NamedTuple):
     """A stock class.
 
-    stem     its name without the ending
-    head     what follows its encoder
-    unused   what else its checkpoints may hold
-    shifted  positions begin after the padding's id, as RoBERTa's do
+    Attributes:
+        stem: Its name without the ending.
+        head: Modules that follow its encoder.
+        unused: Modules that its checkpoints may hold besides.
+        shifted: Whether positions begin after the padding's id, as RoBERTa's do.
     """
 
     stem: str
@@ -39,7 +40,7 @@ VARIANT = {"is_decoder": False, "add_cross_attention": False, "position_embeddin
 
 @dataclass(frozen=True)
 class MaskedLM(Family):
-    """Bidirectional, no token shift, no cache: only `NoCache` works.
+    """Masked language models: bidirectional, no token shift, no cache: only `NoCache` works.
 
     A prompt is the ids that come first, and the answer follows it. A tokenizer of this kind frames a text as
     `[CLS] text [SEP]` (`<s> text </s>`), so that an answer to it stands where a second text would; to continue the
@@ -47,8 +48,9 @@ class MaskedLM(Family):
     Positions are absolute in BERT and RoBERTa, and their longest canvas is short (512). ModernBERT's local layers see
     only a part of it.
 
-    Reference: Devlin et al. 2018, BERT (arXiv:1810.04805); Wang and Cho 2019 (arXiv:1902.04094), who first generate
-    with it; dLLM (github.com/ZHZisZZ/dllm), `pipelines/bert`, chat models from ModernBERT.
+    References:
+        Devlin et al. 2018, BERT (arXiv:1810.04805); Wang and Cho 2019 (arXiv:1902.04094), who first generate with it;
+        dLLM (github.com/ZHZisZZ/dllm), `pipelines/bert`, chat models from ModernBERT.
     """
 
     name: str = "masked_lm"

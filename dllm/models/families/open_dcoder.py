@@ -12,20 +12,23 @@ from dllm.types import Bidirectional, Geometry
 
 @dataclass(frozen=True)
 class OpenDCoder(Family):
-    """Bidirectional, token-shifted.
+    """Open-dCoder: bidirectional, token-shifted.
 
-    config.json is that of a plain Qwen2; only the mask token `<M>` in added_tokens.json tells that it denoises.
+    config.json is that of a plain Qwen2; only the mask token `<M>` in added_tokens.json shows that it denoises.
 
-    Reference: Peng et al. 2025, Open-dLLM (github.com/pengzhangzhi/Open-dLLM).
-    Not verified: the published files themselves; that `<M>` (151665) stands in added_tokens.json and nowhere in
-    config.json was read from another project's code.
+    References:
+        Peng et al. 2025, Open-dLLM (github.com/pengzhangzhi/Open-dLLM).
+
+    Note:
+        Not verified: the published files themselves; that `<M>` (151665) stands in added_tokens.json and nowhere in
+        config.json was read from another project's code.
     """
 
     name: str = "open_dcoder"
     title: str = "Open-dCoder"
     model_types: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
-    asked: tuple[str, ...] = ("qwen2",)
+    on_request: tuple[str, ...] = ("qwen2",)
     mark: str | None = "<M>"
     stock: str = "Qwen2ForCausalLM"
     settings: str = "Qwen2Config"

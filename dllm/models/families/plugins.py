@@ -1,4 +1,4 @@
-"""Families that other packages bring: the entry point is named like the `model_type`, or the architecture, it reads."""
+"""Families of other packages: the entry point is named like the `model_type`, or the architecture, that it reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from dllm.registry import Registry, RegistryEntry
 
 
 def _adopt_family(entry: RegistryEntry, found: Any) -> Family:
-    """A `Family`, or a class of one whose fields all have defaults."""
+    """Take a `Family`, or make one of a class whose fields all have defaults.
+
+    Raises:
+        ConfigError: It is neither.
+    """
     try:
         family = found() if isinstance(found, type) else found
     except TypeError as error:
@@ -25,9 +29,14 @@ PLUGGED: Registry[Family] = Registry("family", "dllm.families", {}, _adopt_famil
 
 
 def find_plugged_family(config: Config, own: Sequence[Family]) -> Family | None:
-    """The family of a package whose name config.json holds, which alone is imported.
+    """Find the family of another package that reads a checkpoint. No other package is imported.
 
-    Raises ConfigError where it cannot be loaded, or where one of our `own` families reads the same checkpoints.
+    Args:
+        config: The checkpoint's config.json.
+        own: Our own families.
+
+    Raises:
+        ConfigError: The family cannot be loaded, or one of our own reads the same checkpoints.
     """
     for name in (config.get("model_type"), *(config.get("architectures") or ())):
         if isinstance(name, str) and (entries := [e for e in PLUGGED.entries() if e.name == name]):
@@ -36,5 +45,5 @@ def find_plugged_family(config: Config, own: Sequence[Family]) -> Family | None:
                 for family in own
                 if name in (*family.architectures, *(() if family.native else family.model_types))
             ]
-            return PLUGGED.load(PLUGGED.only(name, [*ours, *entries]))
+            return PLUGGED.load(PLUGGED.require_one(name, [*ours, *entries]))
     return None

@@ -1,4 +1,4 @@
-"""What the families that grew out of Qwen share: the config fields, the chat format, one variant that is refused."""
+"""What families based on Qwen share: the config fields, the chat format, one variant that is refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,16 @@ OPTIONAL = (
 
 
 def translate_config(title: str, config: Config, *, drop: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The fields that Qwen configs share, each by its own name; fields we do not know are left behind."""
+    """Take over the fields that Qwen configs share, each under its own name; fields we do not know are left out.
+
+    Args:
+        title: Title of the family, for messages.
+        config: config.json.
+        drop: Fields to leave out.
+
+    Raises:
+        CheckpointError: The config asks for sliding windows, or a size is missing.
+    """
     if config.get("use_sliding_window"):
         raise CheckpointError(f"config.json: use_sliding_window is true; {title} is only supported with full attention")
     fields: dict[str, Any] = {key: read_positive_int(config, key) for key in SIZES}

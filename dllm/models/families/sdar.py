@@ -12,9 +12,10 @@ from dllm.types import BlockCausal, Geometry
 
 @dataclass(frozen=True)
 class SDAR(Family):
-    """Block-causal, no token shift.
+    """SDAR: block-causal, no token shift.
 
-    Reference: Cheng et al. 2025, SDAR (arXiv:2510.06303).
+    References:
+        Cheng et al. 2025, SDAR (arXiv:2510.06303).
     """
 
     name: str = "sdar"

@@ -1,4 +1,4 @@
-"""A pretended CUDA device for machines without one: what would fail, wait or be copied there, found on a CPU.
+"""A pretended CUDA device for machines without one: it finds on a CPU what would fail, wait or be copied on CUDA.
 
     from dllm.testing.device import PretendedDevice, step_costs
 
@@ -25,14 +25,14 @@ tensors otherwise, and records what the operation is on a device, by step and by
               the device until the host has enqueued more. Two waits in a row are one stall
     blocking  the waits that are copies to the device without `non_blocking`
     h2d       a copy to the device that does not block, from ordinary memory: 5 to 10 µs of the host
-    pinned    likewise from pinned memory: truly asynchronous
+    pinned    a copy to the device that does not block, from pinned memory: truly asynchronous
     d2h       a copy to the host that does not block
     host      an operation on CPU tensors
     race      a write with repeated indices, of which CUDA keeps any
 
 So that what works on a CPU by luck does not work here, memory from `torch.empty` is NaN or a large number; of repeated
 indices in `scatter` and `index_copy` the first wins, where the CPU lets the last win; what comes from a copy to the
-host that does not block is NaN until somebody waits; and a pinned tensor that is overwritten while its copy is under
+host that does not block is NaN until the host waits; and a pinned tensor that is overwritten while its copy is under
 way raises at the next wait.
 
 What it cannot see: time; numerics of GPU kernels (order of sums, TF32, ties in `topk`); memory; more than one device or

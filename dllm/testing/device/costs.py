@@ -1,4 +1,4 @@
-"""What every step of a strategy costs on the pretended device."""
+"""The costs of every step of a strategy on the pretended device."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dllm.testing.device.record import Record
 
 
 class StepCost(NamedTuple):
-    """What one step costs: all between two steps of the stream, so the first has the preparation of the rows too.
+    """Costs of one step: of everything between two steps of the stream, so the first includes the preparation of rows.
 
     Attributes:
         kernels: Kernels outside the network's decoder: the loop, its parts and the head.
         decoder_kernels: Kernels of the network's decoder, and of the store that it writes and reads.
-        waits: How often the host waits for the device, by the line that makes it wait.
+        waits: Number of times that the host waits for the device, by the line that makes it wait.
         stalls: The waits with kernels enqueued since the last one: only these let the device run dry.
         blocking: The waits that are copies to the device without `non_blocking`.
         copies: Copies to the device that do not block, of pinned memory or not.
@@ -39,9 +39,9 @@ def step_costs(
     Args:
         model: A model on the CPU.
         requests: As for `dllm.steps`.
-        strategy: Likewise.
-        batch_size: Likewise.
-        watch: Packages (folders) whose lines are told: for a plug-in, its own too.
+        strategy: As for `dllm.steps`.
+        batch_size: As for `dllm.steps`.
+        watch: Packages (folders) to whose lines costs are attributed: for a plug-in, its own too.
 
     Returns:
         One cost for every step of the stream.
@@ -51,10 +51,11 @@ def step_costs(
         device.clear()
         for _ in dllm.steps(there, requests, strategy, batch_size=batch_size):
             device.record.next_step()
-    return [_cost(device.record, i) for i in range(len(device.record.steps) - 1)]
+    return [_sum_step_cost(device.record, i) for i in range(len(device.record.steps) - 1)]
 
 
-def _cost(record: Record, step: int) -> StepCost:
+def _sum_step_cost(record: Record, step: int) -> StepCost:
+    """Add up the events of one step; those that no watched line caused are the test's own and left out."""
     kernels = {True: 0, False: 0}
     lines: dict[str, Counter[str]] = {kind: Counter() for kind in ("wait", "stall", "blocking", "h2d", "pinned")}
     for event, amount in record.steps[step].items():

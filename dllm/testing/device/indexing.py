@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def index(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
-    """`x[indices]` and `x[indices] = values`: indices may lie on the CPU, and then they are copied."""
+    """Run `x[indices]` or `x[indices] = values`; indices may lie on the CPU, and are copied then."""
     here, indices = args[0], args[1]
     name, op, given = func.name(), func.overloadpacket.__name__, [x for x in indices if x is not None]
     values = args[2] if len(args) > 2 else kwargs.get("values")
@@ -49,7 +49,7 @@ def _check_indices_of_host(name: str, here: Tensor, given: Sequence[Tensor], val
 
 
 def _note_waits(device: PretendedDevice, name: str, given: Sequence[Tensor], number: bool) -> None:
-    """Write down why the host waits, if it does.
+    """Record why the host waits, if it does.
 
     Args:
         device: The device.
@@ -71,7 +71,7 @@ def _note_waits(device: PretendedDevice, name: str, given: Sequence[Tensor], num
 
 
 def _note_repeated(device: PretendedDevice, name: str, here: PretendedTensor, indices: Sequence[Any]) -> None:
-    """Write down a race where two of the indices that are written are the same."""
+    """Record a race where two of the indices that are written are the same."""
     flat = torch.zeros((), dtype=torch.int64)
     some = torch.broadcast_tensors(*(host_of(x) for x in indices if x is not None))
     for x, size in zip(some, (here.shape[i] for i, x in enumerate(indices) if x is not None), strict=True):
@@ -81,7 +81,7 @@ def _note_repeated(device: PretendedDevice, name: str, here: PretendedTensor, in
 
 
 def first_write_wins(device: PretendedDevice, func: Any, args: Any, kwargs: Any) -> Any:
-    """The arguments of a scatter, or of a copy by index, turned round, so that of repeated indices the first wins.
+    """Reverse the arguments of a scatter, or of a copy by index, so that of repeated indices the first wins.
 
     On a CPU the last wins, and on CUDA any may: code that is right is right with both.
     """

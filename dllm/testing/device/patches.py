@@ -1,4 +1,4 @@
-"""What in PyTorch has to be replaced so that it believes in a device that is not there."""
+"""Replacements of functions of PyTorch, so that it works with a device that is not there."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from dllm.testing.device.pretended import PretendedDevice
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     return text.split()
 
 
 PROPERTIES = types.SimpleNamespace(
     name="Pretended H100", total_memory=80 << 30, major=9, minor=0, multi_processor_count=132, L2_cache_size=50 << 20
 )
-DRAWING = _words("rand randn randint randperm multinomial bernoulli normal rand_like randn_like")
-DRAWING_IN_PLACE = _words("uniform_ normal_ random_ exponential_ bernoulli_ multinomial geometric_")
+DRAWING = _split_words("rand randn randint randperm multinomial bernoulli normal rand_like randn_like")
+DRAWING_IN_PLACE = _split_words("uniform_ normal_ random_ exponential_ bernoulli_ multinomial geometric_")
 
 
 class _Generator(torch._C.Generator):
@@ -47,7 +47,7 @@ class _Generator(torch._C.Generator):
 
 
 class _Patches:
-    """Attributes that are replaced, and how they come back."""
+    """Attributes that are replaced, and functions that restore them."""
 
     def __init__(self) -> None:
         self.undo: list[Callable[[], None]] = []
@@ -59,7 +59,7 @@ class _Patches:
 
 
 def patch_torch(device: PretendedDevice) -> list[Callable[[], None]]:
-    """Make torch believe in the device.
+    """Make torch work with the device.
 
     Returns:
         Functions that undo it, to be called from the last to the first.
@@ -75,8 +75,8 @@ def patch_torch(device: PretendedDevice) -> list[Callable[[], None]]:
     return patches.undo
 
 
-def _moment(device: PretendedDevice) -> type:
-    """CUDA's events and streams: waiting for one waits for all."""
+def _make_moment_class(device: PretendedDevice) -> type:
+    """Make a class in place of CUDA's events and streams: waiting for one waits for all."""
 
     class Moment:
         def __init__(self, *_: Any, **__: Any) -> None:
@@ -104,8 +104,8 @@ def _moment(device: PretendedDevice) -> type:
 
 
 def _patch_runtime(patches: _Patches, device: PretendedDevice) -> None:
-    """`torch.cuda` and `torch.accelerator`."""
-    moment = _moment(device)
+    """Replace what asks the runtime, in `torch.cuda` and `torch.accelerator`."""
+    moment = _make_moment_class(device)
     answers: dict[str, Any] = {
         "is_available": True,
         "is_initialized": True,
@@ -121,34 +121,34 @@ def _patch_runtime(patches: _Patches, device: PretendedDevice) -> None:
         "get_rng_state": torch.zeros(16).byte(),
         "get_rng_state_all": [],
         **dict.fromkeys(("current_stream", "default_stream", "stream"), moment()),
-        **dict.fromkeys(_words("memory_allocated max_memory_allocated memory_reserved max_memory_reserved"), 0),
+        **dict.fromkeys(_split_words("memory_allocated max_memory_allocated memory_reserved max_memory_reserved"), 0),
         **dict.fromkeys(
-            _words(
+            _split_words(
                 "_lazy_init init set_device empty_cache ipc_collect reset_peak_memory_stats manual_seed "
                 "manual_seed_all seed_all set_rng_state set_rng_state_all"
             )
         ),
     }
     for name, value in answers.items():
-        patches.set(torch.cuda, name, _giving(value))
+        patches.set(torch.cuda, name, _make_constant(value))
     patches.set(torch.cuda, "synchronize", lambda *_: device.wait("torch.cuda.synchronize"))
     patches.set(torch.cuda, "Event", moment)
     patches.set(torch.cuda, "Stream", moment)
-    patches.set(torch.accelerator, "is_available", _giving(True))
-    patches.set(torch.accelerator, "current_accelerator", _giving(torch.device("cuda")))
+    patches.set(torch.accelerator, "is_available", _make_constant(True))
+    patches.set(torch.accelerator, "current_accelerator", _make_constant(torch.device("cuda")))
     patches.set(torch.accelerator, "synchronize", lambda *_: device.wait("torch.accelerator.synchronize"))
 
 
-def _giving(value: Any) -> Callable[..., Any]:
+def _make_constant(value: Any) -> Callable[..., Any]:
     return lambda *_, **__: value
 
 
 def _patch_devices(patches: _Patches) -> None:
-    """Where a device "cuda" is named without its number, which C++ would ask of the device guard."""
+    """Number a device "cuda" that is named without its number, which C++ would ask of the device guard."""
 
     def is_cuda(x: Any) -> bool:
         return (
-            x == "cuda" if isinstance(x, str) else isinstance(x, torch.device) and (x.type, x.index) == ("cuda", None)
+            x == "cuda" if isinstance(x, str) else isinstance(x, torch.device) and x.type == "cuda" and x.index is None
         )
 
     def numbered(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -168,7 +168,7 @@ def _patch_devices(patches: _Patches) -> None:
 
 
 def _patch_generators(patches: _Patches) -> None:
-    """Generators know their device; C++ hands on another Python object than it was given, so it is compared here."""
+    """Give generators a device, and compare it here, since C++ hands on another Python object than it was given."""
     patches.set(torch, "Generator", _Generator)
 
     def drawing(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -191,7 +191,7 @@ def _patch_generators(patches: _Patches) -> None:
 
 
 def _patch_modules(patches: _Patches) -> None:
-    """Modules that are moved get new parameters, not new data in the old ones."""
+    """Give modules that are moved new parameters, not new data in the old ones."""
     alike = torch._has_compatible_shallow_copy_type
 
     def compatible(one: Tensor, other: Tensor) -> bool:
@@ -201,23 +201,24 @@ def _patch_modules(patches: _Patches) -> None:
 
 
 def _patch_compile(patches: _Patches, device: PretendedDevice) -> None:
-    """Compiled code would leave the dispatch mode, so it runs as it is."""
+    """Let `torch.compile` give functions back: compiled code would leave the dispatch mode."""
 
     def compile_(model: Any = None, **options: Any) -> Any:
         device.compiled.append(options)
         return model if model is not None else (lambda function: function)
 
     patches.set(torch, "compile", compile_)
-    patches.set(torch.compiler, "cudagraph_mark_step_begin", _giving(None))
+    patches.set(torch.compiler, "cudagraph_mark_step_begin", _make_constant(None))
 
 
 def _patch_threads(patches: _Patches, device: PretendedDevice) -> None:
-    """Every thread that begins gets the dispatch mode."""
+    """Give every thread that begins the dispatch mode."""
     bootstrap = threading.Thread._bootstrap_inner  # type: ignore[attr-defined]
 
     def begin(thread: threading.Thread) -> None:
         if not device.active:
-            return bootstrap(thread)
+            bootstrap(thread)
+            return
         torch._C._set_only_lift_cpu_tensors(True)  # each thread has its own, see `_give_device_guard`
         with device.mode():
             bootstrap(thread)
@@ -229,7 +230,7 @@ def _give_device_guard() -> list[Callable[[], None]]:
     """Give C++ a guard for CUDA devices that does nothing: the one for "meta", which does nothing either.
 
     Without one, indexing, `contiguous` and more end in "PyTorch is not linked with support for cuda devices". It would
-    say "meta" where it is asked for the current device, so nobody may ask it (`_patch_devices`).
+    say "meta" where it is asked for the current device, so it must never be asked (`_patch_devices`).
     """
     library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
     guards = (ctypes.c_void_p * 16).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")

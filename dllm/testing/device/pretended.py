@@ -39,7 +39,7 @@ class _Mode(TorchDispatchMode):
     """The mode of one thread."""
 
     def __init__(self, device: PretendedDevice) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self.device = device
 
     @classmethod
@@ -80,7 +80,7 @@ class PretendedDevice:
         self._transfers = Transfers(self.record, self.wait, self.launch)
 
     def put(self, model: Any) -> Any:
-        """A copy, on this device, of a model of dllm, a module or a tensor; the original stays where it is."""
+        """Copy a model of dllm, a module or a tensor to this device; the original stays where it is."""
         if isinstance(model, torch.nn.Module):
             return copy.deepcopy(model).to("cuda")
         if isinstance(model, Tensor):
@@ -96,8 +96,8 @@ class PretendedDevice:
         importlib.import_module("torch._dynamo")  # it looks at functions of torch once, and must see the true ones
         PretendedDevice._current, PretendedTensor.handler, self._active = self, self.dispatch, True
         self._undo = patch_torch(self)
-        self._mode = _Mode(self)
-        self._mode.__enter__()
+        self._mode: Any = _Mode(self)
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -112,7 +112,7 @@ class PretendedDevice:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """For a while nothing is counted and only CPU tensors may be used: to compute what to compare with."""
+        """Count nothing within the context, in which only CPU tensors may be used: to compute expected values."""
         self._active = False
         try:
             yield
@@ -124,10 +124,8 @@ class PretendedDevice:
         return self._active
 
     def mode(self) -> TorchDispatchMode:
-        """The dispatch mode of a thread that begins now."""
+        """Make the dispatch mode of a thread that begins now."""
         return _Mode(self)
-
-    # What operations do on a device
 
     def launch(self, name: str, kernels: int, given: Sequence[Tensor], results: Sequence[Any]) -> None:
         """Enqueue kernels."""

@@ -1,4 +1,4 @@
-"""What happened on the pretended device, step by step, and which line of the code caused it."""
+"""Events on the pretended device, step by step, with the line of the code that caused each."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import dllm.transfer
 
 SKIPPED = (str(Path(__file__).parent), str(Path(dllm.transfer.__file__)))
-"""Files that are never a cause: these, and the helper through which everybody copies to the device."""
+"""Files that are never a cause: these, and the helper through which the library copies to the device."""
 
 KINDS = ("launch", "wait", "stall", "blocking", "h2d", "pinned", "d2h", "host", "race")
-"""See `dllm.testing.device`."""
+"""Kinds of events, as `dllm.testing.device` explains them."""
 
 
 class Event(NamedTuple):
-    """What an operation is on a device.
+    """An effect of an operation on a device.
 
     Attributes:
         kind: One of `KINDS`.
@@ -36,7 +36,7 @@ class Event(NamedTuple):
 
 
 class Amount(NamedTuple):
-    """How often an event happened, with how many kernels, and how many bytes were copied."""
+    """Number of times that an event happened, and kernels and bytes in all."""
 
     times: int = 0
     kernels: int = 0
@@ -61,12 +61,12 @@ class Record:
         self._numbers: dict[tuple[str, Any, str], int] = {}
 
     def next_step(self) -> None:
-        """What comes now belongs to the next step."""
+        """Begin the next step."""
         self.steps.append(defaultdict(Amount))
         self._launches.append(array("l"))
 
     def note(self, kind: str, operation: str, kernels: int = 0, size: int = 0, shapes: Any = None) -> None:
-        """Write down one event, under the line that caused it."""
+        """Record one event under the line that caused it."""
         site, deeper = self.site()
         event, events = Event(kind, operation, site, deeper), self.steps[-1]
         before = events[event]
@@ -76,7 +76,7 @@ class Record:
             self._launches[-1].append(self._numbers.setdefault(key, len(self._numbers)))
 
     def site(self) -> tuple[str, str]:
-        """The innermost watched line, and the innermost one outside torch where that lies deeper."""
+        """Find the innermost watched line, and the innermost one outside torch where that lies deeper."""
         frame: Any = sys._getframe(1)
         deeper = ""
         while frame is not None:
@@ -92,7 +92,7 @@ class Record:
         return "", deeper
 
     def sites(self, kind: str, steps: Sequence[int] | None = None) -> Counter[tuple[str, str]]:
-        """How often (for `launch`: with how many kernels) each site and operation caused events of a kind.
+        """Count the events (for `launch`: the kernels) of a kind that each site and operation caused.
 
         Args:
             kind: One of `KINDS`.
@@ -109,7 +109,7 @@ class Record:
         return found
 
     def count(self, kind: str, step: int | None = None, outside: bool = False) -> int:
-        """Events of a kind (for `launch`: kernels) in one step, or in all.
+        """Count the events of a kind (for `launch`: the kernels) in one step, or in all.
 
         Args:
             kind: One of `KINDS`.
@@ -120,7 +120,7 @@ class Record:
         return sum(number for (site, _), number in sites.items() if site or outside)
 
     def table(self, *kinds: str, steps: Sequence[int] | None = None) -> str:
-        """The sites of some kinds (default: all but launches and host operations), the most frequent first."""
+        """Format the sites of some kinds (default: all but launches and host operations), the most frequent first."""
         lines = []
         for kind in kinds or [kind for kind in KINDS if kind not in ("launch", "host")]:
             for (site, operation), number in self.sites(kind, steps).most_common():
@@ -128,7 +128,7 @@ class Record:
         return "\n".join(lines)
 
     def difference(self, one: int, other: int) -> str | None:
-        """Why a CUDA graph of one step could not be replayed for another.
+        """Find why a CUDA graph of one step could not be replayed for another.
 
         Returns:
             The first thing in either step that no graph can hold, or the first kernel that differs in kind or shapes;

@@ -1,4 +1,4 @@
-"""A tensor that says that it lies on `cuda:0`, and holds an ordinary CPU tensor with which is computed."""
+"""A tensor that reports the device `cuda:0`, and holds the ordinary CPU tensor with which it computes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PINNED: Any = WeakIdKeyDictionary()
 
 
 class PretendedDeviceError(RuntimeError):
-    """The pretended device itself is at a loss; this is no fault of the code under test."""
+    """A failure of the pretended device itself, not of the code under test."""
 
 
 def _refuse_numpy(*_: Any, **__: Any) -> Any:
@@ -31,7 +31,7 @@ class PretendedTensor(torch.Tensor):
 
     Attributes:
         host: The CPU tensor that holds the values.
-        handler: What an operation outside every dispatch mode is given to: the device that is on.
+        handler: The active device, which runs operations outside every dispatch mode.
     """
 
     host: Tensor
@@ -101,7 +101,7 @@ class PretendedTensor(torch.Tensor):
 
 
 def tensors_of(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
-    """All tensors among the arguments of an operation, those in lists too."""
+    """List all tensors among the arguments of an operation, those in lists too."""
     found = []
     for x in (*args, *kwargs.values()):
         if isinstance(x, Tensor):
@@ -112,12 +112,12 @@ def tensors_of(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
 
 
 def host_of(x: Any) -> Any:
-    """The CPU tensor in a tensor of the device; anything else as it is."""
+    """Return the CPU tensor in a tensor of the device; anything else as it is."""
     return x.host if isinstance(x, PretendedTensor) else x
 
 
 def map_tensors(x: Any, change: Callable[[Tensor], Any]) -> Any:
-    """A value, or the values of a list, with every tensor replaced."""
+    """Replace every tensor in a value, or in the values of a list."""
     if isinstance(x, Tensor):
         return change(x)
     if type(x) in (list, tuple):
@@ -126,7 +126,7 @@ def map_tensors(x: Any, change: Callable[[Tensor], Any]) -> Any:
 
 
 def bytes_of(x: Tensor) -> int:
-    """Bytes that a tensor covers; an axis that is repeated (expanded) counts once."""
+    """Count the bytes that a tensor covers; an axis that is repeated (expanded) counts once."""
     n = 1
     for size, stride in zip(x.shape, x.stride(), strict=True):
         n *= size if stride else min(size, 1)
@@ -134,7 +134,7 @@ def bytes_of(x: Tensor) -> int:
 
 
 def fill_with_poison(x: Tensor) -> None:
-    """Fill memory that nobody wrote with what is noticed when it is read: NaN, large numbers, True."""
+    """Fill memory that was never written with values that are noticed when they are read: NaN, large numbers, True."""
     if x.dtype == torch.bool:
         x.fill_(True)
     elif x.dtype.is_floating_point or x.dtype.is_complex:

@@ -1,4 +1,4 @@
-"""Copies between the host and the pretended device: those that block, and those that come later."""
+"""Copies between the host and the pretended device: those that block, and those that arrive later."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Transfers:
     """The copies that are under way.
 
     Args:
-        record: Where they are written down.
-        wait: Called where the host waits for the device.
-        launch: Called where kernels are enqueued: with the operation, their number, what is given and what comes out.
+        record: Record of events.
+        wait: Function called where the host waits for the device.
+        launch: Function called where kernels are enqueued, with the operation, their number, its arguments and results.
     """
 
     def __init__(self, record: Record, wait: Callable[[str], None], launch: Callable[..., None]) -> None:
@@ -28,10 +28,10 @@ class Transfers:
         self._to_device: list[tuple[Tensor, Tensor, str]] = []
 
     def arrive(self) -> None:
-        """Let what was under way arrive, as it has when the host has waited for the device.
+        """Complete the copies that are under way, as they are when the host has waited for the device.
 
         Raises:
-            RuntimeError: If a pinned tensor was overwritten meanwhile.
+            RuntimeError: A pinned tensor was overwritten meanwhile.
         """
         to_host, to_device, self._to_host, self._to_device = self._to_host, self._to_device, [], []
         for target, value in to_host:
@@ -43,7 +43,7 @@ class Transfers:
                 )
 
     def move(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """`to` and `_to_copy`: between devices, and between dtypes."""
+        """Run `to` or `_to_copy`: between devices, and between dtypes."""
         bound = bound_arguments(func, args, kwargs)
         x: Tensor = bound["self"]
         other = bound.get("other")
@@ -68,7 +68,7 @@ class Transfers:
         return out
 
     def _convert(self, func: Any, x: Tensor, dtype: torch.dtype, bound: dict[str, Any]) -> Any:
-        """Another dtype, or a copy, on the same device."""
+        """Convert to another dtype, or copy, on the same device."""
         layout = bound.get("memory_format")
         copies = bool(bound.get("copy")) or func.overloadpacket.__name__ == "_to_copy"
         if dtype == x.dtype and not copies and layout in (None, torch.preserve_format):
@@ -82,7 +82,7 @@ class Transfers:
         return PretendedTensor(out)
 
     def copy(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """`copy_`: the only operation that writes from one device to another."""
+        """Run `copy_`, the only operation that writes from one device to another."""
         target, source, *rest = args
         if not (isinstance(target, PretendedTensor) or isinstance(source, PretendedTensor)):
             return NotImplemented
@@ -122,7 +122,7 @@ class Transfers:
             target.copy_(value)
 
     def pin(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """`pin_memory`: a copy of a host tensor in pinned memory."""
+        """Run `pin_memory`: copy a host tensor to pinned memory."""
         if args[0].device != CPU:
             raise RuntimeError("cannot pin a CUDA tensor: only dense CPU tensors can be pinned")
         self._record.note("host", func.name())

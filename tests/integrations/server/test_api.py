@@ -202,6 +202,7 @@ def test_many_at_once_each_with_its_own(here: Site, embedded: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "message", "param"),
     [
+        ({"gamma": 0.1}, r'write policy "entropy-bound\(gamma=0.1\)"', "gamma"),
         ({"polcy": "factor"}, "unknown field 'polcy' \\(did you mean 'policy'", "polcy"),
         ({"policy": "factr"}, "unknown policy 'factr' \\(did you mean 'factor'.*threshold", None),
         ({"policy": "factor", "tau": 0.5}, "tau does not belong to factor: it takes f, score", None),

@@ -223,4 +223,4 @@ def test_families_are_told_apart():
     assert len(keys) == len(set(keys))
     assert len({f.name for f in FAMILIES}) == len({f.title for f in FAMILIES}) == len(FAMILIES)
     for family in FAMILIES:
-        assert family.examples and family.reference and (family.model_types or family.asked)
+        assert family.examples and family.reference and (family.model_types or family.on_request)
