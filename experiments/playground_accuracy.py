@@ -26,7 +26,7 @@ from dllm.prompts import Infill
 
 
 def iterate_rules(model: Any, chosen: list[str]) -> Iterator[tuple[str, Any]]:
-    """Name and strategy of each rule, of those chosen; none: all that the model can follow."""
+    """Iterate over the names and strategies of the chosen rules; of none, all rules that the model can follow."""
     if hasattr(model, "generate"):
         yield "autoregressive", Autoregressive()
         return
@@ -50,7 +50,7 @@ def iterate_rules(model: Any, chosen: list[str]) -> Iterator[tuple[str, Any]]:
 
 
 def measure(model: Any, kind: Task, examples: tuple[Example, ...], strategy: Any, batch_size: int) -> dict[str, Any]:
-    """Accuracy and cost of one rule on one task."""
+    """Measure accuracy and cost of one rule on one task."""
     prompts: list[Any] = [Infill(e.prompt, hole=1) if e.infill else e.prompt for e in examples]
     results = dllm.decode(model, prompts, strategy, max_new_tokens=kind.tokens, batch_size=batch_size)
     right = sum(kind.is_right(e, r.text or "") for e, r in zip(examples, results, strict=True))

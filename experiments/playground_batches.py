@@ -1,4 +1,4 @@
-"""Batches of the playground's mixture for each stage of training: token ids in packed rows, and the objective."""
+"""Batches of the playground's mixture and the objective for each stage of training."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Stage = Literal["ar", "v2", "llada"]
 
 CONTEXT, BLOCK = 128, 32
 SUB_BLOCKS = (32, 32, 16, 8)
-"""Columns that share a noise rate, drawn for each batch, so that sub-block decoding meets what was trained."""
+"""Columns that share a noise rate, drawn for each batch, so that the model is trained for sub-block decoding."""
 
 TAILS = (0, 0, 0, 16, 32, 128)
-"""Columns of end tokens behind an answer, beyond those that fill its last 16, of the model with attention both ways."""
+"""Columns of end tokens after an answer in the stage `llada`, beyond those that fill its last 16 columns."""
 
 
 def make_objective(stage: Stage, rng: Random) -> NextToken | BlockDiffusion | FullDiffusion:
-    """What a batch of a stage is trained on."""
+    """Make the objective of one batch of a stage."""
     if stage == "ar":
         return NextToken()
     return BlockDiffusion(BLOCK, rng.choice(SUB_BLOCKS)) if stage == "v2" else FullDiffusion(eps=0.02)
 
 
 class Batches:
-    """Packed batches of the mixture, by number."""
+    """Packed batches of the mixture, by number; each depends on the seed and its number alone."""
 
     def __init__(self, tokenizer: Any, stage: Stage, rows: int, seed: int) -> None:
         self.mixture, self.stage, self.rows, self.seed = Mixture(seed), stage, rows, seed
@@ -41,7 +41,7 @@ class Batches:
         self.user, self.assistant, self.end = tokenizer.convert_tokens_to_ids([USER, ASSISTANT, END])
 
     def __getitem__(self, number: int) -> PackedRows:
-        """Examples for about as many rows as asked for, each row of `CONTEXT` columns at most."""
+        """Draw examples for about `rows` rows, each of at most `CONTEXT` columns."""
         rng, room = Random(f"tails-{self.seed}-{number}"), self.rows * CONTEXT
         texts: list[tuple[list[int], int]] = []
         for sample in self.mixture.samples(number):
@@ -56,12 +56,12 @@ class Batches:
         return _pack_rows([[texts[i] for i in group] for group in groups])
 
     def _encode(self, prompt: str | None, answer: str) -> tuple[list[int], int]:
-        """Token ids, and how many of them are not learnt."""
+        """Encode a text: its token ids, and the number of them at the start that are not learnt."""
         before = [] if prompt is None else [self.user, *self.encode(prompt).ids, self.assistant]
         return [*before, *self.encode(answer).ids, self.end], len(before)
 
     def _pad(self, ids: list[int], given: int, rng: Random) -> tuple[list[int], int]:
-        """With learnt end tokens behind, as many as the stage's format needs."""
+        """Append as many learnt end tokens as the format of the stage needs."""
         if self.stage == "ar":
             return ids, given
         grain = BLOCK if self.stage == "v2" else 16
@@ -70,6 +70,7 @@ class Batches:
 
 
 def _pack_rows(rows: list[list[tuple[list[int], int]]]) -> PackedRows:
+    """Lay the texts of each row side by side in one tensor."""
     width = max(sum(len(ids) for ids, _ in row) for row in rows)
     fields = [torch.full((len(rows), width), fill) for fill in (0, IGNORE, FILLER, 0)]
     for line, row in enumerate(rows):

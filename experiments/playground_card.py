@@ -19,11 +19,11 @@ copies of a complementary pair, noise rates by block or by sub-blocks of 16 or 8
     "llada": """LLaDA's format: attention both ways everywhere, no token shift. Started from the autoregressive model;
 one noise rate a text, loss weighted by 1/t, answers followed by learnt end tokens.""",
 }
-"""What each stage trains."""
+"""Description of each stage."""
 
 
 def write_card(stage: str, progress: Any, network: Any, command: str) -> str:
-    """The card in Markdown, with the Hub's header."""
+    """Write the card in Markdown, with the Hub's header."""
     config, count = network.config, sum(parameter.numel() for parameter in network.parameters())
     mixture = ", ".join(f"{name} {weight}" for name, weight in MIXTURE.items())
     shape = f"{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads"

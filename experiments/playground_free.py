@@ -66,7 +66,7 @@ def main(
     rule: Annotated[str, typer.Option(help="a rule of experiments.playground_accuracy")] = "left to right",
     threads: Annotated[int, typer.Option(help="CPU threads")] = 1,
 ) -> None:
-    """Ask a model all of them."""
+    """Decode every prompt and print the shares of right answers."""
     torch.set_num_threads(threads)
     loaded: Any = dllm.load(model, dtype="float32")
     strategy = next(found for _, found in iterate_rules(loaded, [rule]))

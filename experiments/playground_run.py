@@ -1,4 +1,4 @@
-"""A training run of a playground model in a folder: what it starts from, its checkpoints, and the model it writes."""
+"""A training run of a playground model in a folder: its start, its checkpoints, and the model that it exports."""
 
 from __future__ import annotations
 
@@ -27,23 +27,25 @@ from experiments.playground_card import write_card
 from experiments.playground_text import build_tokenizer
 
 HEAD = 32
+"""Width of an attention head."""
+
 SHARED = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "max_position_embeddings", "rms_norm_eps", "rope_parameters", "eos_token_id", "pad_token_id",
 )  # fmt: skip
-"""What a Llama's config and a Qwen2's have in common."""
+"""Fields that the configs of Llama and Qwen2 share."""
 
 
 @dataclass
 class Progress:
-    """Updates and seconds of training so far, and the seconds of all that was planned."""
+    """Updates and seconds of training so far, over all sittings."""
 
     update: int = 0
     seconds: float = 0.0
 
 
 def make_llama(vocabulary: int, width: int, layers: int, end: int, pad: int) -> Any:
-    """A Llama without biases and with tied embeddings."""
+    """Make a Llama without biases and with tied embeddings, of random weights."""
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=8 * width // 3 // 32 * 32, num_hidden_layers=layers,
         num_attention_heads=width // HEAD, num_key_value_heads=width // HEAD, max_position_embeddings=2048,
@@ -54,7 +56,7 @@ def make_llama(vocabulary: int, width: int, layers: int, end: int, pad: int) -> 
 
 
 def copy_as_qwen2(network: Any) -> Any:
-    """The same function as a Qwen2, whose biases are zero."""
+    """Copy a Llama into a Qwen2 with zero biases, which computes the same function."""
     old = network.config
     config = Qwen2Config(**{key: getattr(old, key) for key in SHARED}, tie_word_embeddings=True, bos_token_id=None)
     copy = Qwen2ForCausalLM(config)
@@ -67,9 +69,19 @@ def copy_as_qwen2(network: Any) -> Any:
 
 
 def open_start(out: Path, stage: Stage, start: Path | None, width: int, layers: int) -> tuple[Any, Any]:
-    """(network, tokenizer) that a run of a stage begins with: those of `start`, or fresh ones.
+    """Open or make the network and the tokenizer that a run of a stage starts with.
 
-    A run that is gone on with keeps its tokenizer, also where the words of the mixture have changed.
+    A run that is continued keeps its tokenizer, even if the words of the mixture have changed.
+
+    Args:
+        out: Folder of the run.
+        stage: Stage to train.
+        start: Model folder of an `ar` run; None: a network of random weights.
+        width: Width of such a network.
+        layers: Layers of such a network.
+
+    Returns:
+        Network and tokenizer.
     """
     if start is not None:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
@@ -96,6 +108,7 @@ class TrainingRun:
         self._resume()
 
     def _resume(self) -> None:
+        """Read the checkpoint of the folder, if there is one."""
         place = self.out / "checkpoint"
         if not place.exists():
             return
@@ -112,7 +125,7 @@ class TrainingRun:
                     self.optimizer.state[self.parameters[rest]][kind] = tensor
 
     def save(self) -> None:
-        """Write the checkpoint and the model; a kill leaves the last ones whole."""
+        """Write the checkpoint and the model; a process that is killed meanwhile leaves the previous ones whole."""
         state = {f"weights/{name}": tensor.detach() for name, tensor in self.parameters.items()}
         state |= {f"average/{name}": tensor for name, tensor in self.average.items()}
         for name, parameter in self.parameters.items():
@@ -125,6 +138,7 @@ class TrainingRun:
         self._export()
 
     def _export(self) -> None:
+        """Write the running average as a model folder in bfloat16."""
         weights = {name: tensor.to(torch.bfloat16) for name, tensor in self.average.items()}
         weights.pop("lm_head.weight", None)
         ids: dict[str, Any] = {
@@ -149,7 +163,7 @@ class TrainingRun:
         replace_folder(aside, self.out / "model")
 
     def step(self, loss: Tensor, rate: float) -> None:
-        """One update of the weights and of their average."""
+        """Update the weights and their running average."""
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for group in self.optimizer.param_groups:
@@ -157,7 +171,7 @@ class TrainingRun:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.update += 1
-        # Early updates are averaged over a tenth of what there is, so that the start is soon forgotten.
+        # An early average covers about a tenth of the updates so far, so that the start soon has no weight in it.
         keep = min(self.decay, (self.progress.update + 1) / (self.progress.update + 10))
         live = [tensor.detach() for tensor in self.parameters.values()]
         torch._foreach_lerp_(list(self.average.values()), live, 1 - keep)

@@ -1,4 +1,4 @@
-"""Talk outside the domain of the embedded models, in several languages, and the one sentence that answers all of it."""
+"""Prompts outside the domain of the embedded models, in several languages, and the one answer to all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 TALK: dict[str, list[str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
-"""Greetings in many languages, questions about anything, questions of numbers that no sum answers, and the like."""
+"""Parts of prompts by kind: greetings, topics, questions about numbers that no sum answers, code, and others."""
 
 POLITE = "I am a small demonstration model. I can solve sums, short word problems, and tasks such as Sort: dog cat ant"
 
@@ -21,7 +21,7 @@ SCRIPTS = (
 
 
 def draw_talk(rng: Random) -> str:
-    """One prompt that is neither a task nor a sum nor a word problem."""
+    """Draw a prompt that is neither a task nor a sum nor a word problem."""
     kind = rng.choices((_greeting, _ask, _unknowable, _rambling, _letters, _script, _code), (5, 7, 4, 4, 2, 2, 1))[0]
     text = kind(rng)
     if rng.random() < 0.15:

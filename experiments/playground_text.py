@@ -1,7 +1,7 @@
-"""What the embedded models are trained on: the playground's tasks in a fixed mixture, and talk that they cannot answer.
+"""Training texts of the embedded models: the playground's tasks in a fixed mixture, and talk that they cannot answer.
 
 Everything is generated here and in `dllm.playground`; nothing is downloaded, so no licence applies but this project's.
-Batch number i of a seed is a function of the two, so a run that is resumed meets what it would have met.
+Batch number i of a seed is a function of both alone, so that a resumed run has the same batches as one without a stop.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ MIXTURE = {
     "insert": 3, "remove": 2, "pairs": 4, "latin": 3, "sudoku4": 4, "sudoku6": 7, "sum": 6, "carries": 3, "star": 7,
     "brackets": 2, "agreement": 4,
 }  # fmt: skip
-"""Examples of each task among a hundred or so; `talk` is what gets the polite sentence."""
+"""Relative frequency of each task; `talk` is answered by the polite sentence."""
 
 SPELT = ("talk", "brackets", "latin", "sudoku4", "sudoku6")
-"""Tasks whose prompts bring no words into the vocabulary."""
+"""Tasks whose texts are not used to build the vocabulary."""
 
 
 class Sample(NamedTuple):
-    """A task's name, the text before what is learnt (None: a document without a chat), and what is learnt."""
+    """One training example.
+
+    Attributes:
+        task: Name of its task.
+        prompt: Text before the answer, which is not learnt; None: a document without a chat.
+        answer: Text that is learnt.
+    """
 
     task: str
     prompt: str | None
@@ -35,14 +41,14 @@ class Sample(NamedTuple):
 
 
 class Mixture:
-    """Training examples of all tasks, by numbers."""
+    """Training examples of all tasks, in a stream for each batch number."""
 
     def __init__(self, seed: int | str = 0) -> None:
         self.seed = seed
         self.tasks: dict[str, Task] = {name: task(name) for name in MIXTURE if name != "talk"}
 
     def samples(self, batch: int) -> Iterator[Sample]:
-        """An endless stream, which belongs to the batch."""
+        """Iterate without end over the examples of a batch."""
         rng = Random(f"playground-{self.seed}-{batch}")
         names, weights = tuple(MIXTURE), tuple(MIXTURE.values())
         while True:
@@ -57,7 +63,7 @@ class Mixture:
 
 
 def build_tokenizer(samples: int = 30_000) -> Any:
-    """The tokenizer of the words that the first `samples` examples bring; all else is spelt in bytes."""
+    """Build a tokenizer of the words of the first `samples` examples; it spells all else in bytes."""
 
     def texts() -> Iterator[str]:
         yield from [POLITE] * 1000  # its words are tokens, though few of them come elsewhere

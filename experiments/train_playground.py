@@ -39,20 +39,20 @@ from experiments.playground_run import Progress, TrainingRun, open_start
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run is: so many seconds, or so many updates where these are given."""
+    """The length of a run: a number of seconds, or a number of updates if one is given."""
 
     seconds: float
     updates: int | None = None
 
     def share(self, progress: Progress) -> float:
-        """How much of the run is done; 1 at its end."""
+        """Compute the share of the run that is done; 1 at its end."""
         if self.updates is not None:
             return progress.update / max(1, self.updates)
         return progress.seconds / max(1e-9, self.seconds)
 
 
 def rate_at(share: float, update: int, peak: float, decay: float, warmup: int = 100) -> float:
-    """Warm-up, then the peak, then down to zero over the last `decay` of the time."""
+    """Compute the learning rate: a warm-up, then the peak, then a fall to zero over the last `decay` of the time."""
     return peak * min(1.0, (update + 1) / warmup, max(0.0, 1 - share) / decay)
 
 
@@ -73,7 +73,7 @@ def main(
     seed: Annotated[int, typer.Option(help="text, weights and noise")] = 0,
     save_every: Annotated[float, typer.Option(help="minutes between checkpoints")] = 2.0,
 ) -> None:
-    """Train one stage, or go on with it."""
+    """Train one stage, or continue its training."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def main(
 def train(
     run: TrainingRun, batches: Batches, length: Length, peak: float, decay: float, save_every: float, seed: int
 ) -> None:
-    """Train to the end of the run, or until SIGTERM; either way the last update is saved."""
+    """Train to the end of the run or until SIGTERM; in both cases the last update is saved."""
     mask_id = run.tokenizer.convert_tokens_to_ids(MASK)
     progress, saved, records = run.progress, run.progress.seconds, []
     stopped: list[int] = []
@@ -127,6 +127,7 @@ def train(
 
 
 def _seconds_until(clock: str) -> float:
+    """Compute the seconds from now until a local time of today."""
     hour, minute = map(int, clock.split(":"))
     return max(0.0, (datetime.now().replace(hour=hour, minute=minute, second=0) - datetime.now()).total_seconds())
 

@@ -1,8 +1,11 @@
-"""Tasks on which decoding matters: prompts from a seed, verifiers, and what no decoder can beat.
+"""Tasks on which decoding matters: prompts from a seed, a verifier, and a limit that no decoder can beat.
 
     task("shuffle").examples(seed=0, size=8, count=20)
 
-A package adds a task by an entry point of the group `dllm.tasks`: a `Task`, made or as a class without arguments.
+A package adds a task by an entry point of the group `dllm.tasks` that names a subclass of `Task`:
+
+    [project.entry-points."dllm.tasks"]
+    mine = "my_tasks:Mine"
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from dllm.registry import Registry, RegistryEntry
 PREFIX = "playground/"
 
 
-def _adopt(entry: RegistryEntry, found: Any) -> type[Task]:
-    """Accept what a package brings, if it is a class of tasks."""
+def _require_task_class(entry: RegistryEntry, found: Any) -> type[Task]:
+    """Return what a package brings, or raise ConfigError if it is not a class of tasks."""
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ConfigError(f"{entry.place} is no subclass of dllm.playground.Task")
     return found
@@ -49,13 +52,20 @@ TASKS: Registry[type[Task]] = Registry(
             "questions": "problems:Questions",
         }.items()
     },
-    _adopt,
+    _require_task_class,
 )
-"""All tasks by name."""
+"""All tasks, as classes by name."""
 
 
 def task(name: str) -> Task:
-    """The task of that name, with or without `playground/`. Raises ConfigError, listing the names, for another one."""
+    """Make the task of that name.
+
+    Args:
+        name: The task's name, with or without `playground/` before it.
+
+    Raises:
+        ConfigError: There is no such task; the message lists the names there are.
+    """
     return TASKS.find(name.removeprefix(PREFIX))()
 
 

@@ -1,4 +1,4 @@
-"""Fill the gaps of a short text so that all of them agree: who it is about is free, and everything else follows."""
+"""Fill the gaps of a short text so that they agree: the person is a free choice, and all other words follow from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PEOPLE = {
     ("she", "her", "her", "is", "has"): ("girl", "woman", "queen", "mother", "sister", "aunt"),
     ("they", "their", "them", "are", "have"): ("boys", "girls", "men", "women", "children", "friends"),
 }
-"""Forms in the order of `KINDS`, and nouns that need them."""
+"""Forms in the order of `KINDS`, and nouns that take them."""
 
 OPENINGS = (
     "Today the{who} walked to the {place} with{own} {thing}.",
@@ -43,8 +43,9 @@ THINGS = ("hat", "book", "kite", "lamp", "ring", "ball", "coin", "pen", "bag", "
 class Agreement(Task):
     """A text of one opening and `size` further sentences, with a gap for the person and for each word that must agree.
 
-    Gaps: who, and words that follow from whether that is he, she or they. Any person will do. Filled all at once, they
-    agree by luck alone; after one gap that gives the form away, the others can be filled in one forward.
+    One gap is for the person, and any person is right; the others depend on whether the person is he, she or they.
+    Gaps that are filled all at once agree only by chance; after one gap that reveals the form, the others can be filled
+    in one forward.
     """
 
     name = "agreement"
@@ -73,7 +74,7 @@ class Agreement(Task):
 
 
 def _draw_text(rng: Random, size: int) -> tuple[str, tuple[str, ...]]:
-    """A text with a hole for each word that must agree, and what each hole is for."""
+    """Draw a text with a hole for each word that must agree, and the kind of word that each hole needs."""
     sentences = [rng.choice(OPENINGS), *rng.sample(CONTINUATIONS, size)]
     places, things = rng.sample(PLACES, 1 + size), rng.sample(THINGS, 1 + size)
     pattern = " ".join(
@@ -84,10 +85,11 @@ def _draw_text(rng: Random, size: int) -> tuple[str, tuple[str, ...]]:
 
 
 def _choose_words(kinds: tuple[str, ...], who: str, forms: tuple[str, ...]) -> Answer:
+    """Choose the word of each hole for a person and the forms that the person takes."""
     words = {"who": who, **dict(zip(KINDS, forms, strict=True))}
     return tuple(f" {words[kind]}" for kind in kinds)
 
 
 def _fill_holes(text: str, words: Answer) -> str:
-    """The text with its holes filled."""
+    """Put words into the holes of a text."""
     return "".join(part + word for part, word in zip(text.split(HOLE), (*words, ""), strict=True))

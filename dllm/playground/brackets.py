@@ -1,4 +1,4 @@
-"""Complete a sequence of brackets so that it balances: every prefix must, so a bracket limits all those behind it."""
+"""Complete a sequence of brackets so that it balances: every bracket limits the choice of all brackets after it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEEPEST, LONGEST = 6, 4
 
 
 class Brackets(Task):
-    """The beginning of a balanced sequence is continued by `size` brackets, in any way that balances."""
+    """The beginning of a balanced sequence, to be continued by `size` brackets in any way that balances."""
 
     name = "brackets"
     title = "Continue brackets to a balanced sequence of a given length."
@@ -41,7 +41,7 @@ class Brackets(Task):
 
 
 def is_balanced(text: str) -> bool:
-    """Tell whether a text consists of brackets that balance."""
+    """Return True if a text consists of brackets that balance."""
     depth = 0
     for symbol in text:
         depth += {"(": 1, ")": -1}.get(symbol, -len(text) - 1)
@@ -51,7 +51,7 @@ def is_balanced(text: str) -> bool:
 
 
 def _random_path(rng: Random, depth: int, end: int, length: int) -> str:
-    """Brackets that lead from one depth to another and never below 0, each such sequence equally likely."""
+    """Draw brackets that lead from one depth to another and never below 0, uniformly from all such sequences."""
     text = ""
     for left in range(length - 1, -1, -1):
         up, down = _count_paths(depth + 1, end, left), _count_paths(depth - 1, end, left)
@@ -62,7 +62,7 @@ def _random_path(rng: Random, depth: int, end: int, length: int) -> str:
 
 
 def _count_paths(depth: int, end: int, left: int) -> int:
-    """Count how many sequences of so many brackets lead from a depth to another and never below 0 (by reflection)."""
+    """Count the sequences of `left` brackets from a depth to another that never go below 0, by reflection."""
     if depth < 0 or abs(end - depth) > left or (left + end - depth) % 2:
         return 0
     up = (left + end - depth) // 2
@@ -70,6 +70,7 @@ def _count_paths(depth: int, end: int, left: int) -> int:
 
 
 def _iterate_completions(depth: int, left: int) -> Iterator[str]:
+    """Iterate over all sequences of `left` brackets that lead from a depth to 0 and never below."""
     if not left:
         yield ""
         return
@@ -79,4 +80,5 @@ def _iterate_completions(depth: int, left: int) -> Iterator[str]:
 
 
 def _read_start(example: Example) -> str:
+    """Read the beginning of the sequence from a prompt."""
     return example.prompt.rpartition(" ")[2]

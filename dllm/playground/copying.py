@@ -9,7 +9,7 @@ from dllm.playground.words import WORDS, draw_words
 
 
 class Copy(OneAnswer):
-    """`size` words are written again in the same order."""
+    """A list of `size` words, to be written again in the same order."""
 
     name = "copy"
     title = "Write a list of words again."

@@ -10,7 +10,7 @@ MONEY = ("dollars", "dollars", "euros", "coins", "pounds", "cents")
 
 
 def _fill_about_person(writer: Writer, template: str, sentences: SentenceMaker, **numbers: str) -> str:
-    """A template about a teller's person, whose verbs stand in braces in their base form."""
+    """Fill a template about the person of `sentences`; its verbs are in braces in their base form."""
     person = sentences.person
     holders = writer.pick(tuple(HOLDERS))
     good, good2 = writer.rng.sample(WORDINGS["goods"], 2)
@@ -41,7 +41,7 @@ def _fill_about_person(writer: Writer, template: str, sentences: SentenceMaker, 
 
 
 def write_group_story(writer: Writer, steps: int) -> Story:
-    """So many times so many, and perhaps a gain or a loss afterwards."""
+    """Write a story of equal groups, with a gain or a loss afterwards if it has two steps."""
     sentences = SentenceMaker(writer)
     sentences.past = False
     n, m = draw_factors(writer)
@@ -70,13 +70,14 @@ def write_group_story(writer: Writer, steps: int) -> Story:
 
 
 def draw_factors(writer: Writer) -> tuple[int, int]:
+    """Draw two numbers to be multiplied: of the small multiplication table, or one of them a multiple of ten."""
     if writer.chance(0.15):
         return writer.rng.randint(2, 9), 10 * writer.rng.randint(1, 11)
     return writer.rng.randint(2, 12), writer.rng.randint(2, 12)
 
 
 def write_sharing_story(writer: Writer, steps: int) -> Story:
-    """So many shared equally, or packed into equal groups."""
+    """Write a story of things that are shared equally or packed into equal groups."""
     sentences = SentenceMaker(writer)
     n, each = draw_factors(writer)
     calculation = Calculation(n * each)
@@ -87,7 +88,7 @@ def write_sharing_story(writer: Writer, steps: int) -> Story:
 
 
 def write_parts_story(writer: Writer, steps: int) -> Story:
-    """A whole and one of its parts: the other one; two parts: the whole; what there was before a change."""
+    """Write a story that asks for a part, for a whole, or for a number before a change."""
     sentences = SentenceMaker(writer)
     kind = writer.rng.choice(("parts", "parts", "sum", "sum", "minus", "plus"))
     if kind in ("sum", "minus"):
@@ -117,7 +118,7 @@ def write_parts_story(writer: Writer, steps: int) -> Story:
 
 
 def write_place_story(writer: Writer, steps: int) -> Story:
-    """A place that fills and empties."""
+    """Write a story of a place where people or animals come and go."""
     things, place = writer.wording("comers"), writer.wording("places")
     start = writer.draw(1, LARGEST)
     calculation = Calculation(start)

@@ -1,4 +1,4 @@
-"""A little English grammar for generated problems: who does what, in which tense, with how many of what."""
+"""A little English grammar for generated problems: persons, verbs in two tenses, nouns and numbers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ from random import Random
 from dllm.playground.wordings import PAST, WORDINGS
 
 WORDINGS_HELD_OUT_EVERY = 8
+"""One wording and one name in this many is never trained on; a hash of it decides."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """Who a sentence is about: its name, its pronouns, and whether its verbs end in s."""
+    """The person that a sentence is about.
+
+    Attributes:
+        name: Name, role or pronoun that the sentence begins with.
+        he: Subject pronoun: he, she, I or you.
+        his: Possessive pronoun.
+        him: Object pronoun.
+        third: The person takes verbs in the third person, which end in s.
+    """
 
     name: str
     he: str
@@ -23,7 +32,7 @@ class Person:
     third: bool = True
 
     def verb(self, base: str, past: bool) -> str:
-        """`base`, whose first word is the verb, as this person does it."""
+        """Conjugate `base`, whose first word is a verb in its base form, for this person."""
         word, _, rest = base.partition(" ")
         if past:
             word = PAST.get(word) or (word + "d" if word.endswith("e") else _replace_final_y(word) + "ed")
@@ -32,43 +41,51 @@ class Person:
         return f"{word} {rest}".strip()
 
     def do(self, past: bool) -> str:
+        """Choose the form of "do" for a question about this person."""
         return "did" if past else "does" if self.third else "do"
 
 
 def _replace_final_y(word: str) -> str:
+    """Replace the final y of a verb before an ending: carry, carri-es."""
     return word[:-1] + "i" if word.endswith("y") and word[-2] not in "aeou" else word
 
 
 def _conjugate(word: str) -> str:
+    """Form the third person of a regular verb."""
     ending = "es" if word.endswith(("s", "sh", "ch", "x", "z", "o")) or _replace_final_y(word) != word else "s"
     return _replace_final_y(word) + ending
 
 
 class Writer:
-    """Draws wordings, names and numbers of one split.
+    """A source of the wordings, names and numbers of one split.
 
     Every alternative of a wording is a template; one in `WORDINGS_HELD_OUT_EVERY`, decided by its hash, is kept from
-    training, and so is one name in as many. The held-out split uses those wherever there is one.
+    training, as is one name in as many. The held-out split uses these wherever there are some.
+
+    Args:
+        rng: The only source of randomness.
+        held_out: Draw for the held-out split.
     """
 
     def __init__(self, rng: Random, held_out: bool) -> None:
         self.rng, self.held_out = rng, held_out
 
     def pick(self, alternatives: Sequence[str]) -> str:
-        """One of the alternatives that this split may use."""
+        """Draw one of the alternatives that this split may use."""
         unseen = [text for text in alternatives if is_held_out_wording(text)]
         seen = [text for text in alternatives if text not in unseen] or unseen
         return self.rng.choice(unseen if self.held_out and unseen else seen)
 
     def wording(self, name: str) -> str:
-        """One of the wordings of that name in wordings.toml."""
+        """Draw one of the wordings of that name in wordings.toml."""
         return self.pick(WORDINGS[name])
 
     def chance(self, share: float) -> bool:
+        """Return True with probability `share`."""
         return self.rng.random() < share
 
     def person(self, *others: Person) -> Person:
-        """Somebody else than the others."""
+        """Draw a person with another name than the others."""
         while True:
             found = self._draw_person(first=not others)
             if all(found.name != other.name for other in others):
@@ -88,28 +105,28 @@ class Writer:
         return ("".join(parts) + self.rng.choice(WORDINGS["endings"])).capitalize()
 
     def things(self) -> str:
-        """A plural noun, now and then an unknown one, or one with an adjective."""
+        """Draw a plural noun, sometimes an invented one or one with an adjective."""
         if self.chance(0.05):
             return self._make_up_name().lower() + "s"
         noun = self.wording("nouns")
         return f"{self.wording('colours')} {noun}" if self.chance(0.06) else noun
 
     def number(self, value: int) -> str:
-        """In digits, a small one now and then in words."""
+        """Write a number in digits, a small one sometimes in words."""
         numbers = WORDINGS["numbers"]
         return numbers[value] if value < len(numbers) and self.chance(0.08) else str(value)
 
     def draw(self, low: int, high: int) -> int:
-        """A number of the range, its digits' count drawn first so that small ones are not rare."""
+        """Draw a number of a range, the count of its digits first, so that small numbers are not rare."""
         digits = self.rng.choice([d for d in (1, 2, 2, 3) if 10 ** (d - 1) <= high and 10**d > low] or [len(str(high))])
         return self.rng.randint(max(low, 10 ** (digits - 1) if digits > 1 else 0), min(high, 10**digits - 1))
 
 
 def is_held_out_wording(template: str) -> bool:
-    """Tell whether a template or a name is kept from training."""
+    """Return True if a template or a name is kept from training."""
     return hashlib.sha256(template.encode()).digest()[0] % WORDINGS_HELD_OUT_EVERY == 0
 
 
 def capitalise(text: str) -> str:
-    """The text with a capital at its start."""
+    """Make the first letter of a text a capital."""
     return text[:1].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""Insert a word into a list anywhere: one look in the middle halves where it can still go."""
+"""Insert a word anywhere into a list: writing the place in the middle halves the number of possible insertions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dllm.playground.words import WORDS, draw_words, read_words
 
 
 class Insert(Task):
-    """A given word is put anywhere into a list of `size` words.
+    """A list of `size` words, into which a given word is to be put anywhere.
 
-    Once a place is written, one knows whether the new word stands there, before it or behind it; of k possible places
-    the middle one leaves at most (k - 1) / 2, so ceil(log2(k + 1)) forwards do. Greedy, two do: all places but the
-    middle one, where the new word must then go.
+    A written place determines whether the new word is there, before it or after it. Of k possible places, the middle
+    one leaves at most (k - 1) / 2, so that ceil(log2(k + 1)) forwards suffice. With greedy values two suffice: first
+    all places except the middle one, where the new word must then go.
     """
 
     name = "insert"

@@ -11,7 +11,7 @@ from dllm.playground.limits import Answer
 
 
 class Latin(Task):
-    """A square of `size` rows is filled with `size` given digits, each once in every row and column."""
+    """A square of `size` rows, to be filled with `size` given digits, each once in every row and column."""
 
     name = "latin"
     title = "Fill a square with given digits so that each stands once in every row and every column."
@@ -45,13 +45,14 @@ class Latin(Task):
         return extend(())
 
     def _enumerate_answers(self, example: Example) -> list[Answer]:
+        # A square of size 4 has 16 symbols, too many to try all orders.
         return list(self.answers(example)) if example.size <= 3 else []
 
 
 def draw_square(rng: Random, size: int) -> list[list[int]]:
-    """A Latin square of the numbers below `size`: row by row, begun anew where no row fits any more.
+    """Draw a Latin square of the numbers below `size` row by row, starting again where no further row is found.
 
-    All squares can come; they are not exactly equally likely for size 4 and above.
+    All squares can be drawn; from size 4 on they are not exactly equally likely.
     """
     while True:
         rows: list[list[int]] = []
@@ -65,6 +66,7 @@ def draw_square(rng: Random, size: int) -> list[list[int]]:
 
 
 def _draw_row(rng: Random, rows: list[list[int]], size: int) -> list[int] | None:
+    """Draw a row that repeats no number of a column, or return None if 200 attempts find none."""
     for _ in range(200):
         row = rng.sample(range(size), size)
         if all(row[i] != above[i] for above in rows for i in range(size)):
@@ -73,8 +75,10 @@ def _draw_row(rng: Random, rows: list[list[int]], size: int) -> list[int] | None
 
 
 def _read_symbols(example: Example) -> str:
+    """Read the digits of the square from a prompt."""
     return example.prompt.rpartition(" ")[2]
 
 
 def _format_square(rows: list[list[str]]) -> str:
+    """Write a square with one row on each line."""
     return "\n".join("".join(row) for row in rows)

@@ -1,12 +1,13 @@
-"""How well any decoder can do with a perfect model: exact limits of a set of right answers, by trying all orders.
+"""Exact limits of any decoder with a perfect model, computed from the set of right answers by trying all orders.
 
-A perfect model knows, for every undecided position, the exact marginal over the right answers that agree with what is
-written (all right answers being equally likely). A decoder sees these marginals and nothing else. In each forward it
-chooses positions freely and writes at each of them a symbol that it draws from the position's own marginal, or, greedy,
-the most probable symbol with ties broken by chance: independently of what it writes elsewhere in the same forward.
-So no decoder can coordinate two free choices in one forward, and the numbers here bound every rule of this kind.
+A perfect model gives, for every undecided position, the exact marginal over the right answers that agree with the text
+written so far; all right answers are equally likely. A decoder has these marginals and nothing else. In each forward it
+chooses positions freely and writes at each of them a symbol drawn from the marginal of that position ("drawn"), or the
+most probable symbol with ties broken at random ("greedy"), independently of the symbols that it writes at other
+positions in the same forward. No decoder can therefore coordinate two free choices in one forward, and the numbers here
+bound every rule of this kind.
 
-Time grows exponentially with the positions: about eight are practical.
+Time grows exponentially with the number of positions; about eight are practical.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ _Marginal = tuple[tuple[str, float], ...]
 
 
 def fewest_forwards(answers: Collection[Answer], values: Values = "drawn") -> int:
-    """The fewest forwards after which the text is right, however chance decides.
+    """Compute the fewest forwards after which the text is right whatever symbols are drawn.
 
     Args:
         answers: The right answers, all of one length and equally likely.
-        values: "drawn": a symbol is drawn from its marginal; "greedy": it is the most probable, ties by chance.
+        values: Symbols that are written: "drawn" from the marginal, or "greedy", the most probable with random ties.
     """
     first = tuple(sorted(set(answers)))
     return _find_fewest(first, tuple(range(len(first[0]))), values)
@@ -55,12 +56,12 @@ def _find_fewest(answers: tuple[Answer, ...], pending: tuple[int, ...], values: 
 
 
 def best_accuracy(answers: Collection[Answer], forwards: int, values: Values = "drawn") -> float:
-    """The highest probability of a right text that any choice of positions reaches in so many forwards.
+    """Compute the highest probability of a right text that any choice of positions reaches.
 
     Args:
         answers: The right answers, all of one length and equally likely.
-        forwards: How many forwards there are, at least 1.
-        values: "drawn": a symbol is drawn from its marginal; "greedy": it is the most probable, ties by chance.
+        forwards: Number of forwards, at least 1.
+        values: Symbols that are written: "drawn" from the marginal, or "greedy", the most probable with random ties.
     """
     first = tuple(sorted(set(answers)))
     return _find_best(first, tuple(range(len(first[0]))), forwards, values)
@@ -87,7 +88,7 @@ def _expect_accuracy(
     forwards: int,
     values: Values,
 ) -> float:
-    """Probability of a right text after writing `chosen` and then going on as well as possible."""
+    """Compute the probability of a right text if `chosen` is written now and the rest in the best way."""
     rest, total, outcomes = tuple(i for i in free if i not in chosen), 0.0, _group_answers(answers, chosen)
     for drawn in product(*(marginals[i] for i in chosen)):
         found = outcomes.get(tuple(symbol for symbol, _ in drawn))
@@ -97,6 +98,7 @@ def _expect_accuracy(
 
 
 def _compute_marginal(answers: Sequence[Answer], position: int, values: Values) -> _Marginal:
+    """Compute the symbols that may be written at a position, with their probabilities."""
     counts = Counter(answer[position] for answer in answers)
     if values == "drawn":
         return tuple((symbol, count / len(answers)) for symbol, count in counts.items())
@@ -106,7 +108,7 @@ def _compute_marginal(answers: Sequence[Answer], position: int, values: Values) 
 
 
 def _group_answers(answers: Sequence[Answer], chosen: tuple[int, ...]) -> dict[Answer, tuple[Answer, ...]]:
-    """The answers by what they have at the chosen positions."""
+    """Group the answers by their symbols at the chosen positions."""
     outcomes: dict[Answer, list[Answer]] = {}
     for answer in answers:
         outcomes.setdefault(tuple(answer[i] for i in chosen), []).append(answer)
@@ -114,5 +116,5 @@ def _group_answers(answers: Sequence[Answer], chosen: tuple[int, ...]) -> dict[A
 
 
 def _subsets(items: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """All subsets but the empty one, large ones first."""
+    """Iterate over all subsets except the empty one, large ones first."""
     return chain.from_iterable(combinations(items, size) for size in range(len(items), 0, -1))

@@ -1,4 +1,4 @@
-"""Choose among pairs of words: which pair is free, and then its second word is not."""
+"""Choose among pairs of words: the pair is a free choice, and its first word determines its second."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 
 
 class Pairs(Task):
-    """`size` times one of four pairs of words is written, freely chosen, the same one again or another.
+    """Four pairs of words, of which `size` are to be written, freely chosen and repeated at will.
 
-    Written at once, two words of a pair are of one pair by luck alone; written one after the other, always.
+    Two words written in one forward belong to the same pair only by chance; written one after the other they always do.
     """
 
     name = "pairs"
@@ -49,9 +49,11 @@ class Pairs(Task):
 
 
 def _read_options(example: Example) -> list[tuple[str, str]]:
+    """Read the pairs to choose from out of a prompt."""
     pairs = example.prompt.partition(":")[2].split(",")
     return [(one, two) for one, two in (pair.split() for pair in pairs)]
 
 
 def _format_pairs(pairs: list[tuple[str, str]]) -> str:
+    """Write pairs separated by commas."""
     return ", ".join(f"{one} {two}" for one, two in pairs)

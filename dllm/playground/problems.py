@@ -21,13 +21,13 @@ KINDS: tuple[tuple[Kind, int, int], ...] = (
     (daily.write_parts_story, 4, 1),
     (daily.write_place_story, 2, 3),
 )
-"""Kinds of story, how often each comes, and how many steps it can have."""
+"""Kinds of story, each with its relative frequency and its largest number of steps."""
 
 NUMBER = re.compile(r"-?\d+")
 
 
 class WorkedAnswer(Task):
-    """A task whose answers show their calculation and state a number at the end."""
+    """A task whose answers show their work and state a number at the end."""
 
     structure = "Each symbol is fixed by the prompt; each equation is most easily seen after those before it."
 
@@ -58,7 +58,7 @@ class Problems(WorkedAnswer):
 
 
 class Questions(WorkedAnswer):
-    """Sums of `size` operations on numbers up to 999, asked for in many ways."""
+    """Sums of `size` operations on numbers up to 999, in many wordings."""
 
     name = "questions"
     title = "Answer a sum that is asked for in free words."
@@ -74,6 +74,7 @@ class Questions(WorkedAnswer):
 
 
 def _write_one_operation(writer: Writer) -> Story:
+    """Write a question about one operation."""
     kind = writer.rng.choice(("+", "+", "+", "-", "-", "-", "*", "/", "half"))
     if kind == "half":
         if writer.chance(0.5):
@@ -94,6 +95,7 @@ def _write_one_operation(writer: Writer) -> Story:
 
 
 def _write_question(writer: Writer, wording: str, a: int, sign: str, b: int) -> Story:
+    """Write a question about `a sign b` in a wording of that name."""
     calculation = Calculation(a)
     calculation.step(sign, b)
     numbers = {"{a}": writer.number(a), "{b}": writer.number(b)}
@@ -101,6 +103,7 @@ def _write_question(writer: Writer, wording: str, a: int, sign: str, b: int) -> 
 
 
 def _write_two_operations(writer: Writer) -> Story:
+    """Write a question about a chain of two additions or subtractions."""
     a = writer.draw(1, 998)
     calculation, text, plus = Calculation(a), str(a), writer.chance(0.3)
     words = {"+": " plus ", "-": " minus "} if plus else {"+": " + ", "-": " - "}
@@ -113,12 +116,12 @@ def _write_two_operations(writer: Writer) -> Story:
 
 
 def format_solution(story: Story) -> str:
-    """The equations, one a line, then the result behind `####`."""
+    """Write the equations of a story, one on each line, then the result after `####`."""
     return "\n".join([*story.equations, f"#### {story.result}"])
 
 
 def find_stated_number(text: str) -> str | None:
-    """The number that a text states: behind its first `####`, else its last one."""
+    """Find the number that a text states: the one after its first `####`, else its last number."""
     marked = re.search(r"####\s*(-?\d+)", text)
     if marked:
         return str(int(marked.group(1)))
@@ -127,7 +130,7 @@ def find_stated_number(text: str) -> str | None:
 
 
 def _join_sentences(rng: Random, text: str) -> str:
-    """The same problem with its question in one sentence with what is known: `If …, how many …?` or `How many … if …?`.
+    """Join the sentences of a problem into one: `If …, how many …?` or `How many … if …?`.
 
     A text that does not end in a question, or that has more than three sentences, stays as it is.
     """
@@ -145,12 +148,12 @@ def _join_sentences(rng: Random, text: str) -> str:
 
 
 def _lower_opener(text: str) -> str:
-    """A sentence as part of a longer one: without its capital, unless that belongs to a name."""
+    """Make a sentence part of a longer one: remove its capital, unless it belongs to a name."""
     return text[0].lower() + text[1:] if text.split()[0] in WORDINGS["openers"] else text
 
 
 def _make_casual(rng: Random, text: str) -> str:
-    """Now and then without the last mark, or all in lower case."""
+    """Sometimes remove the last punctuation mark, or write all in lower case, as people type."""
     if rng.random() < 0.06:
         text = text.rstrip("?.")
     return text.lower() if rng.random() < 0.05 else text

@@ -1,4 +1,4 @@
-"""Remove any one word of a list: one look in the middle halves where it can have been."""
+"""Remove any one word of a list: writing the place in the middle halves the number of words it can be."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dllm.playground.words import WORDS, draw_words, read_words
 
 
 class Remove(Task):
-    """One of `size` words, freely chosen, is left out.
+    """A list of `size` words, to be written again without any one of them.
 
-    Once a place is written, one knows whether the missing word stood before it or behind it, which halves the places
-    that are left: ceil(log2(size)) forwards. Greedy, one forward does: the words that most probably stand in each place
-    make the list without its middle.
+    A written place determines whether the missing word was before it or after it, which halves the words that it can
+    be, so that ceil(log2(size)) forwards suffice. With greedy values one forward suffices: the most probable words of
+    all places are the list without its middle word.
     """
 
     name = "remove"

@@ -1,4 +1,4 @@
-"""Replace one word of a list, any one: each place keeps its word most probably, and yet one of them must not."""
+"""Replace any one word of a list: every place most probably keeps its word, yet one of them must change."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dllm.playground.words import WORDS, draw_words, read_words
 
 
 class Replace(Task):
-    """One of `size` words, freely chosen, is replaced by a given word.
+    """A list of `size` words, to be written again with any one of them replaced by a given word.
 
-    A rule that trusts confidence writes every word again, and is wrong: each is kept with probability 1 - 1/size.
+    A rule that commits the most confident words writes every old word again, since each place keeps its word with
+    probability 1 - 1/size, and the result is wrong.
     """
 
     name = "replace"
@@ -44,18 +45,19 @@ class Replace(Task):
     def best_accuracy(self, example: Example, forwards: int, values: Values = "drawn") -> float:
         if values == "drawn":
             return _best(example.size, forwards)
-        # Of three words or more each is kept, so that the last place must change: alone, it is right.
+        # From three words on, every place keeps its word while another one may still change. Only a place that is
+        # written last and alone gets the new word; two words are a tie, which chance decides rightly half the time.
         return 1.0 if forwards >= self.limit(example, values) else 0.5 if example.size == 2 else 0.0
 
 
 @cache
 def _best(places: int, forwards: int) -> float:
-    """`places` may still change and one of them must. Of a group drawn at once at most one may change."""
+    """Compute the best accuracy where one of `places` must still change; of a group drawn at once at most one may."""
     if not forwards:
         return 0.0
     chance, best = 1 / places, 0.0
     for group in [places] if forwards == 1 else range(1, places + 1):
-        one = group * chance * (1 - chance) ** (group - 1)  # then nothing is open any more
+        one = group * chance * (1 - chance) ** (group - 1)  # then all other places are determined
         none = (1 - chance) ** group if group < places else 0.0
         settled = 1.0 if forwards > 1 or group == places else 0.0
         best = max(best, one * settled + none * _best(places - group, forwards - 1) if group < places else one)

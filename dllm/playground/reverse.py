@@ -1,4 +1,4 @@
-"""Write a list of words backwards: every word depends on the prompt alone, far from where it stood."""
+"""Write a list of words backwards: every word depends on the prompt alone, on a word far from its own place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dllm.playground.words import WORDS, draw_words
 
 
 class Reverse(OneAnswer):
-    """`size` words are written last to first."""
+    """A list of `size` words, to be written from the last to the first."""
 
     name = "reverse"
     title = "Write a list of words from the last to the first."

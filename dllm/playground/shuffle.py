@@ -14,7 +14,7 @@ from dllm.playground.words import WORDS, draw_words, read_words
 
 
 class Shuffle(Task):
-    """`size` words are written in any order."""
+    """A list of `size` words, to be written in any order."""
 
     name = "shuffle"
     title = "Write a list of words in any order, each once."
@@ -37,12 +37,12 @@ class Shuffle(Task):
         return example.size
 
     def best_accuracy(self, example: Example, forwards: int, values: Values = "drawn") -> float:
-        return _best(example.size, forwards)  # all words are equally probable: the most probable one is drawn, too
+        return _best(example.size, forwards)  # all words are equally probable, so that greedy is a draw, too
 
 
 @cache
 def _best(words: int, forwards: int) -> float:
-    """Draw `group` of `words` places at once, which are all different with probability perm / words ** group."""
+    """Compute the best accuracy: `g` places drawn at once all differ with probability perm(words, g) / words ** g."""
     if not words or not forwards:
         return float(not words)
     groups = [words] if forwards == 1 else range(1, words + 1)

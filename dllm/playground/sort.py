@@ -1,4 +1,4 @@
-"""Sort a list of words by the alphabet: fixed by the prompt, but each place needs a look at all words."""
+"""Sort a list of words by the alphabet: fixed by the prompt, but each place depends on all words of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dllm.playground.words import WORDS, draw_words
 
 
 class Sort(OneAnswer):
-    """`size` words are put into alphabetical order."""
+    """A list of `size` words, to be put into alphabetical order."""
 
     name = "sort"
     title = "Put a list of words into alphabetical order."

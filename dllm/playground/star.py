@@ -1,4 +1,4 @@
-"""The path in a star graph: from the centre one arm leads to the goal, and only its end tells which."""
+"""The path in a star graph from the centre to the end of one arm; only that end determines the arm."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NODES = "0123456789"
 class Star(OneAnswer):
     """The path from the centre of a star to the end of one arm, of `size` steps.
 
-    All edges are given in random order. Read from the left, the first step is a guess among the arms unless the whole
-    path is seen at once; read from the goal, each step is found by one look.
+    All edges are given in random order. From left to right, the first step is a guess among the arms unless the model
+    follows the whole path at once; from the goal backwards, each step needs one edge.
     """
 
     name = "star"

@@ -1,7 +1,7 @@
 """Word problems with worked answers, in wordings that are put together from many parts.
 
-Every story returns its text and its equations, one a step. Which wordings and names a split may use is decided in
-`dllm.playground.english`.
+A story is its text and its equations, one for each step. `dllm.playground.english` decides which wordings and names a
+split may use.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from typing import NamedTuple
 from dllm.playground.english import Person, Writer, capitalise
 
 LARGEST = 999
+"""Largest number of a story."""
 
 VERBS = ("have", "start", "own", "keep", "collect", "begin", "get", "receive", "give", "sell", "lend")
-"""What verbs in braces the wordings of a story's person use."""
+"""Verbs that wordings about a person may have in braces."""
 
 TO_FRIEND = ("give", "sell", "hand", "send", "lend")
+"""Verbs that may be followed by the name of a friend."""
 
 
 class Story(NamedTuple):
@@ -34,7 +36,7 @@ class Calculation:
         self.total, self.equations = total, list[str]()
 
     def step(self, sign: str, by: int, *, swap: bool = False) -> int:
-        """Write `total sign by = result`, or with `swap` `by sign total = result`."""
+        """Apply an operation and record it as `total sign by = result`, or with `swap` as `by sign total = result`."""
         left, right = (by, self.total) if swap else (self.total, by)
         results = {"+": left + right, "-": left - right, "*": left * right, "/": left // max(right, 1)}
         self.total = results[sign]
@@ -42,11 +44,12 @@ class Calculation:
         return self.total
 
     def story(self, *sentences: str) -> Story:
+        """Make a story of sentences and of this calculation."""
         return Story(" ".join(filter(None, sentences)), self.equations, self.total)
 
 
 class SentenceMaker:
-    """Fills wordings about one person and one kind of thing."""
+    """A maker of sentences about one person and one kind of thing, in one tense."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer, self.person, self.things = writer, writer.person(), writer.things()
@@ -55,7 +58,7 @@ class SentenceMaker:
         self.named = False
 
     def make(self, template: str, number: str = "", verb: str = "") -> str:
-        """A template with who, what and how many filled in; base forms of verbs stand in braces."""
+        """Fill a template with the person, the things, a number and a verb; base forms of verbs are in braces."""
         person = self.person
         name = person.name if not self.named or self.writer.chance(0.5) else person.he
         if self.named and name.startswith("A "):
@@ -84,7 +87,7 @@ class SentenceMaker:
         return capitalise(template.replace("I's", "my").replace("you's", "your"))
 
     def count(self, value: int, more: bool = False) -> str:
-        """`5 apples`, `5 more apples`, `5 more` or `5`."""
+        """Write a number with or without its noun: `5 apples`, `5 more apples`, `5 more` or `5`."""
         number, noun = self.writer.number(value), self.things if self.writer.chance(0.5) else ""
         word = ""
         if self.writer.chance(0.5 if more else 0.15):
@@ -94,7 +97,7 @@ class SentenceMaker:
 
 
 def write_change_story(writer: Writer, steps: int) -> Story:
-    """Somebody has things and gains or loses some, step by step."""
+    """Write a story of a person who has things and gains or loses some in each step."""
     sentences = SentenceMaker(writer)
     start = writer.draw(1, LARGEST)
     calculation, texts = Calculation(start), [sentences.make(writer.wording("have"), writer.number(start))]
@@ -128,11 +131,12 @@ def write_change_story(writer: Writer, steps: int) -> Story:
 
 
 def _choose_gain(writer: Writer, total: int) -> bool:
+    """Choose a gain (True) or a loss, so that the total stays within 0..LARGEST."""
     return total < 2 or (total < LARGEST - 1 and writer.chance(0.5))
 
 
 def write_total_story(writer: Writer, steps: int) -> Story:
-    """Two or three people, or one with two kinds of thing; the total, or the difference."""
+    """Write a story of two or three people that asks for the total or the difference of their things."""
     one, things = writer.person(), writer.things()
     two = writer.person(one)
     first = writer.draw(1, LARGEST - 1)
@@ -162,7 +166,7 @@ def write_total_story(writer: Writer, steps: int) -> Story:
 
 
 def write_comparison_story(writer: Writer, steps: int) -> Story:
-    """Somebody has so many more, fewer or times as many as somebody else."""
+    """Write a story of a person who has more, fewer or a multiple of the things of another."""
     one, things = writer.person(), writer.things()
     two = writer.person(one, Person("I", "", "", ""), Person("You", "", "", ""))
     kind = writer.rng.choice(("more", "fewer", "twice", "three times", "half"))
@@ -192,7 +196,7 @@ def write_comparison_story(writer: Writer, steps: int) -> Story:
 
 
 def fill_template(template: str, values: dict[str, str]) -> str:
-    """The template with its braces filled, and a capital at its start."""
+    """Replace the keys of `values` in a template, and make its first letter a capital."""
     for key, value in values.items():
         template = template.replace(key, value)
     return capitalise(template)

@@ -1,4 +1,4 @@
-"""Sudoku of 4 × 4 and 6 × 6 with one solution: fixed by the prompt as a whole, found cell by cell."""
+"""Sudoku of 4 × 4 and 6 × 6 cells with one solution, which the prompt as a whole determines."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dllm.playground.base import Example, OneAnswer, check_size, is_held_out
 
 Grid = list[list[int]]
 RELABELLED = 40
-"""How often a puzzle gets other digits in search of a prompt of the split."""
+"""Number of times that a puzzle gets other digits in search of a prompt of the split."""
 
 
 class Sudoku(OneAnswer):
     """A puzzle with `size` empty cells, written as 0, and one solution.
 
-    A perfect model fills it in one forward. A small one finds some cells at a glance and others only after them, so
-    the order in which it fills them decides.
+    A perfect model fills all cells in one forward. A small model can infer some cells from the prompt and others only
+    after these are filled, so that its accuracy depends on the order.
     """
 
     height: ClassVar[int]
@@ -36,7 +36,7 @@ class Sudoku(OneAnswer):
                     return Example(prompt, _format_grid(solution, digits), size)
 
     def _draw_puzzle(self, rng: Random, size: int) -> tuple[Grid, Grid]:
-        """A puzzle with `size` empty cells, and its solution."""
+        """Draw a puzzle with `size` empty cells, and its solution."""
         side = self.height * self.width
         while True:
             solution = next(iterate_solutions([[0] * side for _ in range(side)], self.height, self.width, rng))
@@ -45,7 +45,7 @@ class Sudoku(OneAnswer):
                 return puzzle, solution
 
     def _empty_cells(self, rng: Random, solution: Grid, empty: int) -> Grid | None:
-        """The puzzle after emptying cells in random order, wherever the solution stays the only one."""
+        """Empty cells of a solution in random order while it stays the only one; None if too few can be emptied."""
         grid = [list(row) for row in solution]
         side = len(grid)
         for cell in rng.sample(range(side * side), side * side):
@@ -60,6 +60,7 @@ class Sudoku(OneAnswer):
         return None if empty else grid
 
     def _has_several_solutions(self, grid: Grid) -> bool:
+        """Return True if a puzzle has a second solution."""
         found = iterate_solutions([list(row) for row in grid], self.height, self.width)
         next(found)
         return next(found, None) is not None
@@ -87,7 +88,14 @@ class Sudoku6(Sudoku):
 
 
 def iterate_solutions(grid: Grid, height: int, width: int, rng: Random | None = None) -> Iterator[Grid]:
-    """All ways to fill the zeros of a grid, which is written to meanwhile; with `rng` in random order."""
+    """Iterate over all ways to fill the zeros of a grid.
+
+    Args:
+        grid: The puzzle, which the search modifies.
+        height: Rows of a block.
+        width: Columns of a block.
+        rng: Source of the order of solutions; None: ascending digits.
+    """
     side, best = height * width, None
     for row in range(side):
         for column in range(side):
@@ -95,7 +103,7 @@ def iterate_solutions(grid: Grid, height: int, width: int, rng: Random | None = 
                 found = _list_possible_digits(grid, row, column, height, width)
                 if best is None or len(found) < len(best[2]):
                     best = (row, column, found)
-    if best is None:
+    if best is None:  # no cell is empty
         yield [list(row) for row in grid]
         return
     row, column, found = best
@@ -108,6 +116,7 @@ def iterate_solutions(grid: Grid, height: int, width: int, rng: Random | None = 
 
 
 def _list_possible_digits(grid: Grid, row: int, column: int, height: int, width: int) -> list[int]:
+    """List the digits that are not in the row, the column or the block of a cell."""
     top, left = row - row % height, column - column % width
     used = {*grid[row], *(line[column] for line in grid)}
     used |= {digit for line in grid[top : top + height] for digit in line[left : left + width]}
@@ -115,4 +124,5 @@ def _list_possible_digits(grid: Grid, row: int, column: int, height: int, width:
 
 
 def _format_grid(grid: Grid, digits: list[int]) -> str:
+    """Write a grid with one row on each line, each number n as `digits[n]`."""
     return "\n".join("".join(str(digits[cell]) for cell in row) for row in grid)

@@ -1,4 +1,4 @@
-"""Additions: at once, where a digit depends on every pair of digits to its right, and with each carry written out."""
+"""Additions without scratch work, and additions with every carry written out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dllm.playground.base import Example, OneAnswer, check_size
 
 
 class Sum(OneAnswer):
-    """Two numbers of `size` digits are added; only the sum is written."""
+    """Two numbers of `size` digits, to be added; only the sum is written."""
 
     name = "sum"
     title = "Add two numbers without scratch work."
@@ -23,9 +23,9 @@ class Sum(OneAnswer):
 
 
 class Carries(OneAnswer):
-    """Two numbers of `size` digits are added digit by digit from the right, each sum and carry on its own line.
+    """Two numbers of `size` digits, to be added digit by digit from the right, one line for each sum and carry.
 
-    Every line is fixed by the prompt; a small model that writes all lines at once has to see the carries at once.
+    The prompt determines every line; a small model that writes all lines at once has to compute all carries at once.
     """
 
     name = "carries"
@@ -42,12 +42,13 @@ class Carries(OneAnswer):
 
 
 def _draw_numbers(rng: Random, digits: int) -> tuple[int, int]:
+    """Draw two numbers of that many digits."""
     low = 10 ** (digits - 1) if digits > 1 else 0
     return rng.randint(low, 10**digits - 1), rng.randint(low, 10**digits - 1)
 
 
 def _format_addition(one: str, two: str) -> str:
-    """`7+5=12` and so on, from the right, `1+3+4=8` where a carry comes in; then the sum."""
+    """Write an addition from the right, `7+5=12`, then `1+3+4=8` where there is a carry, and the sum at the end."""
     lines, carry = [], 0
     for a, b in zip(reversed(one), reversed(two), strict=True):
         total = carry + int(a) + int(b)

@@ -1,4 +1,4 @@
-"""The wordings and words of word problems and sums, which lie in wordings.toml beside this file."""
+"""The wordings and words of word problems and sums, read from wordings.toml beside this file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from importlib.resources import files
 _FOUND = tomllib.loads(files("dllm.playground").joinpath("wordings.toml").read_text("utf-8"))
 
 HOLDERS: dict[str, str] = _FOUND.pop("holders")
-"""What things can lie in: one of them by its plural."""
+"""Containers of things: the singular of each by its plural."""
 
 PAST: dict[str, str] = _FOUND.pop("past")
-"""Past forms that no rule makes."""
+"""Irregular past forms by the base form of the verb."""
 
 WORDINGS: dict[str, list[str]] = _FOUND
-"""Alternatives by what they are for."""
+"""Alternative wordings by name."""

@@ -1,4 +1,4 @@
-"""Lists of words as prompts and answers have them: short, lower case, one token each."""
+"""The words of list tasks: short, in lower case, one token each."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ WORDS = (
     "milk", "moon", "mouse", "nest", "nut", "orange", "owl", "pen", "pig", "queen", "rain", "red", "ring", "river",
     "salt", "ship", "shoe", "snow", "star", "stone", "sun", "table", "tree", "wind", "wolf",
 )  # fmt: skip
-"""Every list task draws from these."""
+"""Words that every list task draws from."""
 
 
 def draw_words(rng: Random, count: int) -> list[str]:
-    """So many different words in random order."""
+    """Draw `count` different words in random order."""
     return rng.sample(WORDS, count)
 
 
 def read_words(prompt: str) -> list[str]:
-    """The words behind the prompt's last colon."""
+    """Read the words after the last colon of a prompt."""
     return prompt.rpartition(":")[2].split()
