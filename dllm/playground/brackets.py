@@ -31,7 +31,7 @@ class Brackets(Task):
 
     def is_right(self, example: Example, text: str) -> bool:
         end = "".join(text.split())
-        return len(end) == example.size and is_balanced(_read_start(example) + end)
+        return len(end) == example.size and _is_balanced(_read_start(example) + end)
 
     def answers(self, example: Example) -> Iterator[Answer]:
         start = _read_start(example)
@@ -40,7 +40,7 @@ class Brackets(Task):
             yield tuple(steps)
 
 
-def is_balanced(text: str) -> bool:
+def _is_balanced(text: str) -> bool:
     """Return True if a text consists of brackets that balance."""
     depth = 0
     for symbol in text:

@@ -22,7 +22,7 @@ class Latin(Task):
     def draw(self, rng: Random, size: int, held_out: bool) -> Example:
         check_size(self, size, 2, 6)
         symbols = rng.sample("123456789", size)
-        rows = draw_square(rng, size)
+        rows = _draw_square(rng, size)
         return Example(
             f"Latin square: {''.join(symbols)}", _format_square([[symbols[s] for s in row] for row in rows]), size
         )
@@ -49,7 +49,7 @@ class Latin(Task):
         return list(self.answers(example)) if example.size <= 3 else []
 
 
-def draw_square(rng: Random, size: int) -> list[list[int]]:
+def _draw_square(rng: Random, size: int) -> list[list[int]]:
     """Draw a Latin square of the numbers below `size` row by row, starting again where no further row is found.
 
     All squares can be drawn; from size 4 on they are not exactly equally likely.

@@ -54,7 +54,7 @@ class Problems(WorkedAnswer):
         story = rng.choices([kind for kind, _, _ in possible], [weight for _, weight, _ in possible])[0](writer, size)
         text = _join_sentences(rng, story.text) if rng.random() < 0.15 else story.text
         preface = writer.wording("prefaces") if writer.chance(0.2) else ""
-        return Example(_make_casual(rng, preface + text), format_solution(story), len(story.equations))
+        return Example(_make_casual(rng, preface + text), _format_solution(story), len(story.equations))
 
 
 class Questions(WorkedAnswer):
@@ -70,7 +70,7 @@ class Questions(WorkedAnswer):
         check_size(self, size, 1, 2)
         writer = Writer(rng, held_out)
         story = _write_one_operation(writer) if size == 1 else _write_two_operations(writer)
-        return Example(_make_casual(rng, story.text), format_solution(story), size)
+        return Example(_make_casual(rng, story.text), _format_solution(story), size)
 
 
 def _write_one_operation(writer: Writer) -> Story:
@@ -115,7 +115,7 @@ def _write_two_operations(writer: Writer) -> Story:
     return calculation.story(fill_template(writer.wording("chains"), {"{e}": text}))
 
 
-def format_solution(story: Story) -> str:
+def _format_solution(story: Story) -> str:
     """Write the equations of a story, one on each line, then the result after `####`."""
     return "\n".join([*story.equations, f"#### {story.result}"])
 
