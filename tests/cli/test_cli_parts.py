@@ -31,7 +31,7 @@ def test_parts_lists_all_there_is(dllm):
             assert summarize_docstring(table[name])[:40].rstrip() in result.stdout, name
     for said in (
         "tau=0.9, kl=0.01, history=2, score=Confidence()",
-        "Commit every pending slot whose confidence",
+        "Commit every confident pending slot",
         "dllm",
     ):
         assert said in lines["klass"]
