@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
 from dllm.errors import ConfigError
-from dllm.types import Cache, Policy, Probe, Processor, Scheduler, has_field
+from dllm.types import Cache, Policy, Probe, Processor, Scheduler, Signal, has_field
 
 Warper = Callable[[Tensor, Tensor], Tensor]
 """A logits processor of `transformers`."""
@@ -158,6 +158,11 @@ class Strategy:
                     f"Strategy({name}={said}): a {name} is an object such as {example}; a {name} of your own derives "
                     f"from dllm.types.{kind.__name__}"
                 )
+        needs: object = self.policy.needs
+        if not isinstance(needs, tuple) or not all(isinstance(need, Signal | Probe) for need in needs):
+            raise ConfigError(
+                f"{self.policy}.needs is {needs!r}: give a tuple of signals and probes, such as (SecondToken(),)"
+            )
 
     def _check_pace(self) -> None:
         """Raise ConfigError where the policy follows steps that the scheduler does not plan, or the other way round."""

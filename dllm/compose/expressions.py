@@ -161,7 +161,11 @@ class _ExpressionReader:
         other = [registry.kind for registry in names.TABLES.values() if registry.knows(name)]
         if len(tables) == 1 and not other:
             return tables[0].find(normalize_name(name))
-        what = f"{normalize_name(name)} is a {other[0]}" if other else f"unknown part {normalize_name(name)!r}"
+        what = (
+            f"{normalize_name(name)} is a {other[0]}"
+            if other
+            else f"unknown part {normalize_name(name)!r} (is its package installed?)"
+        )
         raise ConfigError(f"{self.text!r}: {what}; here must be {describe_annotation(hint)}")
 
     def bind(self, made: Callable[..., Any], name: str, node: ast.Call | None) -> dict[str, Any]:

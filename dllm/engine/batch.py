@@ -68,7 +68,7 @@ class Batch:
         seed: int,
         batch_size: int | None,
     ) -> Batch:
-        """Seat the first requests; no rows where nobody waits. With a queue all `batch_size` rows exist at once.
+        """Lay out the first requests; no rows where nobody waits. With a queue all `batch_size` rows exist at once.
 
         Raises:
             RequestError: A request does not fit the model, or a processor cannot serve it.
@@ -83,14 +83,14 @@ class Batch:
         queue, b = requests, batch_size or 1
         proposer = Proposer(model.head, strategy.sampling, strategy.policy.needs, model.mask_id, model.vocabulary)
         first = queue.take(b)
-        seated = [request for _, request in first]
-        known = queue.requests if isinstance(queue, ListQueue) else seated
+        taken = [request for _, request in first]
+        known = queue.requests if isinstance(queue, ListQueue) else taken
         max_stop_ids = max(map(len, resolve_stop_ids(model, known, strategy.stopping)), default=0)
         vacant = b - len(first) if first else 0
         place = torch.tensor([number for number, _ in first] + [-1] * vacant)
-        seated += seated[:1] * vacant  # a row that was never taken is laid out like the first, and closed
-        layout = Layout.of(model, seated, queue.width)
-        batch = cls(model, queue, strategy, proposer, seated, place, max_stop_ids, layout)
+        taken += taken[:1] * vacant  # a row that was never taken is laid out like the first, and closed
+        layout = Layout.of(model, taken, queue.width)
+        batch = cls(model, queue, strategy, proposer, taken, place, max_stop_ids, layout)
         batch.covers_decided, batch.probes = strategy.policy.covers_decided, strategy.probes
         batch._show_processors_waiting_requests()
         return batch

@@ -9,6 +9,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dllm.errors import ConfigError
 from dllm.transfer import to_device
 from dllm.types import Canvas, Guess, Policy, Verdict, Window, mask_scores
 
@@ -52,7 +53,14 @@ def enforce_progress(verdict: Verdict, window: Window) -> Bool[Tensor, "b k"]:
     """Choose the pending slots to commit: the accepted ones, and at least one of every row.
 
     A row, or a group of slots of a row, that accepts nothing commits its best slot, unless its pace rests.
+
+    Raises:
+        ConfigError: A policy's step gave no verdict.
     """
+    if not isinstance(verdict, Verdict):
+        raise ConfigError(
+            f"the policy's step gave ({type(verdict).__name__}, state): return (Verdict(accept, score), state)"
+        )
     accept = verdict.accept & window.pending
     score = mask_scores(verdict.score, window.pending)
     works = None if verdict.rest is None else ~verdict.rest | to_device(window.forced, verdict.rest.device)
@@ -100,8 +108,10 @@ def decide_change(
     """
     tokens = guess.tokens
     if policy.chooses_tokens and verdict.tokens is not None:
-        forced = to_device(window.commit, commit.device)  # such a slot is decided greedily, as its candidate is
-        candidate = rearrange(forced, "b -> b 1") | (verdict.tokens == (-1 if mask_id is None else mask_id))
+        storing = to_device(
+            window.commit, commit.device
+        )  # what such a row writes is decided greedily, as candidates are
+        candidate = rearrange(storing, "b -> b 1") | (verdict.tokens == (-1 if mask_id is None else mask_id))
         tokens = torch.where(candidate, guess.tokens, verdict.tokens)
     if not policy.edits:
         return StepChange(commit, tokens, verdict.score)

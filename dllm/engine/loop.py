@@ -64,20 +64,20 @@ def steps(
         with inference:
             state, view = batch.refill(state)  # copies what is pending to the host: the one wait of an ordinary step
             canvas, parts = state.canvas, state.parts
-            window, scheduled = scheduler.step(canvas, view, parts.scheduler)
+            window, scheduler_state = scheduler.step(canvas, view, parts.scheduler)
             if window is None:
                 return
             window = batch.prepare_window(window, canvas)
-            seen, cached = cache.step(model, canvas, window, parts.cache)
+            seen, cache_state = cache.step(model, canvas, window, parts.cache)
             state = batch.count_forward(state, window, seen)
-            guess, processed = batch.proposer.step(seen, canvas, window, state.num_windows, parts.processors)
-            window, scheduled = scheduler.refine(guess, window, scheduled)
+            guess, processor_states = batch.proposer.step(seen, canvas, window, state.num_windows, parts.processors)
+            window, scheduler_state = scheduler.refine(guess, window, scheduler_state)
             window = exclude_deferred_slots(window, canvas)
-            verdict, judged = policy.step(guess, window, parts.policy)
+            verdict, policy_state = policy.step(guess, window, parts.policy)
             commit = enforce_progress(verdict, window)
-            commit = batch.proposer.settle(canvas, window, guess, commit, verdict.score, processed)
+            commit = batch.proposer.settle(canvas, window, guess, commit, verdict.score, processor_states)
             change = decide_change(policy, verdict, canvas, guess, window, commit, model.mask_id)
-            cached = cache.observe(guess, window, change.commit, change.score, cached)
-            parts = PartStates(scheduled, judged, cached, processed)
+            cache_state = cache.observe(guess, window, change.commit, change.score, cache_state)
+            parts = PartStates(scheduler_state, policy_state, cache_state, processor_states)
             state, moved = batch.write(state._replace(parts=parts), window, seen, guess, change)
         yield batch.report(number, state, window, seen, guess, change, moved)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from dllm.engine.memo import IdentityMemo
+from dllm.errors import ConfigError
 from dllm.signals import Shadow, uniform_noise
 from dllm.strategy import Sampling, Warper
 from dllm.transfer import to_device
@@ -142,7 +143,7 @@ class Proposer:
         logits = torch.zeros(0, self.vocabulary, device=where.slots.device)
         plane = logits.new_zeros(0)
         scale = LogitScale(logits[:, :1], logits[:, :1], False)
-        signals = {signal: signal.compute(logits, where, scale) for signal in self.signals}
+        signals = _compute_signals(self.signals, logits, where, scale)
         return _scatter_to_window(SlotGuess(where.slots, plane, where.slots, plane, plane, signals), where.slots, b, k)
 
     def _split_into_chunks(
@@ -212,8 +213,28 @@ def guess_from_logits(
     reread = sampling.temperature > 0 or any(signal.reads_logits for signal in signals)
     scale = measure_scale(logits, peak, spend=not reread)
     p1, p2 = scale.probability(first).view(-1), scale.probability(second).view(-1)
-    guess = SlotGuess(mode, p1, mode, p1, p2, {signal: signal.compute(logits, where, scale) for signal in signals})
+    guess = SlotGuess(mode, p1, mode, p1, p2, _compute_signals(signals, logits, where, scale))
     return guess if not sampling.temperature else _sample_candidates(guess, logits, scale, where, sampling)
+
+
+def _compute_signals(
+    signals: tuple[Signal, ...], logits: Float[Tensor, "n v"], where: Where, scale: LogitScale
+) -> dict[Signal, Tensor]:
+    """Compute signals of n slots.
+
+    Raises:
+        ConfigError: A signal gives something else than one value for each slot.
+    """
+    values = {}
+    for signal in signals:
+        value = signal.compute(logits, where, scale)
+        if not isinstance(value, Tensor) or value.shape[:1] != logits.shape[:1]:
+            said = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ConfigError(
+                f"{signal}.compute gave {said} for {len(logits)} slots: return a tensor with one value for each slot"
+            )
+        values[signal] = value
+    return values
 
 
 def _sample_candidates(

@@ -43,9 +43,10 @@ class Policy(
         needs: Signals and probes that the policy reads from the guess.
         paced: Whether the policy follows the scheduler's planned `steps`.
         edits: Whether the policy may replace and revoke what is decided, for at most `bound` steps of a range. It then
-            needs a signal that covers decided slots.
+            needs a signal that covers decided slots, such as `Current`.
         chooses_tokens: Whether `Verdict.tokens` may name other tokens than the candidates.
         rests: Whether a step may commit nothing, because the pace has a quota of zero there.
+        covers_decided: Whether decided slots get logits too; found from `needs`.
     """
 
     @property
@@ -78,7 +79,7 @@ class Policy(
         return None
 
     def step(self, guess: Guess, window: Window, state: State, /) -> tuple[Verdict, State]:
-        """Judge a window. Only pending slots may be accepted, unless the policy edits."""
+        """Judge a window. What is accepted elsewhere than in pending slots is ignored, unless the policy edits."""
         raise NotImplementedError
 
     def bound(self, columns: Int[Tensor, " b"], /) -> Int[Tensor, " b"]:

@@ -30,8 +30,8 @@ class LogitScale(NamedTuple):
     total: Float[Tensor, "n 1"]
     fused: bool
 
-    def probability(self, logits: Float[Tensor, "n v"]) -> Float[Tensor, "n v"]:
-        """Turn some logits of each slot into probabilities."""
+    def probability(self, logits: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+        """Turn logits of each slot, all m = v of the vocabulary or some m of them, into probabilities."""
         return exponentiate(logits, self.shift, self.fused).div_(self.total)
 
 

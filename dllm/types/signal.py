@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class Signal(Part, hooks=("compute", "reads_logits", "covers_decided")):
     """A plane of numbers that a policy asks for by naming it in `needs`, and reads as `guess[signal]`.
 
-    A signal is computed once a step, in the one pass over the vocabulary, and only for the slots that get logits; the
-    other slots of the window hold zeros.
+    A signal is computed in the one pass over the vocabulary, and only for the slots that get logits; the other slots of
+    the window hold zeros. Where the logits of a step do not fit in memory at once, it is called several times with some
+    of the slots each, and with none where no slot gets logits: the value of a slot must depend on that slot alone.
 
     Attributes:
         reads_logits: Whether `compute` reads the logits. Where no signal does, they may be overwritten before.
@@ -33,12 +34,13 @@ class Signal(Part, hooks=("compute", "reads_logits", "covers_decided")):
     covers_decided: ClassVar[bool] = False
 
     def compute(self, logits: Float[Tensor, "n v"], where: Where, scale: LogitScale, /) -> Shaped[Tensor, "n ..."]:
-        """Compute the value of n slots.
+        """Compute the value of n slots. n may be zero; the shape of what is returned then still counts.
 
         Args:
             logits: Logits of the slots, after all processors. The mask token's logit is among them; it is no candidate.
                 They must not be written into.
-            where: The slots: their rows, columns and tokens, whether they are pending, and the mask id.
+            where: The slots: `where.row`, `where.column` and `where.token` of each, whether it is `where.pending`, the
+                canvas that they lie on (`where.canvas`), and the mask id.
             scale: The normaliser of the slots: `scale.probability(logits)` is the marginal.
         """
         raise NotImplementedError

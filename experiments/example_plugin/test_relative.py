@@ -1,4 +1,7 @@
-"""Every law, over all schedulers, caches and geometries: `pytest experiments/example_plugin`."""
+"""Every law, over all schedulers, caches and geometries.
+
+Install the package first: `pip install -e experiments/example_plugin && pytest experiments/example_plugin`.
+"""
 
 from dllm.testing import Laws
 
