@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from dllm.errors import ConfigError
 from dllm.models.kv_store import KeyValueStore
@@ -158,7 +157,7 @@ class CompiledModel(TransformerModel):
             torch.compiler.cudagraph_mark_step_begin()
         try:
             return forwards(tokens, columns, mask, index, layers)
-        except FailOnRecompileLimitHit:
+        except torch._dynamo.exc.FailOnRecompileLimitHit:
             if not self._refused:
                 reason = (
                     f"compiled {torch._dynamo.config.recompile_limit} shapes of forwards, the limit of torch.compile"
