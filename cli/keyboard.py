@@ -16,6 +16,7 @@ class KeyReader:
 
     def __enter__(self) -> KeyReader:
         self.before = None
+        self.typed = ""  # keys that came in one read with the last one, and wait for their turn
         with suppress(ImportError, OSError, ValueError):
             import termios
             import tty
@@ -43,7 +44,12 @@ class KeyReader:
         if self.before is None:
             time.sleep(1.0 if seconds is None else seconds)
             return "q" if seconds is None else None
-        if not select.select([self.file], [], [], seconds)[0]:
-            return None
-        found = os.read(self.file, 8).decode("utf-8", "replace")
-        return ARROWS.get(found, found[:1]) if found else "q"
+        if not self.typed:
+            if not select.select([self.file], [], [], seconds)[0]:
+                return None
+            self.typed = os.read(self.file, 64).decode("utf-8", "replace")
+            if not self.typed:
+                return "q"
+        found = next((arrow for arrow in ARROWS if self.typed.startswith(arrow)), self.typed[:1])
+        self.typed = self.typed.removeprefix(found)
+        return ARROWS.get(found, found)
